@@ -1,1 +1,24 @@
-//! stub
+//! The Master Tracker: names, the look-up table, who is alive, who copies what to whom.
+//!
+//! From the outside inwards, each layer knowing only those below it:
+//!
+//! - [`Master`] (master.rs): starts and stops all of it inside somebody's tokio runtime.
+//! - [`config`]: what a user can choose, checked.
+//! - [`service`]: gRPC: the sessions of mounts and keepers, and the operators' calls.
+//! - [`runtime`]: owns the clock, the state, the connections and the group commit.
+//! - [`store`]: keeps rows: redb on disk, or memory; and the data directory.
+//! - [`core`]: the pure core: commands in, row changes and effects out. Everything that decides is there.
+//!
+//! There is no process-wide state, so that several masters can live in one process (the embedded cluster
+//! of dfs-mount, and tests).
+
+pub mod config;
+pub mod core;
+pub mod runtime;
+pub mod service;
+pub mod store;
+
+mod master;
+
+pub use config::{Config, ConfigError};
+pub use master::{Master, MasterError};

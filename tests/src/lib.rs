@@ -1,1 +1,40 @@
-//! stub
+//! The harness of the end-to-end tests: real processes on free ports, real mounts, real films.
+//!
+//! - [`scratch`]: a directory for one test, and a watchdog that leaves nothing behind, however the test ends.
+//! - [`process`]: one process of the system under test: started, killed, stopped, continued, restarted.
+//! - [`cluster`]: a master, keepers and mounts, and what the command line says about them.
+//! - [`mount`]: one mount in a directory of its own.
+//! - [`run`]: a command with a deadline, and the form of a one-line error.
+//! - [`trace`]: the upload's seven steps, read back from the logs of several processes.
+//! - [`film`]: real mp4 files, and playing them without a screen.
+//! - [`random`]: seeded random numbers and bytes.
+//! - [`wait`]: the one way to wait for something.
+//!
+//! The binaries are taken from beside the test executable, so they have to be built first: `tests/run.sh` does.
+//! Everything here panics when something is not as expected: that is how a test fails.
+
+pub mod cluster;
+pub mod film;
+pub mod mount;
+pub mod process;
+pub mod random;
+pub mod run;
+pub mod scratch;
+pub mod trace;
+pub mod wait;
+
+pub use cluster::Cluster;
+pub use mount::Mount;
+pub use process::Process;
+pub use random::Rng;
+pub use run::{Ran, run, run_ok};
+pub use scratch::Scratch;
+pub use wait::{wait_for, wait_until};
+
+/// Ends the test with a clear message where it needs root and has it not.
+pub fn require_root() {
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "this test mounts and changes owners and so needs root: run it as root, or with sudo -E ./tests/run.sh"
+    );
+}

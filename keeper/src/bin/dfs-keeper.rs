@@ -1,0 +1,95 @@
+//! The Data Keeper's program: flags, logs, signals. The work is in the library.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use dfs_keeper::{Config, Keeper};
+use dfs_proto::units::Period;
+use tokio::signal::unix::{SignalKind, signal};
+
+/// A Data Keeper: stores chunks in a directory, serves them, and copies them to other keepers.
+#[derive(Parser, Debug)]
+#[command(name = "dfs-keeper", version)]
+struct Args {
+    /// Data directory; made when it is missing. Belongs to one cluster for ever.
+    #[arg(long, env = "DFS_DATA", value_name = "DIR")]
+    data: PathBuf,
+    /// The master's address.
+    #[arg(long, env = "DFS_MASTER", value_name = "HOST:PORT")]
+    master: String,
+    /// Address of the data port; port 0 takes a free one.
+    #[arg(long, env = "DFS_LISTEN", value_name = "IP:PORT", default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    /// Address under which others reach the data port [default: the one that it listens on, or, for
+    /// 0.0.0.0, this machine's towards the master].
+    #[arg(long, env = "DFS_ADVERTISE", value_name = "HOST:PORT")]
+    advertise: Option<String>,
+    /// Failure domain: copies go to different hosts where there are several [default: the host name].
+    #[arg(long, env = "DFS_HOST", value_name = "NAME")]
+    host: Option<String>,
+    /// How long to wait for the master at the start, as 30s or 2m.
+    #[arg(long, env = "DFS_JOIN_TIMEOUT", value_name = "PERIOD", default_value = "30s")]
+    join_timeout: Period,
+    /// Connections to the data port at once.
+    #[arg(long, env = "DFS_MAX_CONNECTIONS", value_name = "NUMBER", default_value_t = 256)]
+    max_connections: usize,
+    /// What to log: error, warn, info, debug, trace, or a filter like dfs_keeper=debug.
+    #[arg(long, env = "DFS_LOG", value_name = "FILTER", default_value = "info")]
+    log: String,
+    /// Log in JSON, an object a line.
+    #[arg(long, env = "DFS_LOG_JSON")]
+    log_json: bool,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("dfs-keeper: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: Args) -> Result<(), String> {
+    dfs_proto::logging::init(&args.log, args.log_json)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| format!("cannot start its threads: {error}; raise the limit of processes"))?;
+    let result = runtime.block_on(serve(Config {
+        data: args.data,
+        master: args.master,
+        listen: args.listen,
+        advertise: args.advertise,
+        host: args.host,
+        join_timeout: args.join_timeout.0,
+        max_connections: args.max_connections,
+        reserve_bytes: None,
+    }));
+    // A disk that hangs must not keep the process.
+    runtime.shutdown_background();
+    result
+}
+
+async fn serve(config: Config) -> Result<(), String> {
+    let no_signals = |error| format!("cannot catch signals: {error}; report this");
+    let mut terminate = signal(SignalKind::terminate()).map_err(no_signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(no_signals)?;
+    let keeper = tokio::select! {
+        started = Keeper::start(config) => started.map_err(|error| error.to_string())?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
+    let failure = tokio::select! {
+        error = keeper.failed() => Some(error),
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+    };
+    keeper.shutdown().await;
+    failure.map_or(Ok(()), |error| Err(error.to_string()))
+}

@@ -1,0 +1,124 @@
+//! What a keeper is told when it starts, and the times that are constants in production and shorter
+//! in tests.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::error::KeeperError;
+
+/// How to run one keeper.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The data directory; made when it is missing. One keeper owns it at a time.
+    pub data: PathBuf,
+    /// The master, `HOST:PORT`.
+    pub master: String,
+    /// Where the data port listens; port 0 takes a free one.
+    pub listen: SocketAddr,
+    /// `HOST:PORT` under which clients and other keepers reach the data port. `None`: the address
+    /// that it listens on, or, if that is every interface, this machine's address towards the master.
+    pub advertise: Option<String>,
+    /// The failure domain: copies of a chunk go to different hosts where there are several.
+    /// `None`: this machine's host name.
+    pub host: Option<String>,
+    /// How long the first connection to the master may take.
+    pub join_timeout: Duration,
+    /// Connections to the data port at once; the next one is told that the keeper is busy.
+    pub max_connections: usize,
+    /// Writes are refused when the file system has fewer free bytes than this. `None`: the larger of
+    /// 64 MiB and 1 % of it.
+    pub reserve_bytes: Option<u64>,
+}
+
+impl Config {
+    /// The defaults, for this data directory and master.
+    pub fn new(data: impl Into<PathBuf>, master: impl Into<String>) -> Config {
+        Config {
+            data: data.into(),
+            master: master.into(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            advertise: None,
+            host: None,
+            join_timeout: Duration::from_secs(30),
+            max_connections: 256,
+            reserve_bytes: None,
+        }
+    }
+
+    /// # Errors
+    /// [`KeeperError::Config`] names the value that cannot be.
+    pub(crate) fn validate(&self) -> Result<(), KeeperError> {
+        check_address("master address", &self.master, "--master")?;
+        if let Some(advertise) = &self.advertise {
+            check_address("advertised address", advertise, "--advertise")?;
+        }
+        if self.max_connections == 0 {
+            return Err(KeeperError::Config {
+                what: "connection limit 0".to_owned(),
+                why: "nobody could connect".to_owned(),
+                remedy: "give --max-connections a number from 1 on",
+            });
+        }
+        Ok(())
+    }
+}
+
+fn check_address(what: &str, address: &str, flag: &'static str) -> Result<(), KeeperError> {
+    let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+    match port.and_then(|(_, port)| port.parse::<u16>().ok()) {
+        Some(port) if port != 0 => Ok(()),
+        _ => Err(KeeperError::Config {
+            what: format!("{what} '{address}'"),
+            why: "it is no HOST:PORT".to_owned(),
+            remedy: match flag {
+                "--master" => "give --master as HOST:PORT, for example 127.0.0.1:3000",
+                _ => "give --advertise as HOST:PORT, as clients can reach it",
+            },
+        }),
+    }
+}
+
+/// The deadlines of a keeper. The defaults are what the protocol promises; tests shorten them.
+#[derive(Clone, Debug)]
+pub struct Tuning {
+    /// A connection on which no frame begins for this long, or on which one frame takes longer than
+    /// this in either direction, is closed.
+    pub silence_timeout: Duration,
+    /// Longest wait for a connection to a companion.
+    pub connect_timeout: Duration,
+    /// Longest stall that a companion may cause before the upload goes on without it.
+    pub relay_timeout: Duration,
+    /// How long a notice for the master may wait for the session before its upload fails. Below the
+    /// client's own patience of 5 s, so that the client hears the reason.
+    pub notice_timeout: Duration,
+    /// A stored chunk is synced after at most about this time.
+    pub sync_after: Duration,
+}
+
+impl Default for Tuning {
+    fn default() -> Tuning {
+        Tuning {
+            silence_timeout: Duration::from_secs(10),
+            connect_timeout: Duration::from_secs(1),
+            relay_timeout: Duration::from_secs(3),
+            notice_timeout: Duration::from_secs(4),
+            sync_after: Duration::from_millis(500),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_must_be_host_and_port() {
+        for bad in ["", "localhost", ":3000", "host:", "host:x", "host:0", "host:70000"] {
+            assert!(Config::new("d", bad).validate().is_err(), "{bad}");
+        }
+        for good in ["127.0.0.1:3000", "master.example:1", "[::1]:3000"] {
+            assert!(Config::new("d", good).validate().is_ok(), "{good}");
+        }
+    }
+}

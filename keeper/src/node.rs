@@ -1,0 +1,136 @@
+//! What all parts of one running keeper share. No part of it is of the process as a whole, so that
+//! several keepers can run in one.
+
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
+
+use dfs_proto::error::{DfsError, ErrorCode};
+use dfs_proto::ids::{ChunkId, KeeperId};
+use dfs_proto::pb;
+use dfs_proto::pb::keeper_up::Msg;
+use dfs_proto::ticket::TicketChecker;
+
+use crate::config::Tuning;
+use crate::load::Load;
+use crate::orders::Orders;
+use crate::outbox::Outbox;
+use crate::queue::Stop;
+use crate::store::ChunkStore;
+use crate::store::error::StoreError;
+use crate::syncer::SyncQueue;
+
+/// The master's clock, as the keeper knows it. Runs on this machine's monotonic clock, so that
+/// nothing but the master can set it.
+#[derive(Debug)]
+pub(crate) struct Clock {
+    start: Instant,
+    offset_ms: AtomicI64,
+}
+
+impl Clock {
+    fn new() -> Clock {
+        Clock { start: Instant::now(), offset_ms: AtomicI64::new(0) }
+    }
+
+    /// The master said what time it is.
+    pub fn set(&self, now: pb::Time) {
+        self.offset_ms.store(now.as_millis().saturating_sub(self.elapsed_ms()), Ordering::Relaxed);
+    }
+
+    /// Milliseconds since 1970.
+    pub fn now_ms(&self) -> i64 {
+        self.elapsed_ms().saturating_add(self.offset_ms.load(Ordering::Relaxed))
+    }
+
+    fn elapsed_ms(&self) -> i64 {
+        self.start.elapsed().as_millis() as i64
+    }
+}
+
+/// What the master's welcome made of this keeper.
+#[derive(Debug)]
+pub(crate) struct Member {
+    /// Knows cluster, keeper id and key.
+    pub checker: TicketChecker,
+    /// No chunk is longer, in bytes.
+    pub chunk_size: usize,
+}
+
+/// One keeper.
+#[derive(Debug)]
+pub(crate) struct Node {
+    pub store: Arc<ChunkStore>,
+    pub load: Load,
+    pub outbox: Outbox,
+    pub orders: Orders,
+    pub syncs: SyncQueue,
+    pub clock: Clock,
+    pub tuning: Tuning,
+    pub stop: Arc<Stop>,
+    member: RwLock<Option<Arc<Member>>>,
+}
+
+impl Node {
+    pub fn new(store: Arc<ChunkStore>, tuning: Tuning) -> Node {
+        Node {
+            store,
+            load: Load::new(),
+            outbox: Outbox::default(),
+            orders: Orders::new(),
+            syncs: SyncQueue::new(tuning.sync_after),
+            clock: Clock::new(),
+            tuning,
+            stop: Arc::default(),
+            member: RwLock::default(),
+        }
+    }
+
+    /// A welcome came.
+    pub fn set_member(&self, member: Member) {
+        *self.member.write().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(member));
+    }
+
+    /// # Errors
+    /// `Unavailable` before the first welcome.
+    pub fn member(&self) -> Result<Arc<Member>, DfsError> {
+        let member = self.member.read().unwrap_or_else(PoisonError::into_inner).clone();
+        member.ok_or_else(|| {
+            DfsError::new(ErrorCode::Unavailable, "this keeper has not joined its cluster yet; try again")
+        })
+    }
+
+    /// This keeper's id; 0 before the first welcome.
+    pub fn id(&self) -> KeeperId {
+        self.member().map_or(KeeperId(0), |member| member.checker.keeper)
+    }
+
+    /// Tells the master of a copy that is bad or gone; other errors are not its business.
+    pub fn report_bad(&self, chunk: ChunkId, error: &StoreError) {
+        if error.means_bad_copy() {
+            let error = Some(DfsError::from(error).to_wire());
+            self.outbox.post_or_drop(Msg::BadCopy(pb::BadCopy { chunk: chunk.0, error }));
+        }
+    }
+
+    /// Lets every thread that waits for something end.
+    pub fn begin_stop(&self) {
+        self.stop.set();
+        self.orders.close();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_is_the_masters_whatever_this_machine_thinks() {
+        let clock = Clock::new();
+        clock.set(pb::Time { sec: 5_000, nsec: 0 });
+        let now = clock.now_ms();
+        assert!((5_000_000..5_010_000).contains(&now), "{now}");
+        clock.set(pb::Time { sec: i64::MAX, nsec: 0 });
+        clock.now_ms();
+    }
+}

@@ -1,0 +1,190 @@
+//! What the master orders: push a copy to another keeper, delete, verify. Orders are taken in at once
+//! and carried out by threads of their own. Pushes yield to foreground traffic.
+
+use std::time::{Duration, Instant};
+
+use dfs_proto::error::{DfsError, ErrorCode};
+use dfs_proto::ids::ChunkId;
+use dfs_proto::pb;
+use dfs_proto::pb::keeper_up::Msg;
+
+use crate::node::Node;
+use crate::queue::WorkQueue;
+use crate::relay::Outgoing;
+use crate::store::error::StoreError;
+
+/// Copies that are pushed at once.
+pub(crate) const PUSHERS: usize = 4;
+/// Pushes that may wait beyond those; the master gives out far fewer.
+const PUSHES: usize = 64;
+/// Chunks that may wait to be deleted or verified.
+const CHORES: usize = 1 << 20;
+
+/// While there is foreground traffic, a push goes no faster than this, in bytes a second: slow enough
+/// to leave most of a disk and a link, fast enough that repair goes on.
+const YIELDING_RATE: f64 = 50.0 * 1024.0 * 1024.0;
+
+/// Each frame of a push has this long; longer than a relay's, for nobody waits.
+const PUSH_PATIENCE: Duration = Duration::from_secs(5);
+const NOTICE_PATIENCE: Duration = Duration::from_secs(5);
+
+#[derive(Debug)]
+enum Chore {
+    Delete(ChunkId),
+    Verify(ChunkId),
+}
+
+/// The orders that wait.
+#[derive(Debug)]
+pub(crate) struct Orders {
+    pushes: WorkQueue<pb::PushChunk>,
+    chores: WorkQueue<Chore>,
+}
+
+impl Orders {
+    pub fn new() -> Orders {
+        Orders { pushes: WorkQueue::new(PUSHES), chores: WorkQueue::new(CHORES) }
+    }
+
+    /// Takes in a push; a refusal goes back as `CopyFailed`.
+    pub fn push(&self, node: &Node, order: pb::PushChunk) {
+        if let Err(order) = self.pushes.push(order) {
+            let busy = DfsError::new(ErrorCode::Busy, "this keeper has too many copies to push; order fewer");
+            node.outbox.post_or_drop(copy_failed(&order, &busy));
+        }
+    }
+
+    pub fn delete(&self, chunks: impl IntoIterator<Item = ChunkId>) {
+        for chunk in chunks {
+            if self.chores.push(Chore::Delete(chunk)).is_err() {
+                tracing::warn!(%chunk, "too many orders; this deletion comes again after the next inventory");
+                return;
+            }
+        }
+    }
+
+    pub fn verify(&self, chunk: ChunkId) {
+        if self.chores.push(Chore::Verify(chunk)).is_err() {
+            tracing::warn!(%chunk, "too many orders; this check is left out");
+        }
+    }
+
+    pub fn close(&self) {
+        self.pushes.close();
+        self.chores.close();
+    }
+}
+
+/// A thread that deletes and verifies, until the orders are closed.
+pub(crate) fn run_chores(node: &Node) {
+    while let Some(chore) = node.orders.chores.pop() {
+        match chore {
+            Chore::Delete(chunk) => match node.store.delete(chunk) {
+                Ok(here) => tracing::debug!(%chunk, here, "chunk deleted"),
+                Err(error) => tracing::warn!(%chunk, %error, "cannot delete a chunk"),
+            },
+            Chore::Verify(chunk) => match node.store.verify(chunk) {
+                Ok(()) => tracing::debug!(%chunk, "chunk verified"),
+                Err(error) => {
+                    tracing::warn!(%chunk, %error, "chunk did not verify");
+                    node.report_bad(chunk, &error);
+                }
+            },
+        }
+    }
+}
+
+/// A thread that pushes copies, until the orders are closed.
+pub(crate) fn run_pushes(node: &Node) {
+    while let Some(order) = node.orders.pushes.pop() {
+        let chunk = ChunkId(order.chunk);
+        match push(node, &order) {
+            Ok(()) => tracing::debug!(%chunk, order = order.order, "copy pushed"),
+            Err(_) if node.stop.is_set() => return,
+            Err(error) => {
+                tracing::warn!(%chunk, order = order.order, %error, "copy failed");
+                if node.outbox.post(copy_failed(&order, &error), NOTICE_PATIENCE).is_err() {
+                    tracing::warn!(%chunk, order = order.order, "the master does not know that this copy failed");
+                }
+            }
+        }
+    }
+}
+
+fn copy_failed(order: &pb::PushChunk, error: &DfsError) -> Msg {
+    let error = Some(error.to_wire());
+    Msg::CopyFailed(pb::CopyFailed { order: order.order, chunk: order.chunk, error })
+}
+
+/// Reading a chunk to send it ends by an error of ours, or of the transfer.
+enum PushError {
+    Store(StoreError),
+    Link(DfsError),
+}
+
+impl From<StoreError> for PushError {
+    fn from(error: StoreError) -> PushError {
+        PushError::Store(error)
+    }
+}
+
+fn push(node: &Node, order: &pb::PushChunk) -> Result<(), DfsError> {
+    let chunk = ChunkId(order.chunk);
+    let invalid =
+        || DfsError::new(ErrorCode::Invalid, format!("the order to copy chunk {chunk} names no keeper"));
+    let grant = order.grant.as_ref().ok_or_else(invalid)?;
+    let to = grant.keepers.first().ok_or_else(invalid)?;
+    let open = node.store.open_chunk(chunk).map_err(|error| {
+        node.report_bad(chunk, &error);
+        DfsError::from(&error)
+    })?;
+    let mut link = Outgoing::connect(&to.address, &node.tuning, PUSH_PATIENCE, &node.stop)?;
+    link.open(&pb::WriteOpen {
+        ticket: grant.ticket.clone(),
+        mac: to.mac.clone(),
+        length: open.header.length as u32,
+        sync: false,
+        relay: Vec::new(),
+        relayed: true,
+        order: order.order,
+    })?;
+    let mut pace = Pace::new();
+    let sent = node.store.read_verified(&open, |run| {
+        link.data(run).map_err(PushError::Link)?;
+        pace.sent(node, run.len());
+        Ok(())
+    });
+    sent.map_err(|error| match error {
+        PushError::Link(error) => error,
+        PushError::Store(error) => {
+            node.report_bad(chunk, &error);
+            DfsError::from(&error)
+        }
+    })?;
+    link.end(open.header.sums.encoded().clone())?;
+    // The destination waits for its own session before it answers.
+    link.done(PUSH_PATIENCE + node.tuning.notice_timeout)?;
+    Ok(())
+}
+
+/// Holds a push back while the foreground is busy.
+struct Pace {
+    last: Instant,
+}
+
+impl Pace {
+    fn new() -> Pace {
+        Pace { last: Instant::now() }
+    }
+
+    fn sent(&mut self, node: &Node, bytes: usize) {
+        if node.load.foreground_is_busy() {
+            let due = Duration::from_secs_f64(bytes as f64 / YIELDING_RATE);
+            let left = due.saturating_sub(self.last.elapsed());
+            if !left.is_zero() {
+                std::thread::sleep(left);
+            }
+        }
+        self.last = Instant::now();
+    }
+}

@@ -1,0 +1,219 @@
+//! Sending a chunk to another keeper: the relay of an upload to its companions, and the push of a
+//! copy. Both speak the upload's frames as a client does.
+
+use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use dfs_proto::error::{DfsError, ErrorCode};
+use dfs_proto::frame::{Header, Kind};
+use dfs_proto::pb;
+
+use crate::config::Tuning;
+use crate::queue::Stop;
+use crate::wire::{Wire, WireError};
+
+/// A connection that was idle for longer is not used again; its peer would soon close it.
+const IDLE_FOR: Duration = Duration::from_secs(3);
+
+/// Time that a peer gets to say why it closed the door while we were sending.
+const REASON_PATIENCE: Duration = Duration::from_millis(200);
+
+/// A connection to another keeper, for one chunk at a time.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    wire: Wire,
+    address: String,
+    request: u32,
+    used: Instant,
+}
+
+impl Outgoing {
+    /// Connects to `address`, `HOST:PORT`. `patience` bounds each frame.
+    ///
+    /// # Errors
+    /// `Unavailable`, with the reason.
+    pub fn connect(
+        address: &str,
+        tuning: &Tuning,
+        patience: Duration,
+        stop: &Arc<Stop>,
+    ) -> Result<Outgoing, DfsError> {
+        let failed = |why: std::io::Error| {
+            DfsError::new(ErrorCode::Unavailable, format!("cannot connect to the keeper at {address}: {why}"))
+        };
+        let none = || std::io::Error::other("the name has no address");
+        let to = address.to_socket_addrs().map_err(failed)?.next().ok_or_else(none).map_err(failed)?;
+        let stream = TcpStream::connect_timeout(&to, tuning.connect_timeout).map_err(failed)?;
+        let wire = Wire::new(stream, patience, stop.clone()).map_err(failed)?;
+        Ok(Outgoing { wire, address: address.to_owned(), request: 0, used: Instant::now() })
+    }
+
+    /// May the next chunk for `address` go over this connection?
+    pub fn is_reusable_for(&self, address: &str) -> bool {
+        self.address == address && self.used.elapsed() < IDLE_FOR && self.wire.is_idle()
+    }
+
+    /// Begins a chunk.
+    pub fn open(&mut self, open: &pb::WriteOpen) -> Result<(), DfsError> {
+        self.request = self.request.wrapping_add(1);
+        let sent = self.wire.send(Kind::WriteOpen, self.request, open);
+        sent.map_err(|error| self.explain(error))
+    }
+
+    /// Sends the chunk's next bytes, at most 1 MiB.
+    pub fn data(&mut self, data: &[u8]) -> Result<(), DfsError> {
+        let sent = self.wire.send_data(self.request, data);
+        sent.map_err(|error| self.explain(error))
+    }
+
+    /// Ends the chunk.
+    pub fn end(&mut self, block_sums: Bytes) -> Result<(), DfsError> {
+        let sent = self.wire.send(Kind::WriteEnd, self.request, &pb::WriteEnd { block_sums });
+        sent.map_err(|error| self.explain(error))
+    }
+
+    /// Waits for the answer.
+    pub fn done(&mut self, patience: Duration) -> Result<pb::WriteDone, DfsError> {
+        let answer = self.answer(patience);
+        self.used = Instant::now();
+        answer
+    }
+
+    fn answer(&mut self, patience: Duration) -> Result<pb::WriteDone, DfsError> {
+        let header = self.wire.header_within(patience).map_err(|error| self.broken(&error))?;
+        match header {
+            Header { kind: Kind::WriteDone, data_len: 0, request, .. } if request == self.request => {
+                self.wire.meta(&header).map_err(|error| self.broken(&error))
+            }
+            Header { kind: Kind::Error, data_len: 0, .. } => {
+                let error: pb::Error = self.wire.meta(&header).map_err(|error| self.broken(&error))?;
+                Err(DfsError::from_wire(error))
+            }
+            other => Err(DfsError::new(
+                ErrorCode::Protocol,
+                format!("the keeper at {} answered an upload with a {:?} frame", self.address, other.kind),
+            )),
+        }
+    }
+
+    /// Sending failed; the peer may have said why before it closed.
+    fn explain(&mut self, error: WireError) -> DfsError {
+        if matches!(error, WireError::Io(_))
+            && let Err(reason) = self.answer(REASON_PATIENCE)
+            && reason.code != ErrorCode::Unavailable
+        {
+            return reason;
+        }
+        self.broken(&error)
+    }
+
+    fn broken(&self, error: &WireError) -> DfsError {
+        let code = match error {
+            WireError::Silent | WireError::Slow => ErrorCode::TimedOut,
+            WireError::Frame(_) => ErrorCode::Protocol,
+            _ => ErrorCode::Unavailable,
+        };
+        DfsError::new(code, format!("the transfer to the keeper at {} failed: {error}", self.address))
+    }
+}
+
+/// The companions' part of one upload: bytes go to the first of them, which hands them on to the
+/// next. When it fails, the upload goes on without it, and without those behind it.
+#[derive(Debug)]
+pub(crate) struct Relay {
+    link: Option<Outgoing>,
+    /// How many keepers are in the chain behind us.
+    chain: u32,
+    sync: bool,
+    patience: Duration,
+    chunk: dfs_proto::ids::ChunkId,
+}
+
+/// What the chain behind us holds.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct ChainDone {
+    /// In chain order.
+    pub keepers: Vec<u64>,
+    /// On stable storage on all of them.
+    pub synced: bool,
+}
+
+impl Relay {
+    /// Begins the upload at the first companion of `open`, if there is one. `spare` is a connection
+    /// that may be left from the last upload.
+    pub fn begin(
+        open: &pb::WriteOpen,
+        chunk: dfs_proto::ids::ChunkId,
+        spare: Option<Outgoing>,
+        tuning: &Tuning,
+        stop: &Arc<Stop>,
+    ) -> Relay {
+        let chain = open.relay.len() as u32;
+        let patience = tuning.relay_timeout;
+        let mut relay = Relay { link: None, chain, sync: open.sync, patience, chunk };
+        let Some((first, rest)) = open.relay.split_first() else { return relay };
+        let forward = pb::WriteOpen {
+            ticket: open.ticket.clone(),
+            mac: first.mac.clone(),
+            length: open.length,
+            sync: open.sync,
+            relay: rest.to_vec(),
+            relayed: true,
+            order: 0,
+        };
+        let link = match spare.filter(|spare| spare.is_reusable_for(&first.address)) {
+            Some(spare) => Ok(spare),
+            None => Outgoing::connect(&first.address, tuning, patience, stop),
+        };
+        match link {
+            Ok(link) => {
+                relay.link = Some(link);
+                relay.step(|link| link.open(&forward));
+            }
+            Err(error) => relay.give_up(&error),
+        }
+        relay
+    }
+
+    /// Hands on the next bytes.
+    pub fn data(&mut self, data: &[u8]) {
+        self.step(|link| link.data(data));
+    }
+
+    /// Hands on the end. Returns at once.
+    pub fn end(&mut self, block_sums: &Bytes) {
+        self.step(|link| link.end(block_sums.clone()));
+    }
+
+    /// Waits for the chain's answer. Returns it, and the connection if it can be used again. No
+    /// answer means that none of them counts.
+    pub fn done(mut self) -> (ChainDone, Option<Outgoing>) {
+        // The first companion waits for the next ones in turn, and may have to sync.
+        let longer = self.chain > 1 || self.sync;
+        let patience = if longer { self.patience.mul_f64(4.0 / 3.0) } else { self.patience };
+        let mut done = None;
+        self.step(|link| {
+            done = Some(link.done(patience)?);
+            Ok(())
+        });
+        match done {
+            Some(done) => (ChainDone { keepers: done.keepers, synced: done.synced }, self.link),
+            None => (ChainDone { keepers: Vec::new(), synced: true }, None),
+        }
+    }
+
+    fn step(&mut self, act: impl FnOnce(&mut Outgoing) -> Result<(), DfsError>) {
+        if let Some(link) = &mut self.link
+            && let Err(error) = act(link)
+        {
+            self.give_up(&error);
+        }
+    }
+
+    fn give_up(&mut self, error: &DfsError) {
+        tracing::warn!(chunk = %self.chunk, %error, "upload goes on without the companion");
+        self.link = None;
+    }
+}

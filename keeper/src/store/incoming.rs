@@ -1,0 +1,113 @@
+//! A chunk on its way in: bytes go to a file in `tmp/`, and the file gets its header and its place
+//! among the chunks only when all of it came and its checksums are the sender's. Dropped before
+//! that, it leaves nothing.
+
+use std::fs::{self, File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dfs_proto::block_sum::{BlockSummer, BlockSums};
+use dfs_proto::ids::ChunkId;
+use dfs_proto::pb;
+
+use crate::store::error::StoreError;
+use crate::store::format::{ChunkHeader, HEADER_LEN};
+use crate::store::index::Entry;
+use crate::store::{ChunkStore, chunk_path};
+
+/// One chunk that is being received.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    store: Arc<ChunkStore>,
+    chunk: ChunkId,
+    length: usize,
+    received: usize,
+    summer: BlockSummer,
+    file: File,
+    temp: PathBuf,
+}
+
+impl Incoming {
+    pub(super) fn new(store: &Arc<ChunkStore>, chunk: ChunkId, length: usize) -> Result<Self, StoreError> {
+        store.disk.admit(chunk, length as u64)?;
+        let temp = store.dir.path().join(format!("tmp/{chunk}.{}", store.next_temp()));
+        let file = OpenOptions::new().write(true).create_new(true).open(&temp).map_err(|source| {
+            let error = StoreError::of_write(chunk, "create its file", source);
+            store.disk.note_failure(&error);
+            error
+        })?;
+        let summer = BlockSummer::new();
+        Ok(Incoming { store: store.clone(), chunk, length, received: 0, summer, file, temp })
+    }
+
+    /// Bytes that are still to come.
+    pub fn missing(&self) -> usize {
+        self.length - self.received
+    }
+
+    /// Takes in the next bytes; the caller sees to it that they are no more than are missing.
+    ///
+    /// # Errors
+    /// When the disk does not take them.
+    pub fn append(&mut self, data: &[u8]) -> Result<(), StoreError> {
+        assert!(data.len() <= self.missing(), "more bytes than the chunk has");
+        let at = (HEADER_LEN + self.received) as u64;
+        self.file.write_all_at(data, at).map_err(|source| self.failed("write it", source))?;
+        self.summer.update(data);
+        self.received += data.len();
+        Ok(())
+    }
+
+    /// Puts the chunk in its place, when `claimed`, the sender's block checksums, are those of the
+    /// bytes that came. A chunk that is here already with the same checksums is as good.
+    ///
+    /// # Errors
+    /// `Corrupt`, `Exists`, or what the disk says. Nothing is left then.
+    pub fn commit(mut self, claimed: Bytes) -> Result<pb::ChunkInfo, StoreError> {
+        let corrupt = |why: String| StoreError::Corrupt { chunk: self.chunk, why };
+        if self.missing() > 0 {
+            return Err(corrupt(format!("{} of {} bytes came", self.received, self.length)));
+        }
+        let sums = std::mem::take(&mut self.summer).finish();
+        if BlockSums::decode(claimed, self.length).as_ref() != Some(&sums) {
+            return Err(corrupt("its checksums are not the sender's; send it again".to_owned()));
+        }
+        let checksum = sums.checksum();
+        let header = ChunkHeader { chunk: self.chunk, length: self.length, sums };
+        self.file
+            .write_all_at(&header.encode(), 0)
+            .map_err(|source| self.failed("write its header", source))?;
+        self.place(Entry { length: self.length as u32, checksum, synced: false })?;
+        Ok(pb::ChunkInfo { chunk: self.chunk.0, length: self.length as u32, checksum })
+    }
+
+    fn place(&self, entry: Entry) -> Result<(), StoreError> {
+        // Looking, renaming and entering are one step, so that of two uploads of one chunk one wins.
+        let mut index = self.store.index();
+        match index.get(self.chunk) {
+            Some(here) if (here.length, here.checksum) == (entry.length, entry.checksum) => Ok(()),
+            Some(_) => Err(StoreError::Exists(self.chunk)),
+            None => {
+                let place = chunk_path(self.store.dir.path(), self.chunk);
+                fs::rename(&self.temp, place).map_err(|source| self.failed("rename it", source))?;
+                self.store.enter(&mut index, self.chunk, entry);
+                Ok(())
+            }
+        }
+    }
+
+    fn failed(&self, what: &'static str, source: std::io::Error) -> StoreError {
+        let error = StoreError::of_write(self.chunk, what, source);
+        self.store.disk.note_failure(&error);
+        error
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        // After a rename there is nothing under this name, and no other upload ever uses it.
+        let _ = fs::remove_file(&self.temp);
+    }
+}

@@ -1,0 +1,356 @@
+//! The chunk store: one file per chunk, in the keeper's data directory (identity.rs has its layout).
+//!
+//! - [`format`]: the chunk file.
+//! - [`incoming`]: a chunk that is being received.
+//! - [`index`]: what is here, in memory.
+//! - [`sync`]: to stable storage, in groups.
+//! - [`disk`]: free space, and disks that take no writes.
+//! - [`error`]: what can go wrong.
+//!
+//! What must hold: a file under `chunks/` was received whole and its header verifies, or it is found
+//! out when it is opened and moved to `quarantine/`; a chunk file never changes; the index lists
+//! exactly the files under `chunks/`. The index is locked while a name under `chunks/` comes or goes.
+
+pub(crate) mod disk;
+pub(crate) mod error;
+mod format;
+mod incoming;
+mod index;
+mod sync;
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use dfs_proto::block_sum::BLOCK_SIZE;
+use dfs_proto::ids::ChunkId;
+use dfs_proto::pb;
+
+use crate::error::KeeperError;
+use crate::identity::DataDir;
+use crate::store::disk::Disk;
+use crate::store::error::StoreError;
+use crate::store::format::{ChunkHeader, FORMAT, HEADER_LEN, HeaderError};
+pub(crate) use crate::store::incoming::Incoming;
+use crate::store::index::{Entry, Index};
+use crate::store::sync::DirSyncs;
+
+/// Where a chunk's data begins in its file.
+pub(crate) const DATA_AT: u64 = HEADER_LEN as u64;
+
+/// Blocks that are read at once when a chunk is read to be checked.
+const CHECK_BLOCKS: usize = 4;
+
+/// A chunk that is not here, or does not verify.
+pub(crate) type BadChunk = (ChunkId, StoreError);
+
+/// All chunks of one keeper.
+#[derive(Debug)]
+pub(crate) struct ChunkStore {
+    dir: DataDir,
+    index: Mutex<Index>,
+    pub(crate) disk: Disk,
+    dir_syncs: DirSyncs,
+    temps: AtomicU64,
+    /// Of the index, for those who must not wait for its lock.
+    chunks: AtomicU64,
+    bytes: AtomicU64,
+}
+
+/// A chunk file that is open, its header verified.
+#[derive(Debug)]
+pub(crate) struct ChunkFile {
+    /// What the header says.
+    pub header: ChunkHeader,
+    /// Open for reading; data begins at [`DATA_AT`].
+    pub file: File,
+    inode: u64,
+}
+
+fn shard(chunk: ChunkId) -> u8 {
+    (chunk.0 & 0xff) as u8
+}
+
+fn chunk_path(root: &Path, chunk: ChunkId) -> PathBuf {
+    root.join(chunk.relative_path())
+}
+
+impl ChunkStore {
+    /// Opens the store in a locked data directory: makes what is missing, empties `tmp/`, and lists
+    /// the chunks from their headers. Returns the store and the chunks that did not verify.
+    ///
+    /// # Errors
+    /// The directory cannot be used, or a newer program wrote in it.
+    pub fn open(dir: DataDir, reserve: Option<u64>) -> Result<(Arc<ChunkStore>, Vec<BadChunk>), KeeperError> {
+        make_directories(&dir)?;
+        empty_temp(&dir)?;
+        let disk = Disk::new(dir.path(), reserve).map_err(|e| dir.failed("ask for its free space", e))?;
+        let store = ChunkStore {
+            dir,
+            index: Mutex::default(),
+            disk,
+            dir_syncs: DirSyncs::new(),
+            temps: AtomicU64::new(0),
+            chunks: AtomicU64::new(0),
+            bytes: AtomicU64::new(0),
+        };
+        let mut bad = Vec::new();
+        for shard in 0..=255u8 {
+            store.load_shard(shard, &mut bad)?;
+        }
+        // What a crash of the process left in the page cache may not be on the disk yet.
+        match store.sync_file_system() {
+            Ok(()) => store.index().mark_all_synced(),
+            Err(error) => tracing::warn!(%error, "the chunks found at start could not be synced"),
+        }
+        Ok((Arc::new(store), bad))
+    }
+
+    fn load_shard(&self, shard: u8, bad: &mut Vec<BadChunk>) -> Result<(), KeeperError> {
+        let path = self.dir.path().join(format!("chunks/{shard:02x}"));
+        let failed = |error| self.dir.failed(format!("list chunks/{shard:02x}"), error);
+        for entry in fs::read_dir(&path).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            let Some(chunk) = name.to_str().and_then(ChunkId::from_file_name) else {
+                tracing::warn!(file = %path.join(&name).display(), "this is no chunk file; left alone");
+                continue;
+            };
+            match self.read_header(chunk) {
+                Ok(ChunkFile { header, .. }) => {
+                    let length = header.length as u32;
+                    let entry = Entry { length, checksum: header.sums.checksum(), synced: false };
+                    self.enter(&mut self.index(), chunk, entry);
+                }
+                Err(Unreadable::Bad(HeaderError::Format(found), _)) if found > FORMAT => {
+                    let dir = self.dir.path().to_owned();
+                    return Err(KeeperError::NewerFormat { dir, found, known: FORMAT });
+                }
+                Err(Unreadable::Bad(why, inode)) => {
+                    bad.push((chunk, self.quarantine(chunk, Some(inode), &why.to_string())));
+                }
+                Err(Unreadable::Size(why, inode)) => {
+                    bad.push((chunk, self.quarantine(chunk, Some(inode), &why)));
+                }
+                Err(Unreadable::Io(error)) => {
+                    tracing::warn!(%chunk, %error, "cannot read this chunk's header; it is not served");
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Begins to receive a chunk.
+    ///
+    /// # Errors
+    /// When the disk takes no writes.
+    pub fn receive(self: &Arc<Self>, chunk: ChunkId, length: usize) -> Result<Incoming, StoreError> {
+        Incoming::new(self, chunk, length)
+    }
+
+    /// Opens a chunk to read it. One whose header does not verify is quarantined.
+    ///
+    /// # Errors
+    /// `NotFound`, `Corrupt` or `Io`.
+    pub fn open_chunk(&self, chunk: ChunkId) -> Result<ChunkFile, StoreError> {
+        if self.index().get(chunk).is_none() {
+            return Err(StoreError::NotFound(chunk));
+        }
+        self.read_header(chunk).map_err(|error| match error {
+            Unreadable::Bad(why, inode) => self.quarantine(chunk, Some(inode), &why.to_string()),
+            Unreadable::Size(why, inode) => self.quarantine(chunk, Some(inode), &why),
+            Unreadable::Io(error) if error.kind() == io::ErrorKind::NotFound => {
+                self.forget_missing(chunk);
+                StoreError::NotFound(chunk)
+            }
+            Unreadable::Io(source) => StoreError::Io { chunk, what: "open it", source },
+        })
+    }
+
+    fn read_header(&self, chunk: ChunkId) -> Result<ChunkFile, Unreadable> {
+        let file = File::open(chunk_path(self.dir.path(), chunk))?;
+        let metadata = file.metadata()?;
+        let (size, inode) = (metadata.len(), metadata.ino());
+        if size < DATA_AT {
+            return Err(Unreadable::Size(format!("its file has {size} bytes"), inode));
+        }
+        let mut raw = [0; HEADER_LEN];
+        file.read_exact_at(&mut raw, 0)?;
+        let header = ChunkHeader::decode(&raw, chunk).map_err(|why| Unreadable::Bad(why, inode))?;
+        if size != DATA_AT + header.length as u64 {
+            return Err(Unreadable::Size(format!("its file has {size} bytes"), inode));
+        }
+        Ok(ChunkFile { header, file, inode })
+    }
+
+    /// Reads a chunk in order, hands on each verified run of blocks, and quarantines it when one
+    /// does not verify. `each` ends the reading by an error of its own.
+    ///
+    /// # Errors
+    /// The store's, or what `each` returned.
+    pub fn read_verified<E: From<StoreError>>(
+        &self,
+        open: &ChunkFile,
+        mut each: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let ChunkHeader { chunk, length, ref sums } = open.header;
+        let mut buffer = vec![0; CHECK_BLOCKS * BLOCK_SIZE];
+        let mut at = 0;
+        while at < length {
+            let run = &mut buffer[..(CHECK_BLOCKS * BLOCK_SIZE).min(length - at)];
+            open.file.read_exact_at(run, DATA_AT + at as u64).map_err(|source| StoreError::Io {
+                chunk,
+                what: "read it",
+                source,
+            })?;
+            for (n, block) in run.chunks(BLOCK_SIZE).enumerate() {
+                let index = at / BLOCK_SIZE + n;
+                if !sums.verify(index, block) {
+                    let why = format!("block {index} has another checksum");
+                    return Err(self.quarantine(chunk, Some(open.inode), &why).into());
+                }
+            }
+            each(run)?;
+            at += run.len();
+        }
+        Ok(())
+    }
+
+    /// Reads a chunk and checks every byte.
+    ///
+    /// # Errors
+    /// `NotFound`, `Corrupt` (and it is quarantined) or `Io`.
+    pub fn verify(&self, chunk: ChunkId) -> Result<(), StoreError> {
+        let open = self.open_chunk(chunk)?;
+        self.read_verified(&open, |_| Ok::<(), StoreError>(()))
+    }
+
+    /// Removes a chunk; false when it is not here.
+    ///
+    /// # Errors
+    /// When the disk does not let go of it.
+    pub fn delete(&self, chunk: ChunkId) -> Result<bool, StoreError> {
+        let mut index = self.index();
+        match fs::remove_file(chunk_path(self.dir.path(), chunk)) {
+            Ok(()) => Ok(self.forget(&mut index, chunk)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(self.forget(&mut index, chunk)),
+            Err(source) => Err(StoreError::of_write(chunk, "delete it", source)),
+        }
+    }
+
+    /// Moves a bad chunk file out of the way, and returns the error that says why. With `inode`,
+    /// only that file: a good copy that came in its place since stays.
+    pub fn quarantine(&self, chunk: ChunkId, inode: Option<u64>, why: &str) -> StoreError {
+        let error = StoreError::Corrupt { chunk, why: why.to_owned() };
+        let path = chunk_path(self.dir.path(), chunk);
+        let mut index = self.index();
+        if inode.is_some() && fs::metadata(&path).map(|m| m.ino()).ok() != inode {
+            return error;
+        }
+        let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let aside = format!("quarantine/{chunk}.{}.{}", since_1970.as_millis(), self.next_temp());
+        // Not served from now on, whether or not the file can be moved.
+        self.forget(&mut index, chunk);
+        match fs::rename(&path, self.dir.path().join(&aside)) {
+            Ok(()) => tracing::error!(%chunk, why, file = aside, "chunk quarantined"),
+            Err(error) => tracing::error!(%chunk, why, %error, "bad chunk cannot be quarantined"),
+        }
+        error
+    }
+
+    fn forget_missing(&self, chunk: ChunkId) {
+        let mut index = self.index();
+        if !chunk_path(self.dir.path(), chunk).exists() && self.forget(&mut index, chunk) {
+            tracing::error!(%chunk, "somebody removed this chunk's file");
+        }
+    }
+
+    /// Every chunk that is here.
+    pub fn inventory(&self) -> Vec<pb::ChunkInfo> {
+        self.index().list()
+    }
+
+    /// How many chunks are here, and their bytes. Never waits.
+    pub fn used(&self) -> (u64, u64) {
+        (self.chunks.load(Ordering::Relaxed), self.bytes.load(Ordering::Relaxed))
+    }
+
+    fn enter(&self, index: &mut Index, chunk: ChunkId, entry: Entry) {
+        index.insert(chunk, entry);
+        self.publish(index);
+    }
+
+    fn forget(&self, index: &mut Index, chunk: ChunkId) -> bool {
+        let was_here = index.remove(chunk).is_some();
+        self.publish(index);
+        was_here
+    }
+
+    fn publish(&self, index: &Index) {
+        self.chunks.store(index.len() as u64, Ordering::Relaxed);
+        self.bytes.store(index.bytes(), Ordering::Relaxed);
+    }
+
+    /// The data directory.
+    pub fn dir(&self) -> &DataDir {
+        &self.dir
+    }
+
+    fn next_temp(&self) -> u64 {
+        self.temps.fetch_add(1, Ordering::Relaxed)
+    }
+
+    fn index(&self) -> MutexGuard<'_, Index> {
+        self.index.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+enum Unreadable {
+    Io(io::Error),
+    Bad(HeaderError, u64),
+    Size(String, u64),
+}
+
+impl From<io::Error> for Unreadable {
+    fn from(error: io::Error) -> Unreadable {
+        Unreadable::Io(error)
+    }
+}
+
+fn make_directories(dir: &DataDir) -> Result<(), KeeperError> {
+    let mut made = false;
+    let mut make = |name: String| match fs::create_dir(dir.path().join(&name)) {
+        Ok(()) => {
+            made = true;
+            Ok(())
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(dir.failed(format!("create {name}"), error)),
+    };
+    for name in ["chunks", "tmp", "quarantine"] {
+        make(name.to_owned())?;
+    }
+    for shard in 0..=255u8 {
+        make(format!("chunks/{shard:02x}"))?;
+    }
+    if made {
+        for path in [dir.path().join("chunks"), dir.path().to_owned()] {
+            File::open(path).and_then(|d| d.sync_all()).map_err(|e| dir.failed("sync it", e))?;
+        }
+    }
+    Ok(())
+}
+
+fn empty_temp(dir: &DataDir) -> Result<(), KeeperError> {
+    let failed = |error| dir.failed("empty tmp/", error);
+    for entry in fs::read_dir(dir.path().join("tmp")).map_err(failed)? {
+        fs::remove_file(entry.map_err(failed)?.path()).map_err(failed)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

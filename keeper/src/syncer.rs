@@ -1,0 +1,149 @@
+//! Group sync: one thread brings stored chunks to stable storage, many at once, within a second or
+//! when the master asks, and tells the master.
+
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use dfs_proto::ids::ChunkId;
+use dfs_proto::pb;
+use dfs_proto::pb::keeper_up::Msg;
+
+use crate::node::Node;
+
+/// Chunks that may wait to be synced; each takes 8 bytes.
+const CAPACITY: usize = 1 << 20;
+/// Chunks in one `Synced`.
+const PAGE: usize = 4096;
+/// How long one notice waits for the session before the chunks go back in line.
+const NOTICE_PATIENCE: Duration = Duration::from_secs(5);
+
+#[derive(Debug, Default)]
+struct State {
+    /// Stored, not urgent, since then.
+    waiting: Vec<ChunkId>,
+    since: Option<Instant>,
+    /// The master wants these now.
+    asked: Vec<ChunkId>,
+    closed: bool,
+}
+
+/// What the thread has before it.
+#[derive(Debug)]
+pub(crate) struct SyncQueue {
+    state: Mutex<State>,
+    wake: Condvar,
+    after: Duration,
+}
+
+impl SyncQueue {
+    /// Chunks wait at most `after`.
+    pub fn new(after: Duration) -> SyncQueue {
+        SyncQueue { state: Mutex::default(), wake: Condvar::new(), after }
+    }
+
+    /// A chunk was stored: sync it soon.
+    pub fn add(&self, chunk: ChunkId) {
+        let mut state = self.lock();
+        if state.waiting.len() < CAPACITY {
+            state.waiting.push(chunk);
+        } else {
+            tracing::warn!(%chunk, "too many chunks wait to be synced; this one is synced when the master asks");
+        }
+        state.since.get_or_insert_with(Instant::now);
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    /// The master wants to know that these are on stable storage.
+    pub fn ask(&self, chunks: impl IntoIterator<Item = ChunkId>) {
+        let mut state = self.lock();
+        let room = CAPACITY.saturating_sub(state.asked.len());
+        let mut chunks = chunks.into_iter();
+        state.asked.extend(chunks.by_ref().take(room));
+        if chunks.next().is_some() {
+            tracing::warn!("the master asks for more syncs than can wait; it must ask again");
+        }
+        drop(state);
+        self.wake.notify_one();
+    }
+
+    pub fn close(&self) {
+        self.lock().closed = true;
+        self.wake.notify_one();
+    }
+
+    /// The next batch. `None` when closed; then [`SyncQueue::rest`] has what was left.
+    fn next(&self) -> Option<Vec<ChunkId>> {
+        let mut state = self.lock();
+        loop {
+            if state.closed {
+                return None;
+            }
+            if !state.asked.is_empty() {
+                return Some(std::mem::take(&mut state.asked));
+            }
+            state = match state.since.map(|since| self.after.saturating_sub(since.elapsed())) {
+                Some(left) if left.is_zero() => {
+                    state.since = None;
+                    return Some(std::mem::take(&mut state.waiting));
+                }
+                Some(left) => self.wake.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
+                None => self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
+            };
+        }
+    }
+
+    fn rest(&self) -> Vec<ChunkId> {
+        let mut state = self.lock();
+        let mut rest = std::mem::take(&mut state.asked);
+        rest.append(&mut state.waiting);
+        rest
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The thread: until the queue is closed, and then once more for the rest.
+pub(crate) fn run(node: &Node) {
+    while let Some(batch) = node.syncs.next() {
+        sync(node, &batch, NOTICE_PATIENCE);
+    }
+    sync(node, &node.syncs.rest(), Duration::ZERO);
+}
+
+fn sync(node: &Node, batch: &[ChunkId], patience: Duration) {
+    let report = node.store.sync(batch);
+    for (chunk, error) in &report.failed {
+        node.report_bad(*chunk, error);
+    }
+    for page in report.synced.chunks(PAGE) {
+        let notice = Msg::Synced(pb::Synced { chunks: page.iter().map(|c| c.0).collect() });
+        if node.outbox.post(notice, patience).is_err() && !patience.is_zero() {
+            // Synced already, so the next round costs nothing but the notice.
+            node.syncs.ask(page.iter().copied());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_asked_for_does_not_wait_and_the_rest_waits_its_time() {
+        let queue = SyncQueue::new(Duration::from_millis(30));
+        let begin = Instant::now();
+        queue.add(ChunkId(1));
+        queue.add(ChunkId(2));
+        queue.ask([ChunkId(7)]);
+        assert_eq!(queue.next(), Some(vec![ChunkId(7)]));
+        assert_eq!(queue.next(), Some(vec![ChunkId(1), ChunkId(2)]));
+        assert!(begin.elapsed() >= Duration::from_millis(30));
+        queue.add(ChunkId(3));
+        queue.close();
+        assert_eq!(queue.next(), None);
+        assert_eq!(queue.rest(), [ChunkId(3)]);
+    }
+}

@@ -1,0 +1,171 @@
+//! The program dfs-master: flags, signals, exit codes. Everything else is in the library.
+//!
+//! Exit codes: 0 after SIGTERM or SIGINT, 1 when it cannot start or go on, 2 for flags that make no sense.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use clap::builder::FalseyValueParser;
+use dfs_master::{Config, ConfigError, Master, MasterError};
+use dfs_proto::logging;
+use dfs_proto::units::{Period, Size};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// The Master Tracker of a distributed file system: names, the look-up table, who is alive, who copies
+/// what to whom.
+#[derive(Parser)]
+#[command(name = "dfs-master", version)]
+struct Flags {
+    /// Data directory; made when missing
+    #[arg(long, env = "DFS_DATA", value_name = "DIR")]
+    data: PathBuf,
+
+    /// Address and port to listen on; port 0 takes a free one (see the file `address` in the data directory)
+    #[arg(long, env = "DFS_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:3000")]
+    listen: SocketAddr,
+
+    /// Copies wanted of every chunk, 1 to 16
+    #[arg(long, env = "DFS_COPIES", value_name = "N", default_value_t = 3)]
+    copies: u32,
+
+    /// Copies needed before an upload is a success, 1 to --copies
+    #[arg(long, env = "DFS_MIN_COPIES", value_name = "N", default_value_t = 2)]
+    min_copies: u32,
+
+    /// Longest chunk, in bytes (8MiB, 512KiB); a multiple of 64KiB, up to 32MiB
+    #[arg(long, env = "DFS_CHUNK_SIZE", value_name = "SIZE", default_value = "8MiB")]
+    chunk_size: Size,
+
+    /// Time between two searches for chunks with too few copies (10s, 500ms)
+    #[arg(long, env = "DFS_REPLICATE_EVERY", value_name = "TIME", default_value = "10s")]
+    replicate_every: Period,
+
+    /// What to log to stderr: error, warn, info, debug, trace, or per module (dfs_master=debug)
+    #[arg(long, env = "DFS_LOG", value_name = "FILTER", default_value = "info")]
+    log: String,
+
+    /// Log as JSON, an object a line
+    #[arg(long, env = "DFS_LOG_JSON", value_parser = FalseyValueParser::new())]
+    log_json: bool,
+}
+
+impl Flags {
+    fn config(&self) -> Result<Config, ConfigError> {
+        let bytes = self.chunk_size.0;
+        let config = Config {
+            data: self.data.clone(),
+            listen: self.listen,
+            copies: self.copies,
+            min_copies: self.min_copies,
+            chunk_size: u32::try_from(bytes).map_err(|_| ConfigError::ChunkSize(bytes))?,
+            replicate_every: self.replicate_every.0,
+        };
+        config.validate().map(|()| config)
+    }
+}
+
+/// What to say, and the exit code.
+struct Failure(String, u8);
+
+fn main() -> ExitCode {
+    match run(&Flags::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure(message, code)) => {
+            eprintln!("dfs-master: {message}");
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn run(flags: &Flags) -> Result<(), Failure> {
+    let config = flags.config().map_err(|error| Failure(error.to_string(), 2))?;
+    logging::init(&flags.log, flags.log_json).map_err(|message| Failure(message, 2))?;
+    std::panic::set_hook(Box::new(|panic| tracing::error!("internal error, please report it: {panic}")));
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Failure(format!("start threads: {error}; raise the limit of processes"), 1))?;
+    runtime.block_on(serve(config)).map_err(|error| Failure(error.to_string(), 1))
+}
+
+async fn serve(config: Config) -> Result<(), MasterError> {
+    let handler =
+        |kind| signal(kind).map_err(|error| MasterError::Broken(format!("handle signals: {error}")));
+    let mut terminate = handler(SignalKind::terminate())?;
+    let mut interrupt = handler(SignalKind::interrupt())?;
+    let master = Master::start(config).await?;
+    let result = tokio::select! {
+        _ = terminate.recv() => Ok(()),
+        _ = interrupt.recv() => Ok(()),
+        error = master.failed() => Err(error),
+    };
+    master.shutdown().await;
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+    use std::time::Duration;
+
+    fn parse(args: &[&str]) -> Result<Config, String> {
+        let all = ["dfs-master"].iter().chain(args);
+        let flags = Flags::try_parse_from(all).map_err(|error| error.to_string())?;
+        flags.config().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_library() {
+        assert_eq!(parse(&["--data", "d"]), Ok(Config::new("d")));
+    }
+
+    #[test]
+    fn sizes_and_times_are_typed_as_people_type_them() {
+        let args = [
+            "--data",
+            "d",
+            "--chunk-size",
+            "1MiB",
+            "--replicate-every",
+            "500ms",
+            "--copies",
+            "1",
+            "--min-copies",
+            "1",
+        ];
+        let config = parse(&args).unwrap();
+        assert_eq!((config.chunk_size, config.replicate_every), (1 << 20, Duration::from_millis(500)));
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_named() {
+        for (flag, value) in [
+            ("--chunk-size", "8"),
+            ("--chunk-size", "64GiB"),
+            ("--chunk-size", "many"),
+            ("--copies", "0"),
+            ("--min-copies", "4"),
+            ("--replicate-every", "10"),
+            ("--replicate-every", "1ms"),
+            ("--listen", "nowhere"),
+            ("--unknown", "1"),
+        ] {
+            let error = parse(&["--data", "d", flag, value]).unwrap_err();
+            assert!(error.contains(flag.trim_start_matches('-')), "{error}");
+        }
+    }
+
+    #[test]
+    fn every_flag_can_come_from_the_environment() {
+        for flag in
+            Flags::command().get_arguments().filter(|a| !["help", "version"].contains(&a.get_id().as_str()))
+        {
+            let name = format!("DFS_{}", flag.get_id().as_str().to_uppercase());
+            assert_eq!(flag.get_env().and_then(|env| env.to_str()), Some(name.as_str()));
+            assert!(flag.get_help().is_some(), "{name}");
+        }
+    }
+}

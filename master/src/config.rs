@@ -1,0 +1,139 @@
+//! What a user can choose about a master, and the limits of each choice.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use dfs_proto::block_sum::{self, BLOCK_SIZE};
+use dfs_proto::units::{Period, Size};
+
+/// The most copies that can be wanted of a chunk.
+pub const MAX_COPIES: u32 = 16;
+/// Chunk sizes are multiples of this, in bytes: the block that checksums are made over.
+pub const CHUNK_SIZE_STEP: u32 = BLOCK_SIZE as u32;
+/// The smallest chunk size, in bytes.
+pub const MIN_CHUNK_SIZE: u32 = block_sum::MIN_CHUNK_SIZE as u32;
+/// The largest chunk size, in bytes.
+pub const MAX_CHUNK_SIZE: u32 = block_sum::MAX_CHUNK_SIZE as u32;
+/// The shortest time between two replication scans.
+pub const MIN_REPLICATE_EVERY: Duration = Duration::from_millis(100);
+/// The longest time between two replication scans.
+pub const MAX_REPLICATE_EVERY: Duration = Duration::from_secs(3_600);
+
+/// How a master runs.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Config {
+    /// The data directory; made when missing.
+    pub data: PathBuf,
+    /// Where to listen. Port 0: any free one.
+    pub listen: SocketAddr,
+    /// Copies wanted of every chunk.
+    pub copies: u32,
+    /// Copies needed before an upload is a success.
+    pub min_copies: u32,
+    /// Bytes: no chunk is longer.
+    pub chunk_size: u32,
+    /// Between two replication scans.
+    pub replicate_every: Duration,
+}
+
+/// A choice that cannot be.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum ConfigError {
+    #[error("copies: {0} is not possible; choose 1 to {MAX_COPIES}")]
+    Copies(u32),
+    #[error("min-copies: {min_copies} is not possible with {copies} copies; choose 1 to {copies}")]
+    MinCopies { min_copies: u32, copies: u32 },
+    #[error(
+        "chunk-size: {} is not possible; choose a multiple of {} from {} to {}",
+        Size(*.0), Size(u64::from(CHUNK_SIZE_STEP)),
+        Size(u64::from(MIN_CHUNK_SIZE)), Size(u64::from(MAX_CHUNK_SIZE))
+    )]
+    ChunkSize(u64),
+    #[error(
+        "replicate-every: {} is not possible; choose {} to {}",
+        Period(*.0), Period(MIN_REPLICATE_EVERY), Period(MAX_REPLICATE_EVERY)
+    )]
+    ReplicateEvery(Duration),
+}
+
+impl Config {
+    /// The defaults, with data in `data`.
+    pub fn new(data: impl Into<PathBuf>) -> Config {
+        Config {
+            data: data.into(),
+            listen: SocketAddr::from(([127, 0, 0, 1], 3_000)),
+            copies: 3,
+            min_copies: 2,
+            chunk_size: 8 * 1024 * 1024,
+            replicate_every: Duration::from_secs(10),
+        }
+    }
+
+    /// Checks every limit.
+    ///
+    /// # Errors
+    /// Names the first choice that cannot be, and what can.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        if !(1..=MAX_COPIES).contains(&self.copies) {
+            return Err(ConfigError::Copies(self.copies));
+        }
+        if !(1..=self.copies).contains(&self.min_copies) {
+            return Err(ConfigError::MinCopies { min_copies: self.min_copies, copies: self.copies });
+        }
+        let possible = (MIN_CHUNK_SIZE..=MAX_CHUNK_SIZE).contains(&self.chunk_size);
+        if !possible || !self.chunk_size.is_multiple_of(CHUNK_SIZE_STEP) {
+            return Err(ConfigError::ChunkSize(u64::from(self.chunk_size)));
+        }
+        if !(MIN_REPLICATE_EVERY..=MAX_REPLICATE_EVERY).contains(&self.replicate_every) {
+            return Err(ConfigError::ReplicateEvery(self.replicate_every));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(change: impl FnOnce(&mut Config)) -> Result<(), ConfigError> {
+        let mut config = Config::new("data");
+        change(&mut config);
+        config.validate()
+    }
+
+    #[test]
+    fn the_defaults_are_possible() {
+        assert_eq!(check(|_| ()), Ok(()));
+    }
+
+    #[test]
+    fn each_limit_is_kept() {
+        assert_eq!(check(|c| c.copies = 0), Err(ConfigError::Copies(0)));
+        assert_eq!(check(|c| c.copies = 17), Err(ConfigError::Copies(17)));
+        assert_eq!(check(|c| c.copies = 16), Ok(()));
+        assert_eq!(check(|c| c.min_copies = 0), Err(ConfigError::MinCopies { min_copies: 0, copies: 3 }));
+        assert_eq!(check(|c| c.min_copies = 4), Err(ConfigError::MinCopies { min_copies: 4, copies: 3 }));
+        assert_eq!(check(|c| c.min_copies = 3), Ok(()));
+        for size in
+            [0, MIN_CHUNK_SIZE - CHUNK_SIZE_STEP, MIN_CHUNK_SIZE + 1, MAX_CHUNK_SIZE + CHUNK_SIZE_STEP]
+        {
+            assert_eq!(check(|c| c.chunk_size = size), Err(ConfigError::ChunkSize(u64::from(size))));
+        }
+        assert_eq!(check(|c| c.chunk_size = MIN_CHUNK_SIZE), Ok(()));
+        assert_eq!(check(|c| c.chunk_size = MAX_CHUNK_SIZE), Ok(()));
+        for period in [Duration::from_millis(99), Duration::from_secs(3_601)] {
+            assert_eq!(check(|c| c.replicate_every = period), Err(ConfigError::ReplicateEvery(period)));
+        }
+    }
+
+    #[test]
+    fn a_message_says_what_is_possible() {
+        let message = ConfigError::ChunkSize(1).to_string();
+        assert!(
+            message.starts_with("chunk-size: 1B is not possible; choose a multiple of 64KiB"),
+            "{message}"
+        );
+    }
+}

@@ -1,0 +1,138 @@
+//! Attributes: stat, chmod, chown, utimens, truncate, and what statfs shows.
+
+use std::collections::BTreeMap;
+
+use dfs_proto::MAX_FILE_SIZE;
+use dfs_proto::error::ErrorCode;
+use dfs_proto::ids::{InodeNo, SessionId};
+use dfs_proto::pb::{self, mount_reply::Result as Reply};
+
+use super::State;
+use super::inode::{PERMISSIONS, S_ISGID, S_ISUID, S_IXGRP};
+use super::out::{Out, Res, fail};
+
+impl State {
+    pub(super) fn getattr(&self, op: pb::Getattr, out: &mut Out) -> Res<Reply> {
+        let inode = InodeNo(op.inode);
+        out.show(inode);
+        Ok(Reply::Attr(self.attr(inode)?))
+    }
+
+    pub(super) fn setattr(&mut self, by: SessionId, op: &pb::Setattr, out: &mut Out) -> Res<Reply> {
+        let inode = InodeNo(op.inode);
+        out.show(inode);
+        if let Some(size) = op.size {
+            self.check_resize(inode, size)?;
+        }
+        self.inode(inode)?;
+        let sets_mtime = op.mtime.is_some() || op.mtime_now;
+        if op.mode.is_none()
+            && op.uid.is_none()
+            && op.gid.is_none()
+            && op.size.is_none()
+            && op.atime.is_none()
+            && !op.atime_now
+            && !sets_mtime
+        {
+            return Ok(Reply::Attr(self.attr(inode)?));
+        }
+        let resized = match op.size {
+            Some(size) => self.resize(inode, size, out)?,
+            None => false,
+        };
+        if sets_mtime {
+            self.keep_mtime_from_uploads(by, inode);
+        }
+        self.set_plain(inode, op, out)?;
+        self.inode_changed(by, inode, resized, out);
+        Ok(Reply::Attr(self.attr(inode)?))
+    }
+
+    /// Everything but the size.
+    fn set_plain(&mut self, inode: InodeNo, op: &pb::Setattr, out: &mut Out) -> Res<()> {
+        let now = out.now;
+        let node = self.inode_mut(inode, out)?;
+        if let Some(mode) = op.mode {
+            node.mode = node.mode & !PERMISSIONS | mode & PERMISSIONS;
+        }
+        if op.uid.is_some() || op.gid.is_some() {
+            node.uid = op.uid.unwrap_or(node.uid);
+            node.gid = op.gid.unwrap_or(node.gid);
+            // As Linux: without group execution, S_ISGID means mandatory locking and stays.
+            if !node.is_dir() {
+                node.mode &= !S_ISUID;
+                if node.mode & S_IXGRP != 0 {
+                    node.mode &= !S_ISGID;
+                }
+            }
+        }
+        let pick = |set: Option<pb::Time>, to_now: bool, old: pb::Time| {
+            if to_now { now } else { set.map_or(old, pb::Time::normalized) }
+        };
+        node.atime = pick(op.atime, op.atime_now, node.atime);
+        let mtime = if op.size.is_some() { now } else { node.mtime };
+        node.mtime = pick(op.mtime, op.mtime_now, mtime);
+        node.ctime = now;
+        Ok(())
+    }
+
+    fn check_resize(&self, inode: InodeNo, size: u64) -> Res<()> {
+        let node = self.inode(inode)?;
+        if node.is_dir() {
+            return fail(
+                ErrorCode::IsDirectory,
+                format!("inode {inode} is a directory: it has no size to set"),
+            );
+        }
+        if !node.is_file() {
+            return fail(ErrorCode::Invalid, format!("inode {inode} is not a regular file"));
+        }
+        if size > MAX_FILE_SIZE {
+            return fail(ErrorCode::TooLarge, format!("size {size} is over the largest, {MAX_FILE_SIZE}"));
+        }
+        Ok(())
+    }
+
+    /// Truncates, or extends with a hole. Did anything change?
+    fn resize(&mut self, inode: InodeNo, size: u64, out: &mut Out) -> Res<bool> {
+        let old = self.inode(inode)?.size;
+        if size == old {
+            return Ok(false);
+        }
+        if size < old {
+            self.cut(inode, size, u64::MAX, out);
+        }
+        let node = self.inode_mut(inode, out)?;
+        node.size = size;
+        node.content_version += 1;
+        Ok(true)
+    }
+
+    pub(super) fn statfs(&self) -> Reply {
+        let (raw_total, raw_free, writable) = self.capacity();
+        let each = u64::from(self.settings.copies).min(writable).max(1);
+        Reply::Statfs(pb::StatfsInfo {
+            total: raw_total / each,
+            free: raw_free / each,
+            inodes: self.inodes.len() as u64,
+        })
+    }
+
+    /// Raw bytes that chunks have and may have, bytes that they may still take, and how many live keepers
+    /// there are. Keepers on one host whose file systems are of exactly one size are taken to share it, so
+    /// that its free space is counted once.
+    pub(super) fn capacity(&self) -> (u64, u64, u64) {
+        let mut free: BTreeMap<(&str, u64), u64> = BTreeMap::new();
+        let (mut used, mut live) = (0u64, 0);
+        for keeper in self.keepers.values().filter(|keeper| keeper.alive) {
+            live += 1;
+            used = used.saturating_add(keeper.load.used);
+            let most = free.entry((&keeper.row.host, keeper.load.total)).or_default();
+            if !keeper.load.read_only {
+                *most = (*most).max(keeper.load.free);
+            }
+        }
+        let free = free.into_values().fold(0u64, u64::saturating_add);
+        (used.saturating_add(free), free, live)
+    }
+}

@@ -1,0 +1,193 @@
+//! The table of chunks: length, checksum, references, copies; and indexes over it.
+//!
+//! What must hold: `refs` is the number of extents that refer to the chunk; `keepers` is sorted, each once;
+//! the index by keeper has exactly the copies; `live` is the number of copies on live keepers, and each chunk
+//! with too few of those is in `wanting` under it, each with too many in `surplus`. So nothing ever has to
+//! look at every chunk: neither the death of a keeper nor the replication scan.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dfs_proto::ids::{ChunkId, KeeperId};
+use dfs_proto::pb;
+
+use super::State;
+use super::out::Out;
+use super::row::{ChunkRow, RowKey};
+
+/// One chunk.
+#[derive(Clone, Debug)]
+pub(super) struct Chunk {
+    pub length: u32,
+    pub checksum: u32,
+    pub refs: u32,
+    /// Copies on live keepers, as the indexes have it.
+    pub live: u32,
+    /// Every copy, on live keepers or not.
+    pub keepers: Vec<KeeperId>,
+}
+
+impl Chunk {
+    pub fn to_row(&self) -> ChunkRow {
+        ChunkRow { length: self.length, checksum: self.checksum, keepers: self.keepers.clone() }
+    }
+
+    pub fn info(&self, chunk: ChunkId) -> pb::ChunkInfo {
+        pb::ChunkInfo { chunk: chunk.0, length: self.length, checksum: self.checksum }
+    }
+}
+
+/// All of them.
+#[derive(Default)]
+pub(super) struct Chunks {
+    map: BTreeMap<ChunkId, Chunk>,
+    by_keeper: BTreeMap<KeeperId, BTreeSet<ChunkId>>,
+    wanting: BTreeSet<(u32, ChunkId)>,
+    surplus: BTreeSet<ChunkId>,
+}
+
+impl Chunks {
+    pub fn get(&self, chunk: ChunkId) -> Option<&Chunk> {
+        self.map.get(&chunk)
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = (ChunkId, &Chunk)> {
+        self.map.iter().map(|(id, chunk)| (*id, chunk))
+    }
+
+    pub fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    /// Chunks with too few live copies: (live copies, chunk), fewest first.
+    pub fn wanting(&self) -> &BTreeSet<(u32, ChunkId)> {
+        &self.wanting
+    }
+
+    /// Chunks with more live copies than wanted.
+    pub fn surplus(&self) -> &BTreeSet<ChunkId> {
+        &self.surplus
+    }
+
+    /// Copies that a keeper has.
+    pub fn on(&self, keeper: KeeperId) -> impl Iterator<Item = ChunkId> {
+        self.by_keeper.get(&keeper).into_iter().flatten().copied()
+    }
+
+    pub fn count_on(&self, keeper: KeeperId) -> usize {
+        self.by_keeper.get(&keeper).map_or(0, BTreeSet::len)
+    }
+
+    /// A new chunk, or one from the store. Its indexes follow with `State::reindex`.
+    pub fn insert(&mut self, id: ChunkId, chunk: Chunk) -> bool {
+        for keeper in &chunk.keepers {
+            self.by_keeper.entry(*keeper).or_default().insert(id);
+        }
+        self.wanting.insert((chunk.live, id));
+        self.map.insert(id, chunk).is_none()
+    }
+
+    pub fn add_ref(&mut self, chunk: ChunkId) {
+        if let Some(chunk) = self.map.get_mut(&chunk) {
+            chunk.refs += 1;
+        }
+    }
+
+    fn remove(&mut self, id: ChunkId) -> Option<Chunk> {
+        let chunk = self.map.remove(&id)?;
+        for keeper in &chunk.keepers {
+            self.forget_on(*keeper, id);
+        }
+        self.wanting.remove(&(chunk.live, id));
+        self.surplus.remove(&id);
+        Some(chunk)
+    }
+
+    fn forget_on(&mut self, keeper: KeeperId, chunk: ChunkId) {
+        if let Some(on) = self.by_keeper.get_mut(&keeper) {
+            on.remove(&chunk);
+            if on.is_empty() {
+                self.by_keeper.remove(&keeper);
+            }
+        }
+    }
+
+    /// Is the copy in the table?
+    pub fn has_copy(&self, chunk: ChunkId, keeper: KeeperId) -> bool {
+        self.get(chunk).is_some_and(|chunk| chunk.keepers.binary_search(&keeper).is_ok())
+    }
+
+    fn index(&mut self, id: ChunkId, live: u32, copies: u32) {
+        let Some(chunk) = self.map.get_mut(&id) else { return };
+        self.wanting.remove(&(chunk.live, id));
+        chunk.live = live;
+        if live < copies {
+            self.wanting.insert((live, id));
+        }
+        if live > copies {
+            self.surplus.insert(id);
+        } else {
+            self.surplus.remove(&id);
+        }
+    }
+}
+
+impl State {
+    /// Brings the indexes of a chunk up to date with its copies and who is alive.
+    pub(super) fn reindex(&mut self, chunk: ChunkId) {
+        if let Some(row) = self.chunks.get(chunk) {
+            let live = self.count_live(&row.keepers);
+            self.chunks.index(chunk, live, self.settings.copies);
+        }
+    }
+
+    /// Records a copy. Was it new?
+    pub(super) fn add_copy(&mut self, chunk: ChunkId, keeper: KeeperId, out: &mut Out) -> bool {
+        let Some(row) = self.chunks.map.get_mut(&chunk) else { return false };
+        let Err(at) = row.keepers.binary_search(&keeper) else { return false };
+        row.keepers.reserve_exact(1);
+        row.keepers.insert(at, keeper);
+        self.chunks.by_keeper.entry(keeper).or_default().insert(chunk);
+        out.touch(RowKey::Chunk(chunk));
+        self.reindex(chunk);
+        true
+    }
+
+    /// A copy leaves the table. The chunk's row stays, even without a copy: it is lost then, until one
+    /// comes back. Was there such a copy?
+    pub(super) fn remove_copy(&mut self, chunk: ChunkId, keeper: KeeperId, out: &mut Out) -> bool {
+        let Some(row) = self.chunks.map.get_mut(&chunk) else { return false };
+        let Ok(at) = row.keepers.binary_search(&keeper) else { return false };
+        row.keepers.remove(at);
+        self.chunks.forget_on(keeper, chunk);
+        self.syncs.forget(chunk, keeper);
+        out.touch(RowKey::Chunk(chunk));
+        self.reindex(chunk);
+        true
+    }
+
+    /// One extent less refers to it; the last one takes it out of the table and off the keepers.
+    pub(super) fn drop_ref(&mut self, chunk: ChunkId, out: &mut Out) {
+        let Some(row) = self.chunks.map.get_mut(&chunk) else { return };
+        row.refs = row.refs.saturating_sub(1);
+        if row.refs > 0 {
+            return;
+        }
+        self.cancel_orders_of(chunk);
+        let Some(row) = self.chunks.remove(chunk) else { return };
+        out.touch(RowKey::Chunk(chunk));
+        for keeper in row.keepers {
+            self.syncs.forget(chunk, keeper);
+            self.delete_at(keeper, chunk, out);
+        }
+    }
+
+    /// Tells a keeper to delete a chunk, if it is connected; else its next inventory will.
+    pub(super) fn delete_at(&mut self, keeper: KeeperId, chunk: ChunkId, out: &mut Out) {
+        if let Some(keeper_state) = self.keepers.get_mut(&keeper) {
+            keeper_state.inventory_dropped(chunk);
+            if keeper_state.connected {
+                out.delete(keeper, chunk);
+            }
+        }
+    }
+}

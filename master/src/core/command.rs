@@ -1,0 +1,90 @@
+//! What goes into the core and what comes out of it.
+
+use dfs_proto::ids::{ClusterId, InodeNo, KeeperId, SessionId};
+use dfs_proto::pb;
+
+use super::row::RowChange;
+
+/// What does not change while a master runs.
+#[derive(Clone)]
+pub struct Settings {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Signs tickets (`dfs_proto::ticket`). Never logged.
+    pub secret: [u8; 32],
+    /// Random, another at each start of the master.
+    pub master_epoch: u64,
+    /// Copies wanted of every chunk.
+    pub copies: u32,
+    /// Copies needed before an upload is a success.
+    pub min_copies: u32,
+    /// Bytes: no chunk is longer.
+    pub chunk_size: u32,
+    /// Between two replication scans.
+    pub replicate_every_ms: u64,
+}
+
+/// Everything that can happen to the master. Ids that have to be random or are bound to a connection
+/// come from outside, so that the same commands at the same times always give the same state.
+#[derive(Clone, Debug)]
+pub enum Command {
+    /// A mount opened its session. `fresh` is the id to use when the hello asks for a new session.
+    MountHello {
+        /// Not used before.
+        fresh: SessionId,
+        /// As received.
+        hello: pb::MountHello,
+    },
+    /// A request of a mount.
+    Mount {
+        /// That it came from.
+        session: SessionId,
+        /// As received.
+        request: pb::MountRequest,
+    },
+    /// The stream of a mount's session ended. It may resume; after a grace period it is dropped.
+    /// Not to be said of a stream that a later hello of the same session has taken over from.
+    MountGone(SessionId),
+    /// A keeper opened its session; its cluster and version have been checked.
+    KeeperHello(pb::KeeperHello),
+    /// A keeper says something other than hello.
+    Keeper {
+        /// That it came from.
+        keeper: KeeperId,
+        /// As received.
+        msg: pb::keeper_up::Msg,
+    },
+    /// The stream of a keeper's session ended. It is dead only after 3 s of silence.
+    /// Not to be said of a stream that a later hello of the same keeper has taken over from.
+    KeeperGone(KeeperId),
+    /// Time passes. At least five times a second.
+    Tick,
+}
+
+/// What a command did. The changes are stored in the order of commands, each command's all or none;
+/// `effects` leave when they, and all that `shows` names, are durable.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// To be stored.
+    pub changes: Vec<RowChange>,
+    /// To be sent, in order. The direct answer to the command comes first.
+    pub effects: Vec<Effect>,
+    /// Inodes whose state the effects show to somebody. Nobody may be shown a state that a crash could
+    /// still take back, so the effects wait for open changes of these too. Effects other than the direct
+    /// answer wait for every change before them, and nothing overtakes a change of the counters: an id must
+    /// not leave before the block that it is from is durably reserved.
+    pub shows: Vec<InodeNo>,
+}
+
+/// Something to send.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Effect {
+    /// Answers `Command::MountHello`: welcome, or refused (and the stream ends).
+    MountAnswer(pb::mount_down::Msg),
+    /// Answers `Command::KeeperHello`: welcome, or refused (and the stream ends).
+    KeeperAnswer(pb::keeper_down::Msg),
+    /// To a mount, if it is connected: replies, upload step 6, invalidations.
+    ToMount(SessionId, pb::mount_down::Msg),
+    /// To a keeper, if it is connected.
+    ToKeeper(KeeperId, pb::keeper_down::Msg),
+}

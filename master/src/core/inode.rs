@@ -1,0 +1,171 @@
+//! Inodes in memory: attributes, and what only one kind of inode has.
+//!
+//! Extents and extended attributes are in tables of their own (`content.rs`, `xattr.rs`); the entries of a
+//! directory are here.
+
+use std::collections::BTreeMap;
+
+use dfs_proto::ids::InodeNo;
+use dfs_proto::pb;
+
+use super::row::{InodeRow, Name};
+
+/// The bits of a mode that say the file type, as stat(2) has them.
+pub(super) const S_IFMT: u32 = 0o170_000;
+pub(super) const S_IFSOCK: u32 = 0o140_000;
+pub(super) const S_IFLNK: u32 = 0o120_000;
+pub(super) const S_IFREG: u32 = 0o100_000;
+pub(super) const S_IFBLK: u32 = 0o060_000;
+pub(super) const S_IFDIR: u32 = 0o040_000;
+pub(super) const S_IFCHR: u32 = 0o020_000;
+pub(super) const S_IFIFO: u32 = 0o010_000;
+pub(super) const S_ISUID: u32 = 0o4_000;
+pub(super) const S_ISGID: u32 = 0o2_000;
+pub(super) const S_IXGRP: u32 = 0o010;
+/// What chmod(2) may change.
+pub(super) const PERMISSIONS: u32 = 0o7_777;
+
+/// Most names of an inode, and subdirectories of a directory.
+pub(super) const MAX_LINKS: u32 = 65_000;
+
+/// What a directory's size is shown as.
+const DIRECTORY_SIZE: u64 = 4096;
+
+/// One inode.
+pub(super) struct Inode {
+    pub mode: u32,
+    pub nlink: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub rdev: u32,
+    pub size: u64,
+    pub atime: pb::Time,
+    pub mtime: pb::Time,
+    pub ctime: pb::Time,
+    pub content_version: u64,
+    pub body: Body,
+}
+
+/// What only one kind of inode has.
+pub(super) enum Body {
+    /// `allocated`: bytes that extents cover (derived).
+    File {
+        allocated: u64,
+    },
+    Dir(Box<Dir>),
+    Symlink(Box<[u8]>),
+    /// FIFO, socket, device.
+    Special,
+}
+
+/// The entries of a directory.
+pub(super) struct Dir {
+    pub entries: BTreeMap<Name, InodeNo>,
+    /// Of the root: the root. Of a removed directory: where it was.
+    pub parent: InodeNo,
+}
+
+impl Inode {
+    /// A new inode without a name. `mode` with its file type; all times are `now`.
+    pub fn new(mode: u32, uid: u32, gid: u32, now: pb::Time, body: Body) -> Inode {
+        Inode {
+            mode,
+            nlink: 0,
+            uid,
+            gid,
+            rdev: 0,
+            size: 0,
+            atime: now,
+            mtime: now,
+            ctime: now,
+            content_version: 0,
+            body,
+        }
+    }
+
+    pub fn is_dir(&self) -> bool {
+        matches!(self.body, Body::Dir(_))
+    }
+
+    pub fn is_file(&self) -> bool {
+        matches!(self.body, Body::File { .. })
+    }
+
+    /// For a body of `Dir`.
+    pub fn empty_dir(parent: InodeNo) -> Body {
+        Body::Dir(Box::new(Dir { entries: BTreeMap::new(), parent }))
+    }
+
+    /// As it is shown.
+    pub fn attr(&self, inode: InodeNo) -> pb::Attr {
+        let (size, allocated) = match &self.body {
+            Body::File { allocated } => (self.size, *allocated),
+            Body::Dir(_) => (DIRECTORY_SIZE, 0),
+            Body::Symlink(_) | Body::Special => (self.size, 0),
+        };
+        pb::Attr {
+            inode: inode.0,
+            size,
+            allocated,
+            mode: self.mode,
+            nlink: self.nlink,
+            uid: self.uid,
+            gid: self.gid,
+            rdev: self.rdev,
+            atime: Some(self.atime),
+            mtime: Some(self.mtime),
+            ctime: Some(self.ctime),
+            content_version: self.content_version,
+        }
+    }
+
+    /// As it is stored.
+    pub fn to_row(&self) -> InodeRow {
+        InodeRow {
+            mode: self.mode,
+            nlink: self.nlink,
+            uid: self.uid,
+            gid: self.gid,
+            rdev: self.rdev,
+            size: self.size,
+            atime: self.atime,
+            mtime: self.mtime,
+            ctime: self.ctime,
+            content_version: self.content_version,
+            target: match &self.body {
+                Body::Symlink(target) => Some(target.clone()),
+                Body::File { .. } | Body::Dir(_) | Body::Special => None,
+            },
+        }
+    }
+
+    /// From its row; entries, the parent and allocated bytes are derived later.
+    ///
+    /// # Errors
+    /// What does not fit.
+    pub fn from_row(row: InodeRow) -> Result<Inode, String> {
+        let body = match (row.mode & S_IFMT, row.target) {
+            (S_IFREG, None) => Body::File { allocated: 0 },
+            (S_IFDIR, None) => Inode::empty_dir(InodeNo(0)),
+            (S_IFLNK, Some(target)) if target.len() as u64 == row.size => Body::Symlink(target),
+            (S_IFIFO | S_IFSOCK | S_IFCHR | S_IFBLK, None) => Body::Special,
+            (kind, target) => {
+                let target = if target.is_some() { "a" } else { "no" };
+                return Err(format!("file type {kind:o} with {target} link target, size {}", row.size));
+            }
+        };
+        Ok(Inode {
+            mode: row.mode,
+            nlink: row.nlink,
+            uid: row.uid,
+            gid: row.gid,
+            rdev: row.rdev,
+            size: row.size,
+            atime: row.atime,
+            mtime: row.mtime,
+            ctime: row.ctime,
+            content_version: row.content_version,
+            body,
+        })
+    }
+}

@@ -1,0 +1,249 @@
+//! What must hold of the state, always: checked after a load, and after each command in tests.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dfs_proto::ids::{ChunkId, InodeNo, KeeperId};
+
+use super::State;
+use super::inode::Body;
+use super::upload::Phase;
+
+macro_rules! ensure {
+    ($holds:expr, $($what:tt)+) => {
+        if !$holds {
+            return Err(format!($($what)+));
+        }
+    };
+}
+
+impl State {
+    /// Checks every rule of the tables. Looks at everything: not for every day.
+    ///
+    /// # Errors
+    /// The first rule that does not hold, and where.
+    pub fn check(&self) -> Result<(), String> {
+        self.check_names()?;
+        self.check_extents()?;
+        self.check_chunks()?;
+        self.check_sessions()?;
+        self.check_uploads()?;
+        self.check_orders()
+    }
+
+    fn check_names(&self) -> Result<(), String> {
+        let root = self.inodes.get(&InodeNo::ROOT);
+        ensure!(root.is_some_and(|root| root.is_dir()), "the root directory is missing");
+        let mut names: BTreeMap<InodeNo, u32> = BTreeMap::new();
+        for (&parent, node) in &self.inodes {
+            ensure!(parent.0 != 0, "there is an inode 0");
+            ensure!(parent.0 < self.ids.stored.next_inode, "inode {parent} was never handed out");
+            let Body::Dir(dir) = &node.body else { continue };
+            let mut subdirectories = 0;
+            for inode in dir.entries.values() {
+                *names.entry(*inode).or_default() += 1;
+                let Some(child) = self.inodes.get(inode) else {
+                    return Err(format!(
+                        "directory {parent} has an entry for inode {inode}, which is missing"
+                    ));
+                };
+                if let Body::Dir(child) = &child.body {
+                    subdirectories += 1;
+                    ensure!(
+                        child.parent == parent,
+                        "directory {inode} is in {parent}, not in {}",
+                        child.parent
+                    );
+                }
+            }
+            let removed = node.nlink == 0 && dir.entries.is_empty() && parent != InodeNo::ROOT;
+            ensure!(
+                node.nlink == 2 + subdirectories || removed,
+                "directory {parent} has nlink {} and {subdirectories} subdirectories",
+                node.nlink
+            );
+        }
+        for (inode, node) in &self.inodes {
+            let names = names.get(inode).copied().unwrap_or(0);
+            if node.is_dir() {
+                let want = u32::from(node.nlink > 0 && *inode != InodeNo::ROOT);
+                ensure!(names == want, "directory {inode} has {names} names and nlink {}", node.nlink);
+            } else {
+                ensure!(names == node.nlink, "inode {inode} has {names} names and nlink {}", node.nlink);
+            }
+            let held = self.opens.contains_key(inode);
+            let orphan = self.orphans.contains(inode);
+            ensure!(!orphan || node.nlink == 0 && !held, "inode {inode} is no orphan");
+            ensure!(node.nlink > 0 || held || orphan, "inode {inode} has no name and nobody holds it");
+        }
+        ensure!(self.orphans.iter().all(|inode| self.inodes.contains_key(inode)), "an orphan is gone");
+        for (inode, name) in self.xattrs.keys() {
+            ensure!(self.inodes.contains_key(inode), "inode {inode} is missing and has attribute {name:?}");
+        }
+        self.check_reachable()
+    }
+
+    /// Every directory that has a name can be reached: there is no ring of them.
+    fn check_reachable(&self) -> Result<(), String> {
+        let mut reached = 0;
+        let mut next = vec![InodeNo::ROOT];
+        while let Some(inode) = next.pop() {
+            reached += 1;
+            if let Some(Body::Dir(dir)) = self.inodes.get(&inode).map(|node| &node.body) {
+                let is_dir = |inode: &&InodeNo| self.inodes.get(inode).is_some_and(|node| node.is_dir());
+                next.extend(dir.entries.values().filter(is_dir));
+            }
+        }
+        let named = self.inodes.values().filter(|node| node.is_dir() && node.nlink > 0).count();
+        ensure!(reached == named, "{} directories cannot be reached", named.abs_diff(reached));
+        Ok(())
+    }
+
+    fn check_extents(&self) -> Result<(), String> {
+        let mut allocated: BTreeMap<InodeNo, u64> = BTreeMap::new();
+        let mut refs: BTreeMap<ChunkId, u32> = BTreeMap::new();
+        let mut before = (InodeNo(0), 0);
+        for (&(inode, start), span) in &self.extents {
+            let end = start.saturating_add(u64::from(span.length));
+            let size = self.inodes.get(&inode).filter(|node| node.is_file()).map(|node| node.size);
+            ensure!(size.is_some(), "inode {inode} is missing, or no file, and has an extent at {start}");
+            ensure!(size >= Some(end), "inode {inode}: the extent at {start} reaches past the file's end");
+            ensure!(span.length > 0, "inode {inode}: the extent at {start} is empty");
+            ensure!(before.0 != inode || before.1 <= start, "inode {inode}: extents overlap at {start}");
+            let chunk_end = u64::from(span.chunk_offset) + u64::from(span.length);
+            let Some(chunk) = self.chunks.get(span.chunk) else {
+                return Err(format!("inode {inode}: chunk {} at {start} is missing", span.chunk));
+            };
+            ensure!(
+                chunk_end <= u64::from(chunk.length),
+                "inode {inode}: the extent at {start} leaves its chunk"
+            );
+            *allocated.entry(inode).or_default() += u64::from(span.length);
+            *refs.entry(span.chunk).or_default() += 1;
+            before = (inode, end);
+        }
+        for (inode, node) in &self.inodes {
+            if let Body::File { allocated: kept } = node.body {
+                let counted = allocated.get(inode).copied().unwrap_or(0);
+                ensure!(kept == counted, "inode {inode}: {kept} bytes allocated, extents cover {counted}");
+            }
+        }
+        for (id, chunk) in self.chunks.iter() {
+            let counted = refs.get(&id).copied().unwrap_or(0);
+            ensure!(chunk.refs == counted, "chunk {id} has {} references, {counted} extents", chunk.refs);
+            ensure!(counted > 0, "chunk {id} is in no file");
+        }
+        Ok(())
+    }
+
+    fn check_chunks(&self) -> Result<(), String> {
+        let mut on: BTreeMap<KeeperId, usize> = BTreeMap::new();
+        let (mut wanting, mut surplus) = (0, 0);
+        for (id, chunk) in self.chunks.iter() {
+            ensure!(id.0 != 0 && id.0 < self.ids.stored.next_chunk, "chunk {id} was never handed out");
+            ensure!(!self.uploads.contains_key(&id), "chunk {id} is in the table and on its way");
+            ensure!(chunk.keepers.is_sorted_by(|a, b| a < b), "chunk {id}: keepers are not in order");
+            for keeper in &chunk.keepers {
+                ensure!(
+                    self.keepers.contains_key(keeper),
+                    "chunk {id} is on keeper {keeper}, which is unknown"
+                );
+                *on.entry(*keeper).or_default() += 1;
+            }
+            let live = self.count_live(&chunk.keepers);
+            ensure!(chunk.live == live, "chunk {id} has {live} live copies, its index says {}", chunk.live);
+            let wants = live < self.settings.copies;
+            ensure!(self.chunks.wanting().contains(&(live, id)) == wants, "chunk {id}: wanting is wrong");
+            wanting += usize::from(wants);
+            let too_many = live > self.settings.copies;
+            ensure!(self.chunks.surplus().contains(&id) == too_many, "chunk {id}: surplus is wrong");
+            surplus += usize::from(too_many);
+        }
+        ensure!(self.chunks.wanting().len() == wanting, "chunks that want copies are not in the table");
+        ensure!(self.chunks.surplus().len() == surplus, "surplus chunks are not in the table");
+        for keeper in self.keepers.keys() {
+            ensure!(
+                keeper.0 != 0 && keeper.0 < self.ids.stored.next_keeper,
+                "keeper {keeper}: not handed out"
+            );
+            let copies = on.get(keeper).copied().unwrap_or(0);
+            let index = self.chunks.count_on(*keeper);
+            ensure!(copies == index, "keeper {keeper} has {copies} copies, its index {index}");
+            let strays = self.chunks.on(*keeper).find(|chunk| !self.chunks.has_copy(*chunk, *keeper));
+            ensure!(strays.is_none(), "keeper {keeper}: its index has {strays:?}");
+        }
+        for (chunk, keeper) in self.syncs.unsynced() {
+            let held = self.uploads.get(&chunk).is_some_and(|upload| upload.holders.contains(&keeper));
+            ensure!(held || self.chunks.has_copy(chunk, keeper), "no copy of {chunk} on {keeper} to sync");
+        }
+        Ok(())
+    }
+
+    fn check_sessions(&self) -> Result<(), String> {
+        let mut opens: BTreeMap<InodeNo, u32> = BTreeMap::new();
+        for (inode, count) in self.sessions.values().flat_map(|session| &session.opens) {
+            ensure!(*count > 0, "inode {inode} is open 0 times");
+            *opens.entry(*inode).or_default() += count;
+        }
+        ensure!(opens == self.opens, "inodes held open: {:?}, sessions: {opens:?}", self.opens);
+        for inode in opens.keys() {
+            ensure!(self.inodes.contains_key(inode), "inode {inode} is open and gone");
+        }
+        Ok(())
+    }
+
+    fn check_uploads(&self) -> Result<(), String> {
+        let mut queued = BTreeSet::new();
+        for (id, session) in &self.sessions {
+            for (inode, queue) in &session.pending {
+                ensure!(!queue.is_empty(), "session {id}: an empty queue for inode {inode}");
+                for chunk in queue {
+                    ensure!(queued.insert(*chunk), "chunk {chunk} is queued twice");
+                    let fits = self.uploads.get(chunk).is_some_and(|u| u.session == *id && u.inode == *inode);
+                    ensure!(
+                        fits,
+                        "session {id}: chunk {chunk} is queued for inode {inode} and not under way"
+                    );
+                }
+            }
+        }
+        for (chunk, upload) in &self.uploads {
+            ensure!(queued.contains(chunk), "chunk {chunk} is under way and not queued");
+            ensure!(self.inodes.contains_key(&upload.inode), "chunk {chunk}: inode {} is gone", upload.inode);
+            let stored = matches!(upload.phase, Phase::Stored { .. });
+            ensure!(stored || upload.holders.is_empty(), "chunk {chunk} is held and not stored");
+            ensure!(upload.holders.is_sorted_by(|a, b| a < b), "chunk {chunk}: holders are not in order");
+        }
+        Ok(())
+    }
+
+    fn check_orders(&self) -> Result<(), String> {
+        let mut counts: BTreeMap<KeeperId, (u32, u32, u64)> = BTreeMap::new();
+        for upload in self.uploads.values().filter(|upload| upload.phase == Phase::Ticketed) {
+            for keeper in &upload.placed {
+                counts.entry(*keeper).or_default().2 += u64::from(upload.length);
+            }
+        }
+        for order in self.orders.map.values() {
+            ensure!(order.source != order.destination, "chunk {} is copied to where it is", order.chunk);
+            let length = match (self.chunks.get(order.chunk), self.uploads.get(&order.chunk)) {
+                (Some(chunk), _) => chunk.length,
+                (None, Some(upload)) => upload.length,
+                (None, None) => return Err(format!("chunk {} is gone and being copied", order.chunk)),
+            };
+            counts.entry(order.source).or_default().0 += 1;
+            let destination = counts.entry(order.destination).or_default();
+            destination.1 += 1;
+            destination.2 += u64::from(length);
+        }
+        for (id, keeper) in &self.keepers {
+            let kept = (keeper.orders_out, keeper.orders_in, keeper.pending_bytes);
+            let counted = counts.get(id).copied().unwrap_or_default();
+            ensure!(kept == counted, "keeper {id}: orders and bytes under way are {counted:?}, not {kept:?}");
+        }
+        let index: BTreeSet<(ChunkId, u64)> = self.orders_index().collect();
+        let orders: BTreeSet<(ChunkId, u64)> =
+            self.orders.map.iter().map(|(number, order)| (order.chunk, *number)).collect();
+        ensure!(index == orders, "orders by chunk are {index:?}, not {orders:?}");
+        Ok(())
+    }
+}

@@ -1,0 +1,223 @@
+//! What keepers say that they have, set against the table; and copies that are bad.
+//!
+//! An inventory takes many messages, and the world goes on meanwhile: a copy recorded since it began may be
+//! missing from it, and one dropped since may still be in it. Both are remembered while it lasts.
+
+use std::collections::BTreeSet;
+
+use dfs_proto::ids::{ChunkId, KeeperId};
+use dfs_proto::pb::{self, keeper_down, mount_reply::Result as Reply};
+
+use super::State;
+use super::out::Out;
+
+/// Verifications asked of late that are remembered.
+const VERIFY_KEPT: usize = 10_000;
+
+/// An inventory under way.
+#[derive(Default)]
+pub(super) struct Inventory {
+    seen: BTreeSet<ChunkId>,
+    /// Copies recorded on the keeper since it began.
+    pub recorded: BTreeSet<ChunkId>,
+    /// Copies dropped from the keeper since it began.
+    pub dropped: BTreeSet<ChunkId>,
+}
+
+impl State {
+    pub(super) fn inventory_page(&mut self, id: KeeperId, page: &pb::InventoryPage, out: &mut Out) {
+        // Without a hello before it, or after its last page: not asked for.
+        if self.keepers.get(&id).is_none_or(|keeper| keeper.inventory.is_none()) {
+            return;
+        }
+        for info in &page.chunks {
+            self.inventory_entry(id, info, out);
+        }
+        if page.last {
+            if let Some(inventory) = self.keepers.get_mut(&id).and_then(|keeper| keeper.inventory.take()) {
+                self.inventory_over(id, &inventory, out);
+            }
+            self.start_scan(out);
+        }
+    }
+
+    fn inventory_entry(&mut self, id: KeeperId, info: &pb::ChunkInfo, out: &mut Out) {
+        let chunk = ChunkId(info.chunk);
+        self.ids.chunk_in_use(chunk, out);
+        let Some(inventory) = self.keepers.get_mut(&id).and_then(|keeper| keeper.inventory.as_mut()) else {
+            return;
+        };
+        inventory.seen.insert(chunk);
+        let dropped = inventory.dropped.contains(&chunk);
+        let Some(row) = self.chunks.get(chunk) else {
+            // One that was ticketed and is not in the table yet stays; what else is not there is garbage.
+            if !self.uploads.contains_key(&chunk) {
+                self.delete_at(id, chunk, out);
+            }
+            return;
+        };
+        if row.length == info.length && row.checksum == info.checksum {
+            if !dropped {
+                self.add_copy(chunk, id, out);
+            }
+        } else {
+            self.remove_copy(chunk, id, out);
+            self.ask_to_verify(chunk, id, out);
+        }
+    }
+
+    fn inventory_over(&mut self, id: KeeperId, inventory: &Inventory, out: &mut Out) {
+        let missing =
+            |chunk: &ChunkId| !inventory.seen.contains(chunk) && !inventory.recorded.contains(chunk);
+        let gone: Vec<ChunkId> = self.chunks.on(id).filter(missing).collect();
+        if !gone.is_empty() {
+            tracing::warn!(keeper = %id, chunks = gone.len(), "keeper lacks chunks that it had");
+        }
+        for chunk in gone {
+            self.remove_copy(chunk, id, out);
+        }
+        let gone: Vec<ChunkId> = self
+            .uploads
+            .iter()
+            .filter(|(chunk, upload)| missing(chunk) && upload.holders.contains(&id))
+            .map(|(chunk, _)| *chunk)
+            .collect();
+        for chunk in gone {
+            self.upload_lost_copy(chunk, id);
+        }
+        self.recheck_uploads(out);
+        self.recheck_syncs(out);
+    }
+
+    pub(super) fn bad_copy(&mut self, id: KeeperId, bad: &pb::BadCopy, out: &mut Out) {
+        let chunk = ChunkId(bad.chunk);
+        if let Some(keeper) = self.keepers.get_mut(&id) {
+            keeper.inventory_dropped(chunk);
+        }
+        self.cancel_orders_from(chunk, id);
+        if self.remove_copy(chunk, id, out) {
+            tracing::warn!(keeper = %id, %chunk, "keeper's copy is bad or gone: copying it again");
+            self.replicate_now(chunk, out);
+        }
+        self.upload_lost_copy(chunk, id);
+        self.recheck_uploads(out);
+        self.recheck_syncs(out);
+    }
+
+    pub(super) fn report_bad(&mut self, op: &pb::ReportBad, out: &mut Out) -> Reply {
+        let (chunk, keeper) = (ChunkId(op.chunk), KeeperId(op.keeper));
+        if self.chunks.has_copy(chunk, keeper) {
+            self.ask_to_verify(chunk, keeper, out);
+        }
+        Reply::Empty(pb::Empty {})
+    }
+
+    /// At most once a second for one copy.
+    fn ask_to_verify(&mut self, chunk: ChunkId, keeper: KeeperId, out: &mut Out) {
+        let connected = self.keepers.get(&keeper).is_some_and(|keeper| keeper.connected);
+        if !connected
+            || self.verify_asked.len() >= VERIFY_KEPT
+            || self.verify_asked.contains_key(&(chunk, keeper))
+        {
+            return;
+        }
+        self.verify_asked.insert((chunk, keeper), out.now_ms);
+        out.for_keeper(keeper, keeper_down::Msg::Verify(pb::VerifyChunk { chunk: chunk.0 }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testkit::Kit;
+    use super::*;
+    use dfs_proto::ids::InodeNo;
+
+    fn copies(kit: &Kit, chunk: ChunkId) -> Vec<u64> {
+        kit.state.chunks.get(chunk).unwrap().keepers.iter().map(|k| k.0).collect()
+    }
+
+    #[test]
+    fn an_inventory_adds_removes_and_orders_deletion() {
+        let mut kit = Kit::with_keepers(3);
+        let file = kit.create(InodeNo::ROOT, "f");
+        let lacks = kit.upload(file, 0, 10);
+        let has = kit.upload(file, 10, 10);
+        kit.copy_all();
+        let returns = KeeperId(3);
+        kit.reconnect(returns);
+        let mut infos = vec![kit.info(has)];
+        infos.push(pb::ChunkInfo { chunk: 999, length: 1, checksum: 1 });
+        kit.inventory(returns, infos);
+        assert!(!copies(&kit, lacks).contains(&3));
+        assert!(copies(&kit, has).contains(&3));
+        assert!(kit.was_deleted(returns, ChunkId(999)));
+        // And the missing one is ordered again at once.
+        kit.copy_all();
+        assert_eq!(copies(&kit, lacks), [1, 2, 3]);
+        // An id that somebody has is not handed out.
+        let placed = kit.alloc(file, 0, 1);
+        assert!(placed.chunk > 999);
+    }
+
+    #[test]
+    fn copies_recorded_or_dropped_during_an_inventory_are_not_mistaken() {
+        let mut kit = Kit::with_keepers(2);
+        let file = kit.create(InodeNo::ROOT, "f");
+        let old = kit.upload(file, 0, 10);
+        kit.reconnect(KeeperId(1));
+        let stale = vec![kit.info(old)];
+        let new = kit.upload(file, 50, 10);
+        kit.truncate(file, 0);
+        let newer = kit.upload(file, 0, 10);
+        kit.inventory(KeeperId(1), stale);
+        assert!(kit.state.chunks.get(old).is_none() && kit.state.chunks.get(new).is_none());
+        assert_eq!(copies(&kit, newer), [1, 2]);
+    }
+
+    #[test]
+    fn a_copy_of_another_checksum_does_not_count() {
+        let mut kit = Kit::with_keepers(2);
+        let file = kit.create(InodeNo::ROOT, "f");
+        let chunk = kit.upload(file, 0, 10);
+        kit.reconnect(KeeperId(1));
+        let mut info = kit.info(chunk);
+        info.checksum ^= 1;
+        kit.inventory(KeeperId(1), vec![info]);
+        assert_eq!(copies(&kit, chunk), [2]);
+        assert!(kit.was_verified(KeeperId(1), chunk));
+    }
+
+    #[test]
+    fn a_bad_copy_is_replaced_and_the_last_one_keeps_its_row() {
+        let mut kit = Kit::with_keepers(3);
+        let file = kit.create(InodeNo::ROOT, "f");
+        let chunk = kit.upload(file, 0, 10);
+        kit.copy_all();
+        kit.bad_copy(KeeperId(1), chunk);
+        assert_eq!(copies(&kit, chunk), [2, 3]);
+        kit.copy_all();
+        assert_eq!(copies(&kit, chunk), [1, 2, 3]);
+        for keeper in [1, 2, 3] {
+            kit.bad_copy(KeeperId(keeper), chunk);
+        }
+        assert!(copies(&kit, chunk).is_empty());
+        assert_eq!(kit.state.status(kit.now()).lost, 1);
+        assert_eq!(kit.state.status(kit.now()).lost_files, ["/f"]);
+    }
+
+    #[test]
+    fn reports_are_passed_on_once_a_second() {
+        let mut kit = Kit::with_keepers(1);
+        let file = kit.create(InodeNo::ROOT, "f");
+        let chunk = kit.upload(file, 0, 10);
+        let report = pb::ReportBad { chunk: chunk.0, keeper: 1, error: None };
+        let mut asked = 0;
+        for _ in 0..10 {
+            kit.sent.clear();
+            kit.ok(pb::mount_request::Op::ReportBad(report.clone()));
+            asked += usize::from(kit.was_verified(KeeperId(1), chunk));
+            kit.pass_ms(200);
+        }
+        assert_eq!(asked, 2);
+    }
+}

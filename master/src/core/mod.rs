@@ -1,0 +1,209 @@
+//! The pure core of the Master Tracker: `apply(command, now)` changes [`State`] and says which rows to
+//! store and what to send. No clock, no randomness, no I/O, no await: the same commands at the same times
+//! always give the same state. Everything that decides anything is here.
+//!
+//! - [`command`], [`row`]: what goes in and comes out, and what is stored. `out` collects it.
+//! - `load`: the state from its rows. `invariants`: what must hold of it, always.
+//! - `inode`, `namespace`, `rename`, `attr`, `xattr`: names and attributes, as POSIX has them.
+//! - `content`: extents. `chunks`: chunks, their reference counts and copies, and indexes over them.
+//! - `session`: mounts, what they hold open, and inodes without a name. `request`: their requests.
+//! - `upload`: steps 1, 2, 4 to 7; `commit`: what becomes visible, in which order.
+//! - `keepers`, `inventory`, `grant`: who is alive, what they have, and tickets for them.
+//! - `replicate`: who copies what to whom, and trimming. `sync`: fsync.
+//! - `report`, `lookup_table`: what operators see.
+//!
+//! Stored: counters, inodes, dentries, extents, chunks with their copies, extended attributes, keepers.
+//! All else (liveness, sessions, uploads under way, copy orders, what is synced) is learned again after
+//! a restart. `now` should come from a clock that never jumps: all time limits hang on it.
+
+mod attr;
+mod chunks;
+pub mod command;
+mod commit;
+mod content;
+mod grant;
+mod ids;
+mod inode;
+mod invariants;
+mod inventory;
+mod keepers;
+mod load;
+mod lookup_table;
+mod namespace;
+mod out;
+mod rename;
+mod replicate;
+mod report;
+mod request;
+pub mod row;
+mod session;
+mod sync;
+mod upload;
+mod xattr;
+
+#[cfg(test)]
+mod namespace_tests;
+#[cfg(test)]
+mod random_tests;
+#[cfg(test)]
+mod testkit;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use dfs_proto::ids::{ChunkId, InodeNo, KeeperId, SessionId};
+use dfs_proto::pb;
+
+pub use command::{Applied, Command, Effect, Settings};
+pub use load::CorruptRow;
+pub use lookup_table::LookupCursor;
+pub use row::{Row, RowChange, RowKey};
+
+use chunks::Chunks;
+use content::Span;
+use ids::Ids;
+use inode::{Body, Inode};
+use keepers::Keeper;
+use out::Out;
+use replicate::Orders;
+use row::{ExtentRow, Name};
+use session::Session;
+use sync::Syncs;
+use upload::Upload;
+
+/// Everything that the master knows.
+///
+/// Tables are ordered maps, not hash maps: their order decides who comes first, and must be the same in
+/// every run.
+pub struct State {
+    settings: Settings,
+    ids: Ids,
+    inodes: BTreeMap<InodeNo, Box<Inode>>,
+    /// By (inode, file offset). Those of one inode never overlap.
+    extents: BTreeMap<(InodeNo, u64), Span>,
+    xattrs: BTreeMap<(InodeNo, Name), Bytes>,
+    chunks: Chunks,
+    keepers: BTreeMap<KeeperId, Keeper>,
+
+    sessions: BTreeMap<SessionId, Session>,
+    /// How often each inode is held open, over all sessions.
+    opens: BTreeMap<InodeNo, u32>,
+    /// Inodes without a name that nobody is known to hold, kept until `grace_until_ms`: after a restart
+    /// the mounts that hold them have yet to come back.
+    orphans: BTreeSet<InodeNo>,
+    grace_until_ms: i64,
+
+    /// Ticketed, and not yet in the table.
+    uploads: BTreeMap<ChunkId, Upload>,
+    orders: Orders,
+    syncs: Syncs,
+    /// When a keeper was last asked to verify its copy, in ms; at most once a second.
+    verify_asked: BTreeMap<(ChunkId, KeeperId), i64>,
+    next_nonce: u64,
+    /// Grows with each placement; the keeper with the lowest number is next.
+    placements: u64,
+    loading: load::Loading,
+}
+
+impl State {
+    /// An empty state: give it rows ([`State::load_row`], then [`State::finish_load`]), or make it a fresh
+    /// cluster ([`State::bootstrap`]).
+    pub fn new(settings: Settings) -> State {
+        State {
+            next_nonce: settings.master_epoch,
+            settings,
+            ids: Ids::fresh(),
+            inodes: BTreeMap::new(),
+            extents: BTreeMap::new(),
+            xattrs: BTreeMap::new(),
+            chunks: Chunks::default(),
+            keepers: BTreeMap::new(),
+            sessions: BTreeMap::new(),
+            opens: BTreeMap::new(),
+            orphans: BTreeSet::new(),
+            grace_until_ms: i64::MIN,
+            uploads: BTreeMap::new(),
+            orders: Orders::default(),
+            syncs: Syncs::default(),
+            verify_asked: BTreeMap::new(),
+            placements: 0,
+            loading: load::Loading::default(),
+        }
+    }
+
+    /// Makes a fresh cluster of an empty state: the root directory and the counters. Returns its rows.
+    pub fn bootstrap(&mut self, now: pb::Time) -> Vec<RowChange> {
+        let mut out = Out::new(now);
+        let mut root = Inode::new(inode::S_IFDIR | 0o755, 0, 0, now, Inode::empty_dir(InodeNo::ROOT));
+        root.nlink = 2;
+        self.inodes.insert(InodeNo::ROOT, Box::new(root));
+        out.touch(RowKey::Inode(InodeNo::ROOT));
+        out.touch(RowKey::Counters);
+        out.finish(self).changes
+    }
+
+    /// Does one command. Never fails: what cannot be done is answered with an error.
+    pub fn apply(&mut self, command: Command, now: pb::Time) -> Applied {
+        let mut out = Out::new(now);
+        match command {
+            Command::MountHello { fresh, hello } => self.mount_hello(fresh, &hello, &mut out),
+            Command::Mount { session, request } => self.mount_request(session, request, &mut out),
+            Command::MountGone(session) => self.mount_gone(session, &mut out),
+            Command::KeeperHello(hello) => self.keeper_hello(hello, &mut out),
+            Command::Keeper { keeper, msg } => self.keeper_says(keeper, msg, &mut out),
+            Command::KeeperGone(keeper) => self.keeper_gone(keeper, &mut out),
+            Command::Tick => self.tick(&mut out),
+        }
+        out.finish(self)
+    }
+
+    fn tick(&mut self, out: &mut Out) {
+        self.find_dead_keepers(out);
+        self.expire_orders(out);
+        self.expire_uploads(out);
+        self.expire_sessions(out);
+        self.reap_after_grace(out);
+        self.expire_syncs(out);
+        self.verify_asked.retain(|_, asked_ms| out.now_ms.saturating_sub(*asked_ms) < VERIFY_EVERY_MS);
+        self.recheck_uploads(out);
+        self.replicate_tick(out);
+    }
+
+    /// Was nothing loaded? Then the store is that of a cluster yet to be made.
+    pub fn is_empty(&self) -> bool {
+        self.inodes.is_empty() && self.keepers.is_empty() && self.loading.is_empty()
+    }
+
+    /// A row as it is to be stored now; `None`: there is none.
+    fn row(&self, key: &RowKey) -> Option<Row> {
+        Some(match key {
+            RowKey::Counters => Row::Counters(self.ids.stored),
+            RowKey::Inode(inode) => Row::Inode(*inode, self.inodes.get(inode)?.to_row()),
+            RowKey::Dentry { parent, name } => match &self.inodes.get(parent)?.body {
+                Body::Dir(dir) => {
+                    Row::Dentry { parent: *parent, name: name.clone(), inode: *dir.entries.get(name)? }
+                }
+                Body::File { .. } | Body::Symlink(_) | Body::Special => return None,
+            },
+            RowKey::Extent { inode, file_offset } => {
+                let span = self.extents.get(&(*inode, *file_offset))?;
+                let row = ExtentRow {
+                    file_offset: *file_offset,
+                    length: u64::from(span.length),
+                    chunk: span.chunk,
+                    chunk_offset: span.chunk_offset,
+                };
+                Row::Extent(*inode, row)
+            }
+            RowKey::Chunk(chunk) => Row::Chunk(*chunk, self.chunks.get(*chunk)?.to_row()),
+            RowKey::Xattr { inode, name } => {
+                let value = self.xattrs.get(&(*inode, name.clone()))?.clone();
+                Row::Xattr { inode: *inode, name: name.clone(), value }
+            }
+            RowKey::Keeper(keeper) => Row::Keeper(*keeper, self.keepers.get(keeper)?.row.clone()),
+        })
+    }
+}
+
+/// Between two requests to a keeper to verify one copy.
+const VERIFY_EVERY_MS: i64 = 1_000;

@@ -1,0 +1,120 @@
+//! What a command collects while it runs: touched rows, effects, inodes that are shown.
+//!
+//! A handler changes the state and says which rows it touched; when the command is over, each touched row is
+//! read from the state once. So what is stored cannot differ from what is in memory, and a row that a command
+//! changes five times is stored once.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dfs_proto::error::{DfsError, ErrorCode};
+use dfs_proto::ids::{ChunkId, InodeNo, KeeperId, SessionId};
+use dfs_proto::pb::{self, keeper_down, mount_down};
+
+use super::State;
+use super::command::{Applied, Effect};
+use super::row::{RowChange, RowKey};
+
+/// The result of most handlers.
+pub(super) type Res<T> = Result<T, DfsError>;
+
+/// An error with its words.
+pub(super) fn fail<T>(code: ErrorCode, message: impl Into<String>) -> Res<T> {
+    Err(DfsError::new(code, message))
+}
+
+/// Chunks in one message of a list, so that it stays far below the largest message.
+const LIST_LEN: usize = 8192;
+
+/// One command's output.
+pub(super) struct Out {
+    pub now: pb::Time,
+    pub now_ms: i64,
+    answer: Option<Effect>,
+    effects: Vec<Effect>,
+    shows: Vec<InodeNo>,
+    touched: BTreeSet<RowKey>,
+    deletes: BTreeMap<KeeperId, BTreeSet<u64>>,
+    syncs: BTreeMap<KeeperId, BTreeSet<u64>>,
+}
+
+impl Out {
+    pub fn new(now: pb::Time) -> Out {
+        Out {
+            now,
+            now_ms: now.as_millis(),
+            answer: None,
+            effects: Vec::new(),
+            shows: Vec::new(),
+            touched: BTreeSet::new(),
+            deletes: BTreeMap::new(),
+            syncs: BTreeMap::new(),
+        }
+    }
+
+    /// The direct answer to the command: leaves first.
+    pub fn answer(&mut self, effect: Effect) {
+        self.answer = Some(effect);
+    }
+
+    /// Something for a mount.
+    pub fn for_mount(&mut self, session: SessionId, msg: mount_down::Msg) {
+        self.effects.push(Effect::ToMount(session, msg));
+    }
+
+    /// Something for a keeper.
+    pub fn for_keeper(&mut self, keeper: KeeperId, msg: keeper_down::Msg) {
+        self.effects.push(Effect::ToKeeper(keeper, msg));
+    }
+
+    /// An effect of this command shows the state of this inode.
+    pub fn show(&mut self, inode: InodeNo) {
+        self.shows.push(inode);
+    }
+
+    /// This row was changed, added or removed.
+    pub fn touch(&mut self, key: RowKey) {
+        self.touched.insert(key);
+    }
+
+    /// Lists are sent at the end of the command, deletions before everything but the answer: an order in
+    /// the same command to copy the chunk to that keeper again must come after.
+    pub fn delete(&mut self, keeper: KeeperId, chunk: ChunkId) {
+        self.deletes.entry(keeper).or_default().insert(chunk.0);
+    }
+
+    /// A keeper is to sync this chunk.
+    pub fn sync(&mut self, keeper: KeeperId, chunk: ChunkId) {
+        self.syncs.entry(keeper).or_default().insert(chunk.0);
+    }
+
+    /// The command is over.
+    pub fn finish(mut self, state: &State) -> Applied {
+        let mut effects: Vec<Effect> = self.answer.take().into_iter().collect();
+        lists(&mut effects, self.deletes, |chunks| keeper_down::Msg::Delete(pb::DeleteChunks { chunks }));
+        effects.append(&mut self.effects);
+        lists(&mut effects, self.syncs, |chunks| keeper_down::Msg::Sync(pb::SyncChunks { chunks }));
+        Applied {
+            changes: self
+                .touched
+                .into_iter()
+                .map(|key| match state.row(&key) {
+                    Some(row) => RowChange::Put(row),
+                    None => RowChange::Delete(key),
+                })
+                .collect(),
+            effects,
+            shows: self.shows,
+        }
+    }
+}
+
+fn lists(
+    effects: &mut Vec<Effect>,
+    by_keeper: BTreeMap<KeeperId, BTreeSet<u64>>,
+    msg: fn(Vec<u64>) -> keeper_down::Msg,
+) {
+    for (keeper, chunks) in by_keeper {
+        let chunks: Vec<u64> = chunks.into_iter().collect();
+        effects.extend(chunks.chunks(LIST_LEN).map(|page| Effect::ToKeeper(keeper, msg(page.to_vec()))));
+    }
+}

@@ -1,0 +1,425 @@
+//! Copies: who copies what to whom until every chunk has `copies` live ones, and trimming of what is too much.
+//!
+//! A pass over the chunks that want copies (`Chunks::wanting`, most endangered first) begins every
+//! `replicate_every_ms`, and at once when a keeper dies, leaves or comes. It goes on as orders end, a bounded
+//! step at a time, since a keeper has few orders at once. A single chunk is looked at when it is recorded or
+//! loses a copy.
+//!
+//! What must hold: source and destination of an order are two keepers, the source has the chunk, the
+//! destination has not; each keeper's counts of orders and bytes under way are those of `Orders::map`.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dfs_proto::ids::{ChunkId, KeeperId};
+use dfs_proto::pb::{self, keeper_down};
+
+use super::State;
+use super::grant::WRITE_LIFETIME_MS;
+use super::out::Out;
+use super::upload::Phase;
+
+/// Orders at once of one keeper as source, and as destination.
+const MAX_ORDERS: u32 = 4;
+/// As many more for chunks that a client waits for.
+const MAX_URGENT_ORDERS: u32 = 2 * MAX_ORDERS;
+/// An order that has not ended after this is forgotten.
+const ORDER_LIFETIME_MS: i64 = 60_000;
+/// A pair of keepers that failed to copy a chunk is not asked again for this long.
+const SHUN_MS: i64 = 10_000;
+/// After a restart, copies that are missing are not made before this.
+const QUIET_AFTER_LOAD_MS: i64 = 2 * dfs_proto::DEAD_AFTER_MS as i64;
+/// Chunks that one step of a pass looks at.
+const STEP: usize = 512;
+
+/// One transfer from keeper to keeper.
+pub(super) struct Order {
+    pub chunk: ChunkId,
+    pub source: KeeperId,
+    pub destination: KeeperId,
+    length: u32,
+    deadline_ms: i64,
+}
+
+/// All of them, and how far the pass is.
+#[derive(Default)]
+pub(super) struct Orders {
+    pub map: BTreeMap<u64, Order>,
+    by_chunk: BTreeSet<(ChunkId, u64)>,
+    last: u64,
+    /// (chunk, source, destination) that failed, until when.
+    shunned: BTreeMap<(ChunkId, KeeperId, KeeperId), i64>,
+    /// Where the pass over chunks that want copies is; `None`: it is over.
+    cursor: Option<(u32, ChunkId)>,
+    /// This pass left out chunks because keepers were busy.
+    left_out: bool,
+    trim_cursor: Option<ChunkId>,
+    next_pass_ms: i64,
+    /// No pass before this.
+    quiet_until_ms: i64,
+}
+
+impl Orders {
+    /// Where copies of a chunk are on their way to.
+    fn destinations(&self, chunk: ChunkId) -> Vec<KeeperId> {
+        self.of(chunk).filter_map(|order| self.map.get(&order)).map(|order| order.destination).collect()
+    }
+
+    fn of(&self, chunk: ChunkId) -> impl Iterator<Item = u64> {
+        self.by_chunk.range((chunk, 0)..=(chunk, u64::MAX)).map(|(_, order)| *order)
+    }
+}
+
+/// What came of looking at one chunk.
+#[derive(PartialEq, Eq)]
+enum Looked {
+    /// It has its copies, or they are on their way, or nobody could take or give them.
+    Done,
+    /// Keepers that could have too many orders now.
+    Busy,
+}
+
+/// A chunk that is to be copied.
+struct Subject {
+    info: pb::ChunkInfo,
+    holders: Vec<KeeperId>,
+    /// Live copies wanted.
+    want: u32,
+    max_orders: u32,
+}
+
+impl State {
+    fn subject(&self, chunk: ChunkId) -> Option<Subject> {
+        if let Some(row) = self.chunks.get(chunk) {
+            let want = self.settings.copies;
+            let holders = row.keepers.clone();
+            return Some(Subject { info: row.info(chunk), holders, want, max_orders: MAX_ORDERS });
+        }
+        let upload = self.uploads.get(&chunk)?;
+        let Phase::Stored { checksum } = upload.phase else { return None };
+        let info = pb::ChunkInfo { chunk: chunk.0, length: upload.length, checksum };
+        let (want, holders) = (self.copies_needed(upload), upload.holders.clone());
+        Some(Subject { info, holders, want, max_orders: MAX_URGENT_ORDERS })
+    }
+
+    /// The live keeper that the chunk is copied from: the least busy. `refused` cannot.
+    fn get_source_machine(&self, subject: &Subject, refused: &[KeeperId]) -> Option<KeeperId> {
+        subject
+            .holders
+            .iter()
+            .filter(|id| !refused.contains(id))
+            .filter_map(|id| self.keepers.get(id).map(|keeper| (id, keeper)))
+            .filter(|(_, keeper)| keeper.alive && keeper.connected && keeper.orders_out < subject.max_orders)
+            .min_by_key(|(id, keeper)| (keeper.orders_out, keeper.load.active_reads, **id))
+            .map(|(id, _)| *id)
+    }
+
+    /// The live keeper that gets the copy: one that has none, on another host if there is one, then the
+    /// one with the fewest orders, then the emptiest.
+    fn select_machine_to_copy_to(
+        &self,
+        chunk: ChunkId,
+        subject: &Subject,
+        source: KeeperId,
+    ) -> Option<KeeperId> {
+        let coming = self.orders.destinations(chunk);
+        let taken = |id: &KeeperId| subject.holders.contains(id) || coming.contains(id) || *id == source;
+        let hosts: BTreeSet<&String> = subject
+            .holders
+            .iter()
+            .filter(|id| self.is_alive(**id))
+            .chain(&coming)
+            .filter_map(|id| self.host_of(*id))
+            .collect();
+        self.keepers
+            .iter()
+            .filter(|(id, keeper)| {
+                !taken(id)
+                    && keeper.is_writable()
+                    && keeper.has_room(subject.info.length)
+                    && keeper.orders_in < subject.max_orders
+                    && !self.orders.shunned.contains_key(&(chunk, source, **id))
+            })
+            .min_by_key(|(id, keeper)| {
+                let free = keeper.load.free.saturating_sub(keeper.pending_bytes);
+                (hosts.contains(&keeper.row.host), keeper.orders_in, std::cmp::Reverse(free), **id)
+            })
+            .map(|(id, _)| *id)
+    }
+
+    /// Tells both: the destination what will come, then the source where to send it.
+    fn notify_machine_data_transfer(
+        &mut self,
+        info: pb::ChunkInfo,
+        source: KeeperId,
+        destination: KeeperId,
+        out: &mut Out,
+    ) {
+        assert_ne!(source, destination, "a chunk cannot be copied to where it is");
+        let chunk = ChunkId(info.chunk);
+        self.orders.last += 1;
+        let number = self.orders.last;
+        let deadline_ms = out.now_ms + ORDER_LIFETIME_MS;
+        let order = Order { chunk, source, destination, length: info.length, deadline_ms };
+        self.orders.map.insert(number, order);
+        self.orders.by_chunk.insert((chunk, number));
+        if let Some(keeper) = self.keepers.get_mut(&source) {
+            keeper.orders_out += 1;
+        }
+        if let Some(keeper) = self.keepers.get_mut(&destination) {
+            keeper.orders_in += 1;
+            keeper.pending_bytes += u64::from(info.length);
+        }
+        let expires_ms = out.now_ms + WRITE_LIFETIME_MS;
+        let grant = self.grant(chunk, pb::TicketOp::Copy, &[destination], info.length, expires_ms);
+        let expect = pb::ExpectChunk { order: number, info: Some(info), source: source.0 };
+        out.for_keeper(destination, keeper_down::Msg::Expect(expect));
+        let push = pb::PushChunk { order: number, chunk: chunk.0, grant: Some(grant) };
+        out.for_keeper(source, keeper_down::Msg::Push(push));
+    }
+
+    /// Orders what one chunk lacks.
+    fn look_at(&mut self, chunk: ChunkId, out: &mut Out) -> Looked {
+        let Some(subject) = self.subject(chunk) else { return Looked::Done };
+        let live = self.count_live(&subject.holders);
+        if live == 0 {
+            return Looked::Done;
+        }
+        let coming = u32::try_from(self.orders.of(chunk).count()).unwrap_or(u32::MAX);
+        for _ in live.saturating_add(coming)..subject.want {
+            let mut refused = Vec::new();
+            let pair = loop {
+                let Some(source) = self.get_source_machine(&subject, &refused) else { break None };
+                match self.select_machine_to_copy_to(chunk, &subject, source) {
+                    Some(destination) => break Some((source, destination)),
+                    None => refused.push(source),
+                }
+            };
+            match pair {
+                Some((source, destination)) => {
+                    self.notify_machine_data_transfer(subject.info, source, destination, out);
+                }
+                None if self.is_busy(&subject) => return Looked::Busy,
+                None => return Looked::Done,
+            }
+        }
+        Looked::Done
+    }
+
+    /// Could it be that some keeper only has too many orders?
+    fn is_busy(&self, subject: &Subject) -> bool {
+        let full = |id: &KeeperId, orders: u32| orders >= subject.max_orders && self.is_alive(*id);
+        self.keepers.iter().any(|(id, keeper)| {
+            if subject.holders.contains(id) {
+                full(id, keeper.orders_out)
+            } else {
+                full(id, keeper.orders_in) && keeper.is_writable()
+            }
+        })
+    }
+
+    /// Looks at one chunk now; if keepers are busy, the pass comes to it.
+    pub(super) fn replicate_now(&mut self, chunk: ChunkId, out: &mut Out) {
+        if self.look_at(chunk, out) == Looked::Busy && self.orders.cursor.is_none() {
+            self.orders.cursor = Some((0, ChunkId(0)));
+        }
+    }
+
+    /// Begins a pass.
+    pub(super) fn start_scan(&mut self, out: &mut Out) {
+        self.orders.cursor = Some((0, ChunkId(0)));
+        self.orders.left_out = false;
+        self.orders.trim_cursor = Some(ChunkId(0));
+        self.go_on(out);
+    }
+
+    /// After a restart of the master no keeper is live at first: they are given time to come back before
+    /// their chunks are copied.
+    pub(super) fn be_quiet_after_load(&mut self, now_ms: i64) {
+        self.orders.quiet_until_ms = now_ms.saturating_add(QUIET_AFTER_LOAD_MS);
+    }
+
+    /// One step of the pass.
+    fn go_on(&mut self, out: &mut Out) {
+        if out.now_ms < self.orders.quiet_until_ms {
+            return;
+        }
+        for _ in 0..STEP {
+            let Some(cursor) = self.orders.cursor else { return };
+            if !self.has_free_slots() {
+                return;
+            }
+            let Some(&(live, chunk)) = self.chunks.wanting().range(cursor..).next() else {
+                // Those that were left out get another pass, with the next step.
+                self.orders.cursor = self.orders.left_out.then_some((0, ChunkId(0)));
+                self.orders.left_out = false;
+                return;
+            };
+            self.orders.cursor = Some((live, ChunkId(chunk.0.saturating_add(1))));
+            if self.look_at(chunk, out) == Looked::Busy {
+                self.orders.left_out = true;
+            }
+        }
+    }
+
+    fn has_free_slots(&self) -> bool {
+        let mut keepers = self.keepers.values().filter(|keeper| keeper.alive && keeper.connected);
+        let mut others = keepers.clone();
+        keepers.any(|keeper| keeper.orders_out < MAX_ORDERS)
+            && others.any(|keeper| keeper.is_writable() && keeper.orders_in < MAX_ORDERS)
+    }
+
+    pub(super) fn replicate_tick(&mut self, out: &mut Out) {
+        if out.now_ms >= self.orders.next_pass_ms {
+            let every_ms = i64::try_from(self.settings.replicate_every_ms).unwrap_or(i64::MAX);
+            self.orders.next_pass_ms = out.now_ms.saturating_add(every_ms);
+            self.start_scan(out);
+        } else {
+            self.go_on(out);
+        }
+        self.trim(out);
+    }
+
+    /// Deletes what is too much, one copy of a chunk at a time: of those on stable storage the one on the
+    /// fullest keeper, if after it `copies` on stable storage are left.
+    fn trim(&mut self, out: &mut Out) {
+        let Some(from) = self.orders.trim_cursor else { return };
+        let step: Vec<ChunkId> = self.chunks.surplus().range(from..).take(STEP).copied().collect();
+        self.orders.trim_cursor = step.last().map(|chunk| ChunkId(chunk.0.saturating_add(1)));
+        for chunk in step {
+            let Some(row) = self.chunks.get(chunk) else { continue };
+            let synced: Vec<KeeperId> = row
+                .keepers
+                .iter()
+                .copied()
+                .filter(|id| self.is_alive(*id) && self.syncs.is_synced(chunk, *id))
+                .collect();
+            if synced.len() <= self.settings.copies as usize {
+                continue;
+            }
+            let fullest = synced
+                .into_iter()
+                .filter_map(|id| self.keepers.get(&id).map(|keeper| (id, keeper)))
+                .filter(|(_, keeper)| keeper.connected)
+                .min_by_key(|(id, keeper)| (keeper.load.free, *id))
+                .map(|(id, _)| id);
+            if let Some(keeper) = fullest {
+                self.cancel_orders_from(chunk, keeper);
+                self.remove_copy(chunk, keeper, out);
+                self.delete_at(keeper, chunk, out);
+            }
+        }
+    }
+
+    /// A copy has arrived.
+    pub(super) fn copied(&mut self, by: KeeperId, copied: &pb::Copied, out: &mut Out) {
+        let Some(info) = copied.info else { return };
+        let chunk = ChunkId(info.chunk);
+        self.end_order(copied.order, chunk, |order| order.destination == by);
+        match self.subject(chunk) {
+            Some(subject) if subject.info == info => {
+                if self.chunks.get(chunk).is_none() {
+                    self.upload_gained_copy(chunk, by, false);
+                    self.advance(chunk, out);
+                } else if self.add_copy(chunk, by, out) {
+                    self.syncs.add(chunk, by);
+                    if let Some(keeper) = self.keepers.get_mut(&by) {
+                        keeper.took(info.length);
+                        keeper.inventory_recorded(chunk);
+                    }
+                    self.ask_sync_if_waited_for(chunk, out);
+                }
+            }
+            // Gone meanwhile, or other bytes than we know of: worth nothing.
+            _ => {
+                self.remove_copy(chunk, by, out);
+                self.delete_at(by, chunk, out);
+            }
+        }
+        self.go_on(out);
+    }
+
+    pub(super) fn copy_failed(&mut self, by: KeeperId, failed: &pb::CopyFailed, out: &mut Out) {
+        let chunk = ChunkId(failed.chunk);
+        let ended =
+            self.end_order(failed.order, chunk, |order| order.source == by || order.destination == by);
+        if let Some(order) = ended {
+            self.shun(&order, out.now_ms);
+            self.replicate_now(chunk, out);
+        }
+        self.go_on(out);
+    }
+
+    fn shun(&mut self, order: &Order, now_ms: i64) {
+        self.orders.shunned.insert((order.chunk, order.source, order.destination), now_ms + SHUN_MS);
+    }
+
+    pub(super) fn expire_orders(&mut self, out: &mut Out) {
+        self.orders.shunned.retain(|_, until_ms| *until_ms > out.now_ms);
+        let late: Vec<(u64, ChunkId)> = self
+            .orders
+            .map
+            .iter()
+            .filter(|(_, order)| out.now_ms >= order.deadline_ms)
+            .map(|(number, order)| (*number, order.chunk))
+            .collect();
+        for (number, chunk) in late {
+            if let Some(order) = self.end_order(number, chunk, |_| true) {
+                self.shun(&order, out.now_ms);
+                self.replicate_now(chunk, out);
+            }
+        }
+    }
+
+    fn end_order(&mut self, number: u64, chunk: ChunkId, is_it: impl Fn(&Order) -> bool) -> Option<Order> {
+        self.orders.map.get(&number).filter(|order| order.chunk == chunk && is_it(order))?;
+        let order = self.orders.map.remove(&number)?;
+        self.orders.by_chunk.remove(&(chunk, number));
+        if let Some(keeper) = self.keepers.get_mut(&order.source) {
+            keeper.orders_out = keeper.orders_out.saturating_sub(1);
+        }
+        if let Some(keeper) = self.keepers.get_mut(&order.destination) {
+            keeper.orders_in = keeper.orders_in.saturating_sub(1);
+        }
+        self.not_pending(order.destination, order.length);
+        Some(order)
+    }
+
+    /// The chunk is not wanted any more.
+    pub(super) fn cancel_orders_of(&mut self, chunk: ChunkId) {
+        let orders: Vec<u64> = self.orders.of(chunk).collect();
+        for number in orders {
+            self.end_order(number, chunk, |_| true);
+        }
+    }
+
+    /// The keeper cannot give this chunk any more.
+    pub(super) fn cancel_orders_from(&mut self, chunk: ChunkId, source: KeeperId) {
+        let orders: Vec<u64> = self.orders.of(chunk).collect();
+        for number in orders {
+            self.end_order(number, chunk, |order| order.source == source);
+        }
+    }
+
+    /// The keeper is gone.
+    pub(super) fn cancel_orders_at(&mut self, keeper: KeeperId) {
+        let orders: Vec<(u64, ChunkId)> = self
+            .orders
+            .map
+            .iter()
+            .filter(|(_, order)| order.source == keeper || order.destination == keeper)
+            .map(|(number, order)| (*number, order.chunk))
+            .collect();
+        for (number, chunk) in orders {
+            self.end_order(number, chunk, |_| true);
+        }
+    }
+
+    /// What invariants look at: by chunk, the numbers of its orders.
+    pub(super) fn orders_index(&self) -> impl Iterator<Item = (ChunkId, u64)> {
+        self.orders.by_chunk.iter().copied()
+    }
+}
+
+#[cfg(test)]
+#[path = "replicate_tests.rs"]
+mod tests;

@@ -1,0 +1,97 @@
+//! What operators see of the cluster and its keepers. From memory; changes nothing.
+
+use std::collections::BTreeSet;
+
+use dfs_proto::ids::{ChunkId, InodeNo};
+use dfs_proto::pb;
+
+use super::State;
+use super::lookup_table::Walk;
+
+/// Most names of lost files.
+const MAX_LOST_FILES: usize = 100;
+
+impl State {
+    /// The cluster as a whole. Looks at every inode.
+    pub fn status(&self, _now: pb::Time) -> pb::ClusterStatus {
+        let (mut files, mut directories, mut bytes) = (0, 0, 0u64);
+        for node in self.inodes.values() {
+            if node.is_file() {
+                files += 1;
+                bytes = bytes.saturating_add(node.size);
+            } else if node.is_dir() {
+                directories += 1;
+            }
+        }
+        let fewer = |live: u32| self.chunks.wanting().range(..(live, ChunkId(0))).count() as u64;
+        let live = self.keepers.values().filter(|keeper| keeper.alive).count();
+        let alive = self.keepers.iter().filter(|(_, keeper)| keeper.alive);
+        let copies = alive.map(|(id, _)| self.chunks.count_on(*id) as u64).sum();
+        let (total_bytes, free_bytes, _) = self.capacity();
+        pb::ClusterStatus {
+            cluster: self.settings.cluster.to_string(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            files,
+            directories,
+            bytes,
+            chunks: self.chunks.len() as u64,
+            copies,
+            endangered: fewer(self.settings.min_copies),
+            under_replicated: fewer(self.settings.copies),
+            lost: fewer(1),
+            keepers_live: live as u64,
+            keepers_dead: (self.keepers.len() - live) as u64,
+            want_copies: self.settings.copies,
+            min_copies: self.settings.min_copies,
+            chunk_size: self.settings.chunk_size,
+            mounts: self.sessions.values().filter(|session| session.connected).count() as u64,
+            total_bytes,
+            free_bytes,
+            lost_files: self.lost_files(),
+            copies_under_way: self.orders.map.len() as u64,
+        }
+    }
+
+    fn lost_files(&self) -> Vec<String> {
+        let lost: BTreeSet<ChunkId> =
+            self.chunks.wanting().range(..(1, ChunkId(0))).map(|(_, chunk)| *chunk).collect();
+        if lost.is_empty() {
+            return Vec::new();
+        }
+        let inodes: BTreeSet<InodeNo> = self
+            .extents
+            .iter()
+            .filter(|(_, span)| lost.contains(&span.chunk))
+            .map(|((inode, _), _)| *inode)
+            .collect();
+        Walk::new(self, InodeNo::ROOT, b"/")
+            .filter(|(_, inode)| inodes.contains(inode))
+            .map(|(path, _)| String::from_utf8_lossy(&path).into_owned())
+            .take(MAX_LOST_FILES)
+            .collect()
+    }
+
+    /// Every keeper that has ever joined, by id.
+    pub fn keepers(&self, now: pb::Time) -> Vec<pb::KeeperRow> {
+        let now_ms = now.as_millis();
+        self.keepers
+            .iter()
+            .map(|(id, keeper)| pb::KeeperRow {
+                keeper: id.0,
+                address: keeper.row.address.clone(),
+                data_dir: keeper.row.data_dir.clone(),
+                host: keeper.row.host.clone(),
+                version: keeper.row.version.clone(),
+                alive: keeper.alive,
+                last_heard_ms: u64::try_from(now_ms.saturating_sub(keeper.last_heard_ms)).unwrap_or(0),
+                total: keeper.load.total,
+                used: keeper.load.used,
+                free: keeper.load.free,
+                chunks: self.chunks.count_on(*id) as u64,
+                bytes_read: keeper.load.bytes_read,
+                bytes_written: keeper.load.bytes_written,
+                read_only: keeper.load.read_only,
+            })
+            .collect()
+    }
+}

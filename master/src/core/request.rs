@@ -1,0 +1,69 @@
+//! Requests of mounts: to whom they go, and the reply.
+
+use dfs_proto::error::ErrorCode;
+use dfs_proto::ids::{InodeNo, SessionId};
+use dfs_proto::pb::{self, mount_down, mount_reply::Result as Reply, mount_request::Op};
+
+use super::State;
+use super::command::Effect;
+use super::out::{Out, Res, fail};
+
+/// A reply as an effect.
+pub(super) fn reply(session: SessionId, id: u64, result: Res<Reply>) -> Effect {
+    let result = Some(match result {
+        Ok(result) => result,
+        Err(error) => Reply::Error(error.to_wire()),
+    });
+    Effect::ToMount(session, mount_down::Msg::Reply(pb::MountReply { id, result }))
+}
+
+impl State {
+    pub(super) fn mount_request(&mut self, by: SessionId, request: pb::MountRequest, out: &mut Out) {
+        let id = request.id;
+        let result = if !self.sessions.contains_key(&by) {
+            fail(ErrorCode::Session, format!("session {by} is unknown: say hello again"))
+        } else {
+            match request.op {
+                // The reply may have to wait.
+                Some(Op::Fsync(op)) => match self.fsync(by, id, InodeNo(op.inode), out) {
+                    Ok(None) => return,
+                    Ok(Some(result)) => Ok(result),
+                    Err(error) => Err(error),
+                },
+                Some(op) => self.do_op(by, &op, out),
+                None => fail(ErrorCode::NotSupported, "this master does not know that request"),
+            }
+        };
+        out.answer(reply(by, id, result));
+    }
+
+    fn do_op(&mut self, by: SessionId, op: &Op, out: &mut Out) -> Res<Reply> {
+        match op {
+            Op::Lookup(op) => self.lookup(op, out),
+            Op::Getattr(op) => self.getattr(*op, out),
+            Op::Setattr(op) => self.setattr(by, op, out),
+            Op::Create(op) => self.create(by, op, out),
+            Op::Mknod(op) => self.mknod(by, op, out),
+            Op::Mkdir(op) => self.mkdir(by, op, out),
+            Op::Symlink(op) => self.symlink(by, op, out),
+            Op::Link(op) => self.link(by, op, out),
+            Op::Unlink(op) => self.unlink(by, op, out),
+            Op::Rmdir(op) => self.rmdir(by, op, out),
+            Op::Rename(op) => self.rename(by, op, out),
+            Op::Readlink(op) => self.readlink(op, out),
+            Op::Readdir(op) => self.readdir(op, out),
+            Op::Open(op) => self.open(by, *op, out),
+            Op::Release(op) => self.release(by, *op, out),
+            Op::Layout(op) => self.layout(*op, out),
+            Op::Alloc(op) => self.alloc(by, op, out),
+            Op::AbortUpload(op) => self.abort_upload(by, *op, out),
+            Op::Statfs(_) => Ok(self.statfs()),
+            Op::Getxattr(op) => self.getxattr(op, out),
+            Op::Setxattr(op) => self.setxattr(by, op, out),
+            Op::Listxattr(op) => self.listxattr(*op, out),
+            Op::Removexattr(op) => self.removexattr(by, op, out),
+            Op::ReportBad(op) => Ok(self.report_bad(op, out)),
+            Op::Fsync(_) => fail(ErrorCode::Invalid, "fsync is answered elsewhere"),
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The rows in which the state is stored: what the core says changed, what a store keeps, and what it
+//! gives back at start. How rows look on disk is the store's business (`store/codec.rs`).
+//!
+//! Everything that must outlive the process is in one of these. Liveness, sessions, uploads under way and
+//! reference counts are not: they are learned or derived again.
+
+use bytes::Bytes;
+use dfs_proto::ids::{ChunkId, InodeNo, KeeperId};
+use dfs_proto::pb;
+
+/// A name of 1 to 255 bytes, any but '/' and NUL.
+pub type Name = Box<[u8]>;
+
+/// One row, whole.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Row {
+    /// The one row of counters.
+    Counters(Counters),
+    /// An inode. One with `nlink` 0 is held by open handles alone.
+    Inode(InodeNo, InodeRow),
+    /// A name in a directory.
+    Dentry {
+        /// The directory.
+        parent: InodeNo,
+        /// In it.
+        name: Name,
+        /// What the name leads to.
+        inode: InodeNo,
+    },
+    /// A run of a file's bytes. Extents of one inode never overlap.
+    Extent(InodeNo, ExtentRow),
+    /// A chunk that some extent needs.
+    Chunk(ChunkId, ChunkRow),
+    /// An extended attribute.
+    Xattr {
+        /// Of this inode.
+        inode: InodeNo,
+        /// 1 to 255 bytes.
+        name: Name,
+        /// At most 64 KiB.
+        value: Bytes,
+    },
+    /// A keeper that has joined, ever.
+    Keeper(KeeperId, KeeperRow),
+}
+
+/// What a row is found by.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+#[allow(missing_docs)]
+pub enum RowKey {
+    Counters,
+    Inode(InodeNo),
+    Dentry { parent: InodeNo, name: Name },
+    Extent { inode: InodeNo, file_offset: u64 },
+    Chunk(ChunkId),
+    Xattr { inode: InodeNo, name: Name },
+    Keeper(KeeperId),
+}
+
+/// A change of one row. A command's changes are stored all or none.
+#[derive(Clone, PartialEq, Debug)]
+pub enum RowChange {
+    /// Insert, or replace the row of the same key.
+    Put(Row),
+    /// Remove; a key that is not there is no error.
+    Delete(RowKey),
+}
+
+/// Numbers that must never go back. Each is the first id that was never handed out; chunk ids are
+/// reserved in blocks, so that a chunk that was only ever ticketed costs no row.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub struct Counters {
+    pub next_inode: u64,
+    pub next_chunk: u64,
+    pub next_keeper: u64,
+}
+
+/// An inode's stored attributes. The number of names, and for directories of subdirectories, is in
+/// `nlink` as stat(2) counts it.
+#[derive(Clone, PartialEq, Debug)]
+#[allow(missing_docs)]
+pub struct InodeRow {
+    /// File type and permission bits, as st_mode.
+    pub mode: u32,
+    pub nlink: u32,
+    pub uid: u32,
+    pub gid: u32,
+    pub rdev: u32,
+    /// Bytes. Of a symbolic link: of its target. Of a directory: 0 here, shown as 4096.
+    pub size: u64,
+    pub atime: pb::Time,
+    pub mtime: pb::Time,
+    pub ctime: pb::Time,
+    /// Grows with every change of content.
+    pub content_version: u64,
+    /// Of a symbolic link.
+    pub target: Option<Box<[u8]>>,
+}
+
+/// (file offset, length) -> (chunk, offset in chunk), in bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub struct ExtentRow {
+    pub file_offset: u64,
+    pub length: u64,
+    pub chunk: ChunkId,
+    pub chunk_offset: u32,
+}
+
+/// A chunk, and who is believed to have a copy of it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ChunkRow {
+    /// Bytes.
+    pub length: u32,
+    /// Over its block checksums (`dfs_proto::block_sum`).
+    pub checksum: u32,
+    /// Sorted, each once.
+    pub keepers: Vec<KeeperId>,
+}
+
+/// What is remembered of a keeper while it is away.
+#[derive(Clone, PartialEq, Eq, Debug)]
+#[allow(missing_docs)]
+pub struct KeeperRow {
+    /// HOST:PORT of its data port, as it last said.
+    pub address: String,
+    pub data_dir: String,
+    pub host: String,
+    pub version: String,
+}

@@ -1,0 +1,300 @@
+//! Mounts' sessions: what each holds open, its uploads in order, and inodes without a name.
+//!
+//! What must hold: `opens` is the sum over all sessions. An inode without a name and without an open is
+//! in `orphans`, or gone. In the first minute after a restart mounts that held files open have yet to come
+//! back, so nothing without a name goes before that minute is over.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use dfs_proto::PROTOCOL_VERSION;
+use dfs_proto::error::{DfsError, ErrorCode};
+use dfs_proto::ids::{ChunkId, InodeNo, SessionId};
+use dfs_proto::pb::{self, mount_down, mount_reply::Result as Reply};
+
+use super::State;
+use super::command::Effect;
+use super::out::{Out, Res, fail};
+use super::row::RowKey;
+
+/// A session whose stream is gone is dropped after this.
+const SESSION_GRACE_MS: i64 = 60_000;
+
+/// After a restart, inodes without a name are kept this long.
+pub(super) const ORPHAN_GRACE_MS: i64 = 60_000;
+
+/// Success messages that are kept to be said again on a resumed stream.
+const DONE_KEPT: usize = 512;
+
+/// One mount.
+#[derive(Default)]
+pub(super) struct Session {
+    pub connected: bool,
+    gone_at_ms: i64,
+    /// How often it holds each inode open.
+    pub opens: BTreeMap<InodeNo, u32>,
+    /// Its uploads, per inode in the order of their Alloc.
+    pub pending: BTreeMap<InodeNo, VecDeque<ChunkId>>,
+    /// The last ends of uploads: a stream that broke may have lost them.
+    done: VecDeque<pb::UploadDone>,
+}
+
+impl Session {
+    /// Uploads under way.
+    pub fn pending_count(&self) -> usize {
+        self.pending.values().map(VecDeque::len).sum()
+    }
+
+    /// Was this chunk's upload a success of late?
+    pub fn committed(&self, chunk: ChunkId) -> bool {
+        self.done.iter().any(|done| done.chunk == chunk.0 && done.error.is_none())
+    }
+}
+
+impl State {
+    pub(super) fn mount_hello(&mut self, fresh: SessionId, hello: &pb::MountHello, out: &mut Out) {
+        if hello.protocol_version != PROTOCOL_VERSION {
+            let message = format!(
+                "this master speaks protocol version {PROTOCOL_VERSION}, mount '{}' version {}: use the same release on both",
+                hello.client, hello.protocol_version
+            );
+            let error = DfsError::new(ErrorCode::Version, message).to_wire();
+            return out.answer(Effect::MountAnswer(mount_down::Msg::Refused(error)));
+        }
+        let id = if hello.session == 0 { fresh } else { SessionId(hello.session) };
+        let resumed = self.sessions.contains_key(&id);
+        self.sessions.entry(id).or_default().connected = true;
+        self.syncs.drop_waits_of(id);
+        out.answer(Effect::MountAnswer(mount_down::Msg::Welcome(pb::MountWelcome {
+            cluster: bytes::Bytes::copy_from_slice(&self.settings.cluster.0),
+            session: id.0,
+            master_epoch: self.settings.master_epoch,
+            chunk_size: self.settings.chunk_size,
+            copies: self.settings.copies,
+            min_copies: self.settings.min_copies,
+            now: Some(out.now),
+            resumed,
+        })));
+        self.take_opens(id, &hello.open_inodes, out);
+        self.repeat_done(id, out);
+    }
+
+    /// What a mount says that it holds open is so: requests of the broken stream may have been lost on
+    /// the way, or their replies. Inodes that are gone it will find out about.
+    fn take_opens(&mut self, id: SessionId, open: &[u64], out: &mut Out) {
+        for inode in open.iter().map(|raw| InodeNo(*raw)) {
+            if self.inodes.contains_key(&inode) {
+                self.count_open(inode);
+            }
+        }
+        let mut opens: BTreeMap<InodeNo, u32> = BTreeMap::new();
+        for inode in open.iter().map(|raw| InodeNo(*raw)).filter(|inode| self.inodes.contains_key(inode)) {
+            *opens.entry(inode).or_default() += 1;
+        }
+        let old = match self.sessions.get_mut(&id) {
+            Some(session) => std::mem::replace(&mut session.opens, opens),
+            None => return,
+        };
+        self.release_all(old, out);
+    }
+
+    fn repeat_done(&mut self, id: SessionId, out: &mut Out) {
+        let Some(session) = self.sessions.get(&id) else { return };
+        for done in &session.done {
+            let inode = InodeNo(done.inode);
+            let mut done = done.clone();
+            if done.attr.is_some() {
+                done.attr = self.attr(inode).ok();
+            }
+            out.show(inode);
+            out.for_mount(id, mount_down::Msg::UploadDone(done));
+        }
+    }
+
+    /// Upload step 6, or the failure of an upload.
+    pub(super) fn upload_done(&mut self, id: SessionId, done: pb::UploadDone, out: &mut Out) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        if session.done.len() >= DONE_KEPT {
+            session.done.pop_front();
+        }
+        session.done.push_back(done.clone());
+        out.show(InodeNo(done.inode));
+        if session.connected {
+            out.for_mount(id, mount_down::Msg::UploadDone(done));
+        }
+    }
+
+    pub(super) fn mount_gone(&mut self, id: SessionId, out: &mut Out) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            session.connected = false;
+            session.gone_at_ms = out.now_ms;
+            self.syncs.drop_waits_of(id);
+        }
+    }
+
+    /// Drops sessions that did not come back.
+    pub(super) fn expire_sessions(&mut self, out: &mut Out) {
+        let over = |session: &Session| {
+            !session.connected && out.now_ms.saturating_sub(session.gone_at_ms) > SESSION_GRACE_MS
+        };
+        let gone: Vec<SessionId> =
+            self.sessions.iter().filter(|(_, session)| over(session)).map(|(id, _)| *id).collect();
+        for id in gone {
+            self.drop_uploads_of_session(id, out);
+            if let Some(session) = self.sessions.remove(&id) {
+                self.release_all(session.opens, out);
+            }
+        }
+    }
+
+    /// Tells every other connected mount.
+    pub(super) fn invalidate(&self, by: SessionId, change: pb::Invalidate, out: &mut Out) {
+        for (id, session) in &self.sessions {
+            if *id != by && session.connected {
+                out.for_mount(*id, mount_down::Msg::Invalidate(change.clone()));
+            }
+        }
+    }
+
+    fn count_open(&mut self, inode: InodeNo) {
+        *self.opens.entry(inode).or_default() += 1;
+        self.orphans.remove(&inode);
+    }
+
+    /// One open more.
+    pub(super) fn hold_open(&mut self, id: SessionId, inode: InodeNo) {
+        if let Some(session) = self.sessions.get_mut(&id) {
+            *session.opens.entry(inode).or_default() += 1;
+            self.count_open(inode);
+        }
+    }
+
+    pub(super) fn open(&mut self, by: SessionId, op: pb::Open, out: &mut Out) -> Res<Reply> {
+        let inode = InodeNo(op.inode);
+        out.show(inode);
+        let attr = self.attr(inode)?;
+        self.hold_open(by, inode);
+        Ok(Reply::Attr(attr))
+    }
+
+    pub(super) fn release(&mut self, by: SessionId, op: pb::Release, out: &mut Out) -> Res<Reply> {
+        let inode = InodeNo(op.inode);
+        let held = self.sessions.get_mut(&by).and_then(|session| session.opens.get_mut(&inode));
+        let Some(count) = held else {
+            return fail(ErrorCode::Invalid, format!("inode {inode} is not open in this session"));
+        };
+        *count -= 1;
+        if *count == 0
+            && let Some(session) = self.sessions.get_mut(&by)
+        {
+            session.opens.remove(&inode);
+        }
+        self.release_all(BTreeMap::from([(inode, 1)]), out);
+        Ok(Reply::Empty(pb::Empty {}))
+    }
+
+    fn release_all(&mut self, opens: BTreeMap<InodeNo, u32>, out: &mut Out) {
+        for (inode, count) in opens {
+            let Some(held) = self.opens.get_mut(&inode) else { continue };
+            *held = held.saturating_sub(count);
+            if *held == 0 {
+                self.opens.remove(&inode);
+                self.reap_if_unused(inode, out);
+            }
+        }
+    }
+
+    /// An inode that has no name and that nobody holds goes, with all that it has.
+    pub(super) fn reap_if_unused(&mut self, inode: InodeNo, out: &mut Out) {
+        let nameless = self.inodes.get(&inode).is_some_and(|node| node.nlink == 0);
+        if !nameless || self.opens.contains_key(&inode) {
+            return;
+        }
+        if out.now_ms < self.grace_until_ms {
+            self.orphans.insert(inode);
+            return;
+        }
+        self.orphans.remove(&inode);
+        self.drop_uploads_of_inode(inode, out);
+        self.cut(inode, 0, u64::MAX, out);
+        self.drop_xattrs(inode, out);
+        self.inodes.remove(&inode);
+        out.touch(RowKey::Inode(inode));
+    }
+
+    pub(super) fn reap_after_grace(&mut self, out: &mut Out) {
+        if out.now_ms >= self.grace_until_ms {
+            for inode in std::mem::take(&mut self.orphans) {
+                self.reap_if_unused(inode, out);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testkit::{Kit, SESSION};
+    use super::*;
+
+    const OTHER: SessionId = SessionId(78);
+
+    #[test]
+    fn an_unlinked_file_lives_until_its_last_release() {
+        let mut kit = Kit::with_keepers(2);
+        let file = kit.create(InodeNo::ROOT, "f");
+        kit.hello(OTHER, &[]);
+        kit.ok_as(OTHER, pb::mount_request::Op::Open(pb::Open { inode: file.0 }));
+        let chunk = kit.upload(file, 0, 10);
+        kit.unlink(InodeNo::ROOT, "f");
+        assert_eq!(kit.attr(file).nlink, 0);
+        kit.release(file);
+        assert_eq!(kit.attr(file).size, 10);
+        kit.ok_as(OTHER, pb::mount_request::Op::Release(pb::Release { inode: file.0 }));
+        assert_eq!(kit.getattr_code(file), Some(ErrorCode::Stale));
+        assert!(kit.state.chunks.get(chunk).is_none());
+    }
+
+    #[test]
+    fn a_session_that_stays_away_loses_its_opens() {
+        let mut kit = Kit::with_keepers(1);
+        let file = kit.create(InodeNo::ROOT, "f");
+        kit.unlink(InodeNo::ROOT, "f");
+        kit.gone(SESSION);
+        kit.pass_ms(59_000);
+        assert!(kit.state.inodes.contains_key(&file));
+        kit.pass_ms(2_000);
+        assert!(!kit.state.inodes.contains_key(&file));
+    }
+
+    #[test]
+    fn a_mount_that_resumes_in_time_keeps_its_files() {
+        let mut kit = Kit::with_keepers(1);
+        let file = kit.create(InodeNo::ROOT, "f");
+        kit.unlink(InodeNo::ROOT, "f");
+        kit.gone(SESSION);
+        kit.pass_ms(50_000);
+        kit.hello(SESSION, &[file]);
+        kit.pass_ms(70_000);
+        assert_eq!(kit.attr(file).nlink, 0);
+    }
+
+    #[test]
+    fn after_a_restart_nameless_files_wait_for_their_mounts() {
+        let mut kit = Kit::with_keepers(1);
+        let kept = kit.create(InodeNo::ROOT, "kept");
+        let lost = kit.create(InodeNo::ROOT, "lost");
+        let named = kit.create(InodeNo::ROOT, "named");
+        kit.unlink(InodeNo::ROOT, "kept");
+        kit.unlink(InodeNo::ROOT, "lost");
+        kit.restart();
+        kit.hello(OTHER, &[]);
+        // Its holder may still come back, though nobody known to the new master holds it.
+        kit.ok_as(OTHER, kit.unlink_op(InodeNo::ROOT, "named"));
+        kit.pass_ms(30_000);
+        kit.hello(SESSION, &[kept]);
+        kit.pass_ms(29_000);
+        assert!(kit.state.inodes.contains_key(&lost) && kit.state.inodes.contains_key(&named));
+        kit.pass_ms(2_000);
+        assert!(!kit.state.inodes.contains_key(&lost) && !kit.state.inodes.contains_key(&named));
+        assert!(kit.state.inodes.contains_key(&kept));
+    }
+}

@@ -1,0 +1,234 @@
+//! fsync: which copies are not known to be on stable storage, and who waits for them.
+//!
+//! A copy is unsynced from when it is recorded until its keeper says otherwise. That outlives the keeper's
+//! death: a keeper that comes back has not therefore synced anything. Not stored: after a restart of the
+//! master copies count as synced, since keepers sync all they have within a second.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dfs_proto::error::ErrorCode;
+use dfs_proto::ids::{ChunkId, InodeNo, KeeperId, SessionId};
+use dfs_proto::pb::{self, mount_reply::Result as Reply};
+
+use super::State;
+use super::command::Effect;
+use super::out::{Out, Res, fail};
+use super::request::reply;
+
+/// Longest wait for an fsync.
+const FSYNC_DEADLINE_MS: i64 = 20_000;
+/// Most fsyncs of all sessions that wait.
+const MAX_WAITS: usize = 4096;
+
+struct Wait {
+    session: SessionId,
+    request: u64,
+    inode: InodeNo,
+    /// Not yet on enough stable storage.
+    chunks: BTreeSet<ChunkId>,
+    deadline_ms: i64,
+}
+
+/// All of it.
+#[derive(Default)]
+pub(super) struct Syncs {
+    unsynced: BTreeSet<(ChunkId, KeeperId)>,
+    waits: BTreeMap<u64, Wait>,
+    next_wait: u64,
+}
+
+impl Syncs {
+    pub fn add(&mut self, chunk: ChunkId, keeper: KeeperId) {
+        self.unsynced.insert((chunk, keeper));
+    }
+
+    pub fn forget(&mut self, chunk: ChunkId, keeper: KeeperId) {
+        self.unsynced.remove(&(chunk, keeper));
+    }
+
+    pub fn is_synced(&self, chunk: ChunkId, keeper: KeeperId) -> bool {
+        !self.unsynced.contains(&(chunk, keeper))
+    }
+
+    pub fn unsynced(&self) -> impl Iterator<Item = (ChunkId, KeeperId)> {
+        self.unsynced.iter().copied()
+    }
+
+    /// Nobody is left to be answered on that stream.
+    pub fn drop_waits_of(&mut self, session: SessionId) {
+        self.waits.retain(|_, wait| wait.session != session);
+    }
+}
+
+impl State {
+    /// Is the chunk on stable storage at `min_copies` live keepers, or at all live ones that have it? One
+    /// that has left the table is nobody's any more.
+    fn is_durable(&self, chunk: ChunkId) -> bool {
+        let Some(row) = self.chunks.get(chunk) else { return true };
+        let live = row.keepers.iter().filter(|keeper| self.is_alive(**keeper));
+        let (mut all, mut synced) = (0, 0);
+        for keeper in live {
+            all += 1;
+            synced += u32::from(self.syncs.is_synced(chunk, *keeper));
+        }
+        synced >= self.settings.min_copies.min(all)
+    }
+
+    fn ask_to_sync(&self, chunk: ChunkId, out: &mut Out) {
+        for keeper in self.chunks.get(chunk).into_iter().flat_map(|row| &row.keepers) {
+            let connected = self.keepers.get(keeper).is_some_and(|keeper| keeper.alive && keeper.connected);
+            if connected && !self.syncs.is_synced(chunk, *keeper) {
+                out.sync(*keeper, chunk);
+            }
+        }
+    }
+
+    /// `None`: the reply follows when keepers have synced.
+    pub(super) fn fsync(
+        &mut self,
+        session: SessionId,
+        request: u64,
+        inode: InodeNo,
+        out: &mut Out,
+    ) -> Res<Option<Reply>> {
+        out.show(inode);
+        self.inode(inode)?;
+        let doubtful: BTreeSet<ChunkId> = self.syncs.unsynced().map(|(chunk, _)| chunk).collect();
+        let chunks: BTreeSet<ChunkId> = if doubtful.is_empty() {
+            doubtful
+        } else {
+            let of_file = self.chunks_of(inode);
+            of_file.intersection(&doubtful).copied().filter(|chunk| !self.is_durable(*chunk)).collect()
+        };
+        if chunks.is_empty() {
+            return Ok(Some(Reply::Empty(pb::Empty {})));
+        }
+        if self.syncs.waits.len() >= MAX_WAITS {
+            return fail(ErrorCode::Busy, format!("fsync of inode {inode}: too many others wait; try again"));
+        }
+        for chunk in &chunks {
+            self.ask_to_sync(*chunk, out);
+        }
+        let deadline_ms = out.now_ms + FSYNC_DEADLINE_MS;
+        let wait = Wait { session, request, inode, chunks, deadline_ms };
+        self.syncs.next_wait += 1;
+        self.syncs.waits.insert(self.syncs.next_wait, wait);
+        Ok(None)
+    }
+
+    pub(super) fn synced(&mut self, keeper: KeeperId, synced: &pb::Synced, out: &mut Out) {
+        for chunk in &synced.chunks {
+            self.syncs.forget(ChunkId(*chunk), keeper);
+        }
+        self.recheck_syncs(out);
+    }
+
+    /// Answers the fsyncs that have waited long enough, one way or the other.
+    pub(super) fn recheck_syncs(&mut self, out: &mut Out) {
+        for (number, mut wait) in std::mem::take(&mut self.syncs.waits) {
+            wait.chunks.retain(|chunk| !self.is_durable(*chunk));
+            if wait.chunks.is_empty() {
+                out.show(wait.inode);
+                let done = Ok(Reply::Empty(pb::Empty {}));
+                push(reply(wait.session, wait.request, done), out);
+            } else {
+                self.syncs.waits.insert(number, wait);
+            }
+        }
+    }
+
+    pub(super) fn expire_syncs(&mut self, out: &mut Out) {
+        self.recheck_syncs(out);
+        let late: Vec<u64> = self
+            .syncs
+            .waits
+            .iter()
+            .filter(|(_, wait)| out.now_ms >= wait.deadline_ms)
+            .map(|(number, _)| *number)
+            .collect();
+        for number in late {
+            let Some(wait) = self.syncs.waits.remove(&number) else { continue };
+            let message = format!(
+                "fsync of inode {}: {} chunks are not on stable storage after {FSYNC_DEADLINE_MS} ms",
+                wait.inode,
+                wait.chunks.len()
+            );
+            push(reply(wait.session, wait.request, fail(ErrorCode::TimedOut, message)), out);
+        }
+    }
+
+    /// A copy more, which is not synced, may be one that an fsync now has to wait for.
+    pub(super) fn ask_sync_if_waited_for(&self, chunk: ChunkId, out: &mut Out) {
+        if self.syncs.waits.values().any(|wait| wait.chunks.contains(&chunk)) {
+            self.ask_to_sync(chunk, out);
+        }
+    }
+
+    /// A keeper's new stream: what was asked of it on the old one may be lost.
+    pub(super) fn ask_syncs_again(&self, keeper: KeeperId, out: &mut Out) {
+        for chunk in self.syncs.waits.values().flat_map(|wait| &wait.chunks) {
+            if self.chunks.has_copy(*chunk, keeper) && !self.syncs.is_synced(*chunk, keeper) {
+                out.sync(keeper, *chunk);
+            }
+        }
+    }
+}
+
+fn push(effect: Effect, out: &mut Out) {
+    if let Effect::ToMount(session, msg) = effect {
+        out.for_mount(session, msg);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testkit::Kit;
+    use super::*;
+
+    fn setup() -> (Kit, InodeNo, ChunkId) {
+        let mut kit = Kit::with_keepers(3);
+        let file = kit.create(InodeNo::ROOT, "f");
+        let chunk = kit.upload(file, 0, 10);
+        (kit, file, chunk)
+    }
+
+    #[test]
+    fn fsync_waits_for_min_copies_synced_copies() {
+        let (mut kit, file, chunk) = setup();
+        let holders = kit.state.chunks.get(chunk).unwrap().keepers.clone();
+        kit.sent.clear();
+        let request = kit.request(pb::mount_request::Op::Fsync(pb::Fsync { inode: file.0 }));
+        assert_eq!(kit.reply_to(request), None);
+        for keeper in &holders {
+            assert!(kit.was_asked_to_sync(*keeper, chunk));
+        }
+        kit.synced(holders[0], chunk);
+        assert_eq!(kit.reply_to(request), None);
+        kit.synced(holders[1], chunk);
+        assert_eq!(kit.reply_to(request), Some(Reply::Empty(pb::Empty {})));
+        // Now that all is synced, at once.
+        let request = kit.request(pb::mount_request::Op::Fsync(pb::Fsync { inode: file.0 }));
+        assert_eq!(kit.reply_to(request), Some(Reply::Empty(pb::Empty {})));
+    }
+
+    #[test]
+    fn fsync_does_not_wait_for_the_dead() {
+        let (mut kit, file, chunk) = setup();
+        let holders = kit.state.chunks.get(chunk).unwrap().keepers.clone();
+        let request = kit.request(pb::mount_request::Op::Fsync(pb::Fsync { inode: file.0 }));
+        kit.synced(holders[0], chunk);
+        kit.kill(holders[1]);
+        assert_eq!(kit.reply_to(request), Some(Reply::Empty(pb::Empty {})));
+    }
+
+    #[test]
+    fn fsync_gives_up_after_its_deadline() {
+        let (mut kit, file, _) = setup();
+        let request = kit.request(pb::mount_request::Op::Fsync(pb::Fsync { inode: file.0 }));
+        kit.pass_ms(19_000);
+        assert_eq!(kit.reply_to(request), None);
+        kit.pass_ms(1_000);
+        let Some(Reply::Error(error)) = kit.reply_to(request) else { panic!("no error") };
+        assert_eq!(error.code, pb::Code::TimedOut as i32);
+    }
+}

@@ -1,0 +1,491 @@
+//! A master's core with scripted mounts and keepers, for tests: every command is followed by the invariant
+//! check, and every row change is kept as a store would.
+
+use std::collections::BTreeMap;
+
+use dfs_proto::error::{DfsError, ErrorCode};
+use dfs_proto::ids::{ChunkId, ClusterId, InodeNo, KeeperId, SessionId};
+use dfs_proto::pb::{
+    self, keeper_down, keeper_up, mount_down, mount_reply::Result as Reply, mount_request::Op,
+};
+
+use super::{Command, Effect, Row, RowChange, RowKey, Settings, State};
+
+/// The session of the kit's own mount.
+pub(super) const SESSION: SessionId = SessionId(77);
+pub(super) const CHUNK_SIZE: u32 = 1 << 20;
+const FREE: u64 = 1 << 40;
+
+pub(super) fn settings() -> Settings {
+    Settings {
+        cluster: ClusterId([1; 16]),
+        secret: [2; 32],
+        master_epoch: 3,
+        copies: 3,
+        min_copies: 2,
+        chunk_size: CHUNK_SIZE,
+        replicate_every_ms: 10_000,
+    }
+}
+
+pub(super) fn key_of(row: &Row) -> RowKey {
+    match row {
+        Row::Counters(_) => RowKey::Counters,
+        Row::Inode(inode, _) => RowKey::Inode(*inode),
+        Row::Dentry { parent, name, .. } => RowKey::Dentry { parent: *parent, name: name.clone() },
+        Row::Extent(inode, row) => RowKey::Extent { inode: *inode, file_offset: row.file_offset },
+        Row::Chunk(chunk, _) => RowKey::Chunk(*chunk),
+        Row::Xattr { inode, name, .. } => RowKey::Xattr { inode: *inode, name: name.clone() },
+        Row::Keeper(keeper, _) => RowKey::Keeper(*keeper),
+    }
+}
+
+/// The checksum that scripted keepers compute of a chunk.
+pub(super) fn checksum(chunk: u64) -> u32 {
+    (chunk as u32).wrapping_mul(2_654_435_761)
+}
+
+/// See the module.
+pub(super) struct Kit {
+    pub state: State,
+    rows: BTreeMap<RowKey, Row>,
+    now_ms: i64,
+    /// Keepers that send heartbeats as time passes.
+    pub beating: Vec<KeeperId>,
+    /// Every effect since it was last cleared.
+    pub sent: Vec<Effect>,
+    next_request: u64,
+}
+
+impl Kit {
+    /// A fresh cluster with one mount and no keeper.
+    pub fn new() -> Kit {
+        let mut kit = Kit {
+            state: State::new(settings()),
+            rows: BTreeMap::new(),
+            now_ms: 1_700_000_000_000,
+            beating: Vec::new(),
+            sent: Vec::new(),
+            next_request: 1,
+        };
+        assert!(kit.state.is_empty());
+        let changes = kit.state.bootstrap(kit.now());
+        kit.store_rows(changes);
+        kit.hello(SESSION, &[]);
+        kit
+    }
+
+    /// With keepers 1 to `count`, each on a host of its own.
+    pub fn with_keepers(count: u64) -> Kit {
+        let mut kit = Kit::new();
+        for id in 1..=count {
+            kit.keeper_hello(KeeperId(id), &format!("h{id}"));
+            kit.inventory(KeeperId(id), Vec::new());
+        }
+        kit
+    }
+
+    pub fn now(&self) -> pb::Time {
+        pb::Time { sec: self.now_ms.div_euclid(1000), nsec: self.now_ms.rem_euclid(1000) as u32 * 1_000_000 }
+    }
+
+    pub fn now_ms(&self) -> i64 {
+        self.now_ms
+    }
+
+    fn store_rows(&mut self, changes: Vec<RowChange>) {
+        for change in changes {
+            match change {
+                RowChange::Put(row) => drop(self.rows.insert(key_of(&row), row)),
+                RowChange::Delete(key) => drop(self.rows.remove(&key)),
+            }
+        }
+    }
+
+    pub fn stored_rows(&self) -> Vec<Row> {
+        self.rows.values().cloned().collect()
+    }
+
+    pub fn apply(&mut self, command: Command) {
+        let told = format!("{command:?}");
+        let applied = self.state.apply(command, self.now());
+        self.store_rows(applied.changes);
+        self.sent.extend(applied.effects);
+        if let Err(broken) = self.state.check() {
+            panic!("after {told}: {broken}");
+        }
+    }
+
+    /// A new master on what was stored.
+    pub fn restart(&mut self) {
+        self.now_ms += 1;
+        let mut state = State::new(settings());
+        for row in self.stored_rows() {
+            state.load_row(row).unwrap();
+        }
+        state.finish_load(self.now()).unwrap();
+        self.state = state;
+        self.beating.clear();
+    }
+
+    /// Rebuilds the state from the stored rows, and compares all that is stored of both.
+    pub fn compare_with_stored(&self) {
+        let mut rebuilt = State::new(settings());
+        for row in self.stored_rows() {
+            rebuilt.load_row(row).unwrap();
+        }
+        rebuilt.finish_load(self.now()).unwrap();
+        assert_eq!(all_rows(&rebuilt), self.rows);
+        assert_eq!(all_rows(&self.state), self.rows);
+    }
+
+    // Time
+
+    pub fn tick(&mut self) {
+        self.apply(Command::Tick);
+    }
+
+    /// Time passes with ticks; keepers that live send heartbeats.
+    pub fn pass_ms(&mut self, ms: i64) {
+        let end = self.now_ms + ms;
+        while self.now_ms < end {
+            self.now_ms = end.min(self.now_ms + 1_000);
+            for keeper in self.beating.clone() {
+                self.heartbeat(keeper);
+            }
+            self.tick();
+        }
+    }
+
+    /// And without heartbeats.
+    pub fn pass_silently_ms(&mut self, ms: i64) {
+        self.now_ms += ms;
+        self.tick();
+    }
+
+    // The mount
+
+    pub fn hello(&mut self, session: SessionId, open: &[InodeNo]) {
+        let open_inodes = open.iter().map(|inode| inode.0).collect();
+        let hello = pb::MountHello {
+            protocol_version: dfs_proto::PROTOCOL_VERSION,
+            session: session.0,
+            client: "test".to_owned(),
+            open_inodes,
+            version: String::new(),
+        };
+        self.apply(Command::MountHello { fresh: SessionId(1), hello });
+    }
+
+    pub fn gone(&mut self, session: SessionId) {
+        self.apply(Command::MountGone(session));
+    }
+
+    pub fn request_as(&mut self, session: SessionId, op: Op) -> u64 {
+        let id = self.next_request;
+        self.next_request += 1;
+        self.apply(Command::Mount { session, request: pb::MountRequest { id, op: Some(op) } });
+        id
+    }
+
+    pub fn request(&mut self, op: Op) -> u64 {
+        self.request_as(SESSION, op)
+    }
+
+    pub fn reply_to(&self, request: u64) -> Option<Reply> {
+        self.sent.iter().find_map(|effect| match effect {
+            Effect::ToMount(_, mount_down::Msg::Reply(reply)) if reply.id == request => reply.result.clone(),
+            _ => None,
+        })
+    }
+
+    pub fn call_as(&mut self, session: SessionId, op: Op) -> Result<Reply, DfsError> {
+        let id = self.request_as(session, op);
+        match self.reply_to(id) {
+            Some(Reply::Error(error)) => Err(DfsError::from_wire(error)),
+            Some(reply) => Ok(reply),
+            None => panic!("no reply"),
+        }
+    }
+
+    pub fn call(&mut self, op: Op) -> Result<Reply, DfsError> {
+        self.call_as(SESSION, op)
+    }
+
+    pub fn code(&mut self, op: Op) -> Option<ErrorCode> {
+        self.call(op).map_err(|e| e.code).err()
+    }
+
+    pub fn ok(&mut self, op: Op) -> Reply {
+        self.call(op).unwrap()
+    }
+
+    pub fn ok_as(&mut self, session: SessionId, op: Op) -> Reply {
+        self.call_as(session, op).unwrap()
+    }
+
+    pub fn attr_of(reply: &Reply) -> pb::Attr {
+        match reply {
+            Reply::Attr(attr) => *attr,
+            other => panic!("no attributes: {other:?}"),
+        }
+    }
+
+    pub fn attr(&mut self, inode: InodeNo) -> pb::Attr {
+        Kit::attr_of(&self.ok(Op::Getattr(pb::Getattr { inode: inode.0 })))
+    }
+
+    pub fn getattr_code(&mut self, inode: InodeNo) -> Option<ErrorCode> {
+        self.code(Op::Getattr(pb::Getattr { inode: inode.0 }))
+    }
+
+    pub fn create(&mut self, parent: InodeNo, name: &str) -> InodeNo {
+        let name = name.to_owned().into();
+        let op = pb::Create { parent: parent.0, name, mode: 0o644, uid: 10, gid: 20 };
+        InodeNo(Kit::attr_of(&self.ok(Op::Create(op))).inode)
+    }
+
+    pub fn mkdir(&mut self, parent: InodeNo, name: &str) -> InodeNo {
+        let name = name.to_owned().into();
+        let op = pb::Mkdir { parent: parent.0, name, mode: 0o755, uid: 10, gid: 20 };
+        InodeNo(Kit::attr_of(&self.ok(Op::Mkdir(op))).inode)
+    }
+
+    pub fn unlink_op(&self, parent: InodeNo, name: &str) -> Op {
+        Op::Unlink(pb::Unlink { parent: parent.0, name: name.to_owned().into() })
+    }
+
+    pub fn unlink(&mut self, parent: InodeNo, name: &str) {
+        self.ok(self.unlink_op(parent, name));
+    }
+
+    pub fn release(&mut self, inode: InodeNo) {
+        self.ok(Op::Release(pb::Release { inode: inode.0 }));
+    }
+
+    pub fn truncate(&mut self, inode: InodeNo, size: u64) {
+        let op = pb::Setattr { inode: inode.0, size: Some(size), ..pb::Setattr::default() };
+        self.ok(Op::Setattr(op));
+    }
+
+    pub fn layout(&mut self, inode: InodeNo, offset: u64, length: u64) -> pb::FileLayout {
+        match self.ok(Op::Layout(pb::Layout { inode: inode.0, offset, length })) {
+            Reply::Layout(layout) => layout,
+            other => panic!("no layout: {other:?}"),
+        }
+    }
+
+    // Uploads
+
+    pub fn try_alloc(
+        &mut self,
+        inode: InodeNo,
+        runs: &[(u64, u64)],
+        replaces: u64,
+        avoid: &[u64],
+    ) -> Result<pb::Placed, DfsError> {
+        let runs = runs.iter().map(|&(file_offset, length)| pb::Run { file_offset, length }).collect();
+        let mtime = Some(self.now());
+        let avoid = avoid.to_vec();
+        let op = pb::Alloc { inode: inode.0, runs, mtime, replaces, avoid, sync: false };
+        match self.call(Op::Alloc(op))? {
+            Reply::Placed(placed) => Ok(placed),
+            other => panic!("not placed: {other:?}"),
+        }
+    }
+
+    pub fn alloc_runs(&mut self, inode: InodeNo, runs: &[(u64, u64)]) -> Result<pb::Placed, DfsError> {
+        self.try_alloc(inode, runs, 0, &[])
+    }
+
+    pub fn alloc(&mut self, inode: InodeNo, offset: u64, length: u64) -> pb::Placed {
+        self.alloc_runs(inode, &[(offset, length)]).unwrap()
+    }
+
+    pub fn alloc_replacing(&mut self, inode: InodeNo, offset: u64, length: u64, replaces: u64) -> pb::Placed {
+        self.try_alloc(inode, &[(offset, length)], replaces, &[]).unwrap()
+    }
+
+    pub fn alloc_code(
+        &mut self,
+        inode: InodeNo,
+        offset: u64,
+        length: u64,
+        avoid: &[u64],
+    ) -> Option<ErrorCode> {
+        self.try_alloc(inode, &[(offset, length)], 0, avoid).map_err(|e| e.code).err()
+    }
+
+    fn ticketed_length(placed: &pb::Placed) -> u32 {
+        let ticket = placed.grant.as_ref().unwrap().ticket.clone();
+        <pb::Ticket as prost::Message>::decode(ticket).unwrap().max_length
+    }
+
+    fn say_stored(&mut self, placed: &pb::Placed, keepers: &[KeeperId], length: u32) {
+        let stored = pb::Stored {
+            info: Some(pb::ChunkInfo { chunk: placed.chunk, length, checksum: checksum(placed.chunk) }),
+            keepers: keepers.iter().map(|keeper| keeper.0).collect(),
+            synced: false,
+            nonce: 0,
+        };
+        self.keeper_says(keepers[0], keeper_up::Msg::Stored(stored));
+    }
+
+    /// Step 4 from these keepers alone.
+    pub fn store_on(&mut self, placed: &pb::Placed, keepers: &[KeeperId]) {
+        self.say_stored(placed, keepers, Kit::ticketed_length(placed));
+    }
+
+    pub fn placed_on(placed: &pb::Placed) -> Vec<KeeperId> {
+        placed.grant.as_ref().unwrap().keepers.iter().map(|grant| KeeperId(grant.keeper)).collect()
+    }
+
+    /// Step 4 from all that the ticket names.
+    pub fn store(&mut self, placed: &pb::Placed) {
+        self.store_on(placed, &Kit::placed_on(placed));
+    }
+
+    /// Step 4, with another length.
+    pub fn store_as(&mut self, placed: &mut pb::Placed, length: u32) {
+        self.say_stored(placed, &Kit::placed_on(placed), length);
+    }
+
+    /// All steps up to 6.
+    pub fn upload(&mut self, inode: InodeNo, offset: u64, length: u64) -> ChunkId {
+        let placed = self.alloc(inode, offset, length);
+        self.store(&placed);
+        assert!(self.state.chunks.get(ChunkId(placed.chunk)).is_some(), "not recorded");
+        ChunkId(placed.chunk)
+    }
+
+    pub fn done(&self) -> Vec<pb::UploadDone> {
+        let is_done = |effect: &Effect| match effect {
+            Effect::ToMount(_, mount_down::Msg::UploadDone(done)) => Some(done.clone()),
+            _ => None,
+        };
+        self.sent.iter().filter_map(is_done).collect()
+    }
+
+    // Keepers
+
+    pub fn keeper_hello(&mut self, keeper: KeeperId, host: &str) -> KeeperId {
+        let hello = pb::KeeperHello {
+            protocol_version: dfs_proto::PROTOCOL_VERSION,
+            cluster: bytes::Bytes::new(),
+            keeper: keeper.0,
+            address: format!("{host}:1"),
+            data_dir: format!("/data/{keeper}"),
+            host: host.to_owned(),
+            version: "1".to_owned(),
+            load: Some(pb::Load { total: FREE, free: FREE, ..pb::Load::default() }),
+        };
+        let from = self.sent.len();
+        self.apply(Command::KeeperHello(hello));
+        let welcomed = self.sent[from..].iter().find_map(|effect| match effect {
+            Effect::KeeperAnswer(keeper_down::Msg::Welcome(welcome)) => Some(KeeperId(welcome.keeper)),
+            _ => None,
+        });
+        let id = welcomed.expect("refused");
+        if !self.beating.contains(&id) {
+            self.beating.push(id);
+        }
+        id
+    }
+
+    /// Its stream breaks and comes back; its inventory is still to come.
+    pub fn reconnect(&mut self, keeper: KeeperId) {
+        self.apply(Command::KeeperGone(keeper));
+        self.keeper_hello(keeper, &format!("h{keeper}"));
+    }
+
+    pub fn keeper_says(&mut self, keeper: KeeperId, msg: keeper_up::Msg) {
+        self.apply(Command::Keeper { keeper, msg });
+    }
+
+    pub fn heartbeat(&mut self, keeper: KeeperId) {
+        self.keeper_says(keeper, keeper_up::Msg::Heartbeat(pb::Heartbeat { seq: 1, load: None }));
+    }
+
+    /// Its stream breaks, and it is found dead.
+    pub fn kill(&mut self, keeper: KeeperId) {
+        self.apply(Command::KeeperGone(keeper));
+        self.beating.retain(|id| *id != keeper);
+        self.pass_ms(5_000);
+        assert!(!self.state.is_alive(keeper));
+    }
+
+    pub fn inventory(&mut self, keeper: KeeperId, chunks: Vec<pb::ChunkInfo>) {
+        self.keeper_says(keeper, keeper_up::Msg::Inventory(pb::InventoryPage { chunks, last: true }));
+    }
+
+    pub fn info(&self, chunk: ChunkId) -> pb::ChunkInfo {
+        self.state.chunks.get(chunk).unwrap().info(chunk)
+    }
+
+    pub fn bad_copy(&mut self, keeper: KeeperId, chunk: ChunkId) {
+        self.keeper_says(keeper, keeper_up::Msg::BadCopy(pb::BadCopy { chunk: chunk.0, error: None }));
+    }
+
+    pub fn synced(&mut self, keeper: KeeperId, chunk: ChunkId) {
+        self.keeper_says(keeper, keeper_up::Msg::Synced(pb::Synced { chunks: vec![chunk.0] }));
+    }
+
+    /// Copy orders that are under way: (number, chunk, source, destination).
+    pub fn pushes(&self) -> Vec<(u64, ChunkId, KeeperId, KeeperId)> {
+        let orders = self.state.orders.map.iter();
+        orders.map(|(number, order)| (*number, order.chunk, order.source, order.destination)).collect()
+    }
+
+    /// Says that the copy of an order arrived.
+    pub fn say_copied(&mut self, order: u64, chunk: ChunkId, length: u32, destination: KeeperId) {
+        let info = Some(pb::ChunkInfo { chunk: chunk.0, length, checksum: checksum(chunk.0) });
+        self.keeper_says(destination, keeper_up::Msg::Copied(pb::Copied { info, order }));
+    }
+
+    pub fn length_of(&self, chunk: ChunkId) -> u32 {
+        let in_table = self.state.chunks.get(chunk).map(|row| row.length);
+        in_table.or(self.state.uploads.get(&chunk).map(|upload| upload.length)).unwrap_or(1)
+    }
+
+    /// Every copy order is carried out, and every one that follows.
+    pub fn copy_all(&mut self) {
+        while let Some((order, chunk, _, destination)) = self.pushes().first().copied() {
+            self.say_copied(order, chunk, self.length_of(chunk), destination);
+        }
+    }
+
+    fn was_told(&self, keeper: KeeperId, what: impl Fn(&keeper_down::Msg) -> bool) -> bool {
+        self.sent.iter().any(|effect| match effect {
+            Effect::ToKeeper(to, msg) => *to == keeper && what(msg),
+            _ => false,
+        })
+    }
+
+    pub fn was_deleted(&self, keeper: KeeperId, chunk: ChunkId) -> bool {
+        self.was_told(keeper, |m| matches!(m, keeper_down::Msg::Delete(d) if d.chunks.contains(&chunk.0)))
+    }
+
+    pub fn was_asked_to_sync(&self, keeper: KeeperId, chunk: ChunkId) -> bool {
+        self.was_told(keeper, |m| matches!(m, keeper_down::Msg::Sync(s) if s.chunks.contains(&chunk.0)))
+    }
+
+    pub fn was_verified(&self, keeper: KeeperId, chunk: ChunkId) -> bool {
+        self.was_told(keeper, |m| matches!(m, keeper_down::Msg::Verify(v) if v.chunk == chunk.0))
+    }
+}
+
+/// Every row that the state would store.
+fn all_rows(state: &State) -> BTreeMap<RowKey, Row> {
+    let mut keys = vec![RowKey::Counters];
+    for (inode, node) in &state.inodes {
+        keys.push(RowKey::Inode(*inode));
+        if let super::Body::Dir(dir) = &node.body {
+            keys.extend(dir.entries.keys().map(|name| RowKey::Dentry { parent: *inode, name: name.clone() }));
+        }
+    }
+    keys.extend(state.extents.keys().map(|(inode, at)| RowKey::Extent { inode: *inode, file_offset: *at }));
+    keys.extend(state.chunks.iter().map(|(chunk, _)| RowKey::Chunk(chunk)));
+    keys.extend(state.xattrs.keys().map(|(inode, name)| RowKey::Xattr { inode: *inode, name: name.clone() }));
+    keys.extend(state.keepers.keys().map(|keeper| RowKey::Keeper(*keeper)));
+    keys.into_iter().map(|key| (key.clone(), state.row(&key).unwrap())).collect()
+}

@@ -1,0 +1,119 @@
+//! Extended attributes. The rules and limits are those of xattr(7).
+
+use bytes::Bytes;
+use dfs_proto::error::ErrorCode;
+use dfs_proto::ids::{InodeNo, SessionId};
+use dfs_proto::pb::{self, mount_reply::Result as Reply};
+
+use super::State;
+use super::namespace::shown;
+use super::out::{Out, Res, fail};
+use super::row::{Name, RowKey};
+
+/// Longest name, in bytes (XATTR_NAME_MAX).
+pub(super) const MAX_XATTR_NAME_LEN: usize = 255;
+/// Longest value, in bytes (XATTR_SIZE_MAX).
+pub(super) const MAX_XATTR_LEN: usize = 64 * 1024;
+/// All names of an inode with a NUL after each, in bytes (XATTR_LIST_MAX).
+const MAX_XATTR_LIST_LEN: usize = 64 * 1024;
+
+fn check_xattr_name(name: &[u8]) -> Res<()> {
+    if name.len() > MAX_XATTR_NAME_LEN {
+        return fail(ErrorCode::Range, format!("attribute name is over {MAX_XATTR_NAME_LEN} bytes"));
+    }
+    if name.is_empty() || name.contains(&0) {
+        return fail(ErrorCode::Invalid, format!("'{}' cannot be the name of an attribute", shown(name)));
+    }
+    Ok(())
+}
+
+fn no_data<T>(inode: InodeNo, name: &[u8]) -> Res<T> {
+    fail(ErrorCode::NoData, format!("inode {inode} has no attribute '{}'", shown(name)))
+}
+
+impl State {
+    pub(super) fn xattrs_of(&self, inode: InodeNo) -> impl Iterator<Item = (&Name, &Bytes)> {
+        let from = (inode, Name::default());
+        self.xattrs.range(from..).take_while(move |((owner, _), _)| *owner == inode).map(|((_, n), v)| (n, v))
+    }
+
+    pub(super) fn getxattr(&self, op: &pb::Getxattr, out: &mut Out) -> Res<Reply> {
+        let inode = InodeNo(op.inode);
+        out.show(inode);
+        self.inode(inode)?;
+        check_xattr_name(&op.name)?;
+        match self.xattrs.get(&(inode, op.name[..].into())) {
+            Some(value) => Ok(Reply::Value(pb::Value { value: value.clone() })),
+            None => no_data(inode, &op.name),
+        }
+    }
+
+    pub(super) fn setxattr(&mut self, by: SessionId, op: &pb::Setxattr, out: &mut Out) -> Res<Reply> {
+        let inode = InodeNo(op.inode);
+        out.show(inode);
+        self.inode(inode)?;
+        check_xattr_name(&op.name)?;
+        if op.create_only && op.replace_only {
+            return fail(ErrorCode::Invalid, "an attribute cannot be both created and replaced");
+        }
+        if op.value.len() > MAX_XATTR_LEN {
+            return fail(ErrorCode::TooBig, format!("attribute value is over {MAX_XATTR_LEN} bytes"));
+        }
+        let key = (inode, Name::from(&op.name[..]));
+        match self.xattrs.contains_key(&key) {
+            true if op.create_only => {
+                let message = format!("inode {inode} already has attribute '{}'", shown(&op.name));
+                return fail(ErrorCode::Exists, message);
+            }
+            false if op.replace_only => return no_data(inode, &op.name),
+            false => {
+                let names: usize = self.xattrs_of(inode).map(|(name, _)| name.len() + 1).sum();
+                if names + op.name.len() + 1 > MAX_XATTR_LIST_LEN {
+                    let message = format!("inode {inode} has too many attributes: remove some");
+                    return fail(ErrorCode::NoSpace, message);
+                }
+            }
+            true => {}
+        }
+        out.touch(RowKey::Xattr { inode, name: key.1.clone() });
+        // A copy: the request's buffer is larger than the value, and would live as long as it.
+        self.xattrs.insert(key, Bytes::copy_from_slice(&op.value));
+        self.xattr_changed(by, inode, out)
+    }
+
+    pub(super) fn listxattr(&self, op: pb::Listxattr, out: &mut Out) -> Res<Reply> {
+        let inode = InodeNo(op.inode);
+        out.show(inode);
+        self.inode(inode)?;
+        let names = self.xattrs_of(inode).map(|(name, _)| Bytes::copy_from_slice(name)).collect();
+        Ok(Reply::Names(pb::Names { names }))
+    }
+
+    pub(super) fn removexattr(&mut self, by: SessionId, op: &pb::Removexattr, out: &mut Out) -> Res<Reply> {
+        let inode = InodeNo(op.inode);
+        out.show(inode);
+        self.inode(inode)?;
+        check_xattr_name(&op.name)?;
+        let key = (inode, Name::from(&op.name[..]));
+        if self.xattrs.remove(&key).is_none() {
+            return no_data(inode, &op.name);
+        }
+        out.touch(RowKey::Xattr { inode, name: key.1 });
+        self.xattr_changed(by, inode, out)
+    }
+
+    fn xattr_changed(&mut self, by: SessionId, inode: InodeNo, out: &mut Out) -> Res<Reply> {
+        self.inode_mut(inode, out)?.ctime = out.now;
+        self.inode_changed(by, inode, false, out);
+        Ok(Reply::Empty(pb::Empty {}))
+    }
+
+    /// Of an inode that is going.
+    pub(super) fn drop_xattrs(&mut self, inode: InodeNo, out: &mut Out) {
+        let names: Vec<Name> = self.xattrs_of(inode).map(|(name, _)| name.clone()).collect();
+        for name in names {
+            self.xattrs.remove(&(inode, name.clone()));
+            out.touch(RowKey::Xattr { inode, name });
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! A whole master, from its configuration to its end.
+//!
+//! Order of the start: lock the data directory, take the port, load the store, serve; so that what a user
+//! can get wrong is said before anything is read or changed. Order of the end: no new connections, no new
+//! commands, the last batch committed and delivered, the sessions closed, the store closed, the lock given
+//! back.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use dfs_proto::ids::ClusterId;
+use dfs_proto::pb;
+use tokio::net::TcpListener;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::config::{Config, ConfigError};
+use crate::core::Settings;
+use crate::runtime::{Engine, tick_forever};
+use crate::service;
+use crate::store::{DataDir, DataDirError, Identity, RedbStore, Store, StoreError};
+
+/// The file in the data directory that holds the address of the running master.
+const ADDRESS_FILE: &str = "address";
+/// The longest that a clean end takes.
+const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Why a master does not start, or does not go on.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum MasterError {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("listen on {address}: the port is in use; stop who uses it, or choose another with --listen")]
+    PortInUse { address: SocketAddr },
+    #[error("listen on {address}: {why}; choose an address of this machine with --listen")]
+    Listen { address: SocketAddr, why: io::Error },
+    #[error("write {}: {why}; make the data directory writable, with free space", path.display())]
+    AddressFile { path: PathBuf, why: io::Error },
+    #[error("random numbers: the system gives none: {0}; check that /dev/urandom works")]
+    Random(String),
+    #[error("start: {0}")]
+    Broken(String),
+    /// The running master gave up. Nothing that was answered is lost.
+    #[error("{0}; nothing that was acknowledged is lost")]
+    Failed(String),
+}
+
+/// A running master. Dropped without [`Master::shutdown`], it ends too, but nobody waits for it.
+#[derive(Debug)]
+pub struct Master {
+    address: SocketAddr,
+    cluster: ClusterId,
+    address_file: PathBuf,
+    engine: Engine,
+    stop_serving: Option<oneshot::Sender<()>>,
+    server: JoinHandle<()>,
+    ticker: JoinHandle<()>,
+}
+
+impl Master {
+    /// Starts a master in the current tokio runtime. When this returns, it is listening, and whoever
+    /// connects is served.
+    ///
+    /// # Errors
+    /// See [`MasterError`]; whatever was begun is undone.
+    pub async fn start(config: Config) -> Result<Master, MasterError> {
+        config.validate()?;
+        let data = config.data.clone();
+        let dir = blocking(move || {
+            let dir = DataDir::open(&data)?;
+            remove_address(&dir.path().join(ADDRESS_FILE));
+            Ok(dir)
+        })
+        .await?;
+        let address_file = dir.path().join(ADDRESS_FILE);
+        let (listener, address) = listen(config.listen).await?;
+        let (engine, cluster) = blocking(move || open(dir, &config)).await?;
+        let written = address_file.clone();
+        blocking(move || write_address(&written, address)).await.inspect_err(|_| engine.stop())?;
+
+        let (stop_serving, stopped) = oneshot::channel();
+        let server = tokio::spawn(serve(engine.clone(), cluster, listener, address, stopped));
+        let ticker = tokio::spawn(tick_forever(engine.clone()));
+        tracing::info!("dfs-master: listening on {address}, cluster {cluster}");
+        let stop_serving = Some(stop_serving);
+        Ok(Master { address, cluster, address_file, engine, stop_serving, server, ticker })
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Whom it serves.
+    pub fn cluster(&self) -> ClusterId {
+        self.cluster
+    }
+
+    /// Resolves, to the reason, when the master cannot go on (its store failed, say). It serves nobody
+    /// then; what is left to do is [`Master::shutdown`].
+    pub fn failed(&self) -> impl Future<Output = MasterError> + Send + use<> {
+        let failed = self.engine.failed();
+        async move { MasterError::Failed(failed.await) }
+    }
+
+    /// Ends it cleanly, within 5 s: takes no more connections and commands, commits and delivers the last
+    /// batch, closes the sessions and the store. Another master can then use the data directory.
+    pub async fn shutdown(mut self) {
+        let deadline = Instant::now() + SHUTDOWN_DEADLINE;
+        self.begin_to_stop();
+        if tokio::time::timeout_at(deadline.into(), self.engine.finished()).await.is_err() {
+            tracing::warn!("the store is still busy; changes that nobody was told of may be lost");
+        }
+        if tokio::time::timeout_at(deadline.into(), &mut self.server).await.is_err() {
+            tracing::warn!("some sessions did not end in time; they are cut off");
+        }
+        tracing::info!("dfs-master: stopped");
+        // The rest is in `drop`.
+    }
+
+    fn begin_to_stop(&mut self) {
+        if let Some(stop) = self.stop_serving.take() {
+            // Nobody listens when the server has ended by itself.
+            let _ = stop.send(());
+        }
+        self.ticker.abort();
+        self.engine.stop();
+    }
+}
+
+impl Drop for Master {
+    fn drop(&mut self) {
+        self.begin_to_stop();
+        self.server.abort();
+        remove_address(&self.address_file);
+    }
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, MasterError> + Send + 'static,
+) -> Result<T, MasterError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(MasterError::Broken(format!("{error}; this is a bug, please report it"))),
+    }
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), MasterError> {
+    let bound = TcpListener::bind(address).await.and_then(|listener| {
+        let bound = listener.local_addr()?;
+        Ok((listener, bound))
+    });
+    bound.map_err(|why| match why.kind() {
+        io::ErrorKind::AddrInUse => MasterError::PortInUse { address },
+        _ => MasterError::Listen { address, why },
+    })
+}
+
+fn open(dir: DataDir, config: &Config) -> Result<(Engine, ClusterId), MasterError> {
+    let mut store = RedbStore::open(dir)?;
+    let identity = store.identity(fresh_identity()?)?;
+    let settings = Settings {
+        cluster: identity.cluster,
+        secret: identity.secret,
+        master_epoch: getrandom::u64().map_err(no_random)?,
+        copies: config.copies,
+        min_copies: config.min_copies,
+        chunk_size: config.chunk_size,
+        replicate_every_ms: u64::try_from(config.replicate_every.as_millis()).unwrap_or(u64::MAX),
+    };
+    let engine = Engine::start(Box::new(store), settings)?;
+    Ok((engine, identity.cluster))
+}
+
+fn fresh_identity() -> Result<Identity, MasterError> {
+    let mut identity = Identity { cluster: ClusterId([0; 16]), secret: [0; 32], created: pb::Time::now() };
+    getrandom::fill(&mut identity.cluster.0).map_err(no_random)?;
+    getrandom::fill(&mut identity.secret).map_err(no_random)?;
+    Ok(identity)
+}
+
+fn no_random(error: getrandom::Error) -> MasterError {
+    MasterError::Random(error.to_string())
+}
+
+async fn serve(
+    engine: Engine,
+    cluster: ClusterId,
+    listener: TcpListener,
+    address: SocketAddr,
+    stopped: oneshot::Receiver<()>,
+) {
+    let stop = async {
+        // An error means that the master was dropped, which is an order to stop too.
+        let _ = stopped.await;
+    };
+    if let Err(error) = service::serve(engine.clone(), cluster, listener, stop).await {
+        engine.fail(format!("listen on {address}: the server broke: {error}"));
+    }
+}
+
+/// Whole or not at all: scripts wait for the file and read it at once.
+fn write_address(path: &Path, address: SocketAddr) -> Result<(), MasterError> {
+    let temporary = path.with_extension("new");
+    std::fs::write(&temporary, format!("{address}\n"))
+        .and_then(|()| std::fs::rename(&temporary, path))
+        .map_err(|why| MasterError::AddressFile { path: path.to_owned(), why })
+}
+
+fn remove_address(path: &Path) {
+    match std::fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => tracing::warn!("{} cannot be removed: {error}; it is out of date", path.display()),
+    }
+}

@@ -1,0 +1,456 @@
+//! The state, its connections and its group commit under one lock.
+//!
+//! The lock is held for one command, or one look at the state, and never across an await or any I/O.
+//! Effects are queued to connections under it too, so that they leave in the order in which the commands
+//! were applied.
+//!
+//! A commit that fails ends the engine: what the store holds is then unknown, so nothing more may be
+//! shown. Every connection is closed, every call returns [`Stopped`], and [`Engine::failed`] says why.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use dfs_proto::ids::{KeeperId, SessionId};
+use dfs_proto::pb::{self, keeper_down, mount_down};
+use tokio::sync::{Semaphore, TryAcquireError, mpsc, oneshot, watch};
+
+use super::clock::Clock;
+use super::committer::commit_thread;
+use super::group::{self, Admitted, GroupCommit};
+use super::outbox::{ConnectionNo, Outboxes};
+use crate::core::{Applied, Command, CorruptRow, Effect, Settings, State};
+use crate::store::{Store, StoreError};
+
+/// Commands that may wait for their batch. The next ones wait to be applied.
+const MAX_QUEUED_COMMANDS: usize = 4096;
+/// How long a look at the state waits until what it saw is durable.
+const SETTLE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// The engine takes no more commands: it was stopped, or its store failed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[error("the master is stopping, or its store does not answer; try again later")]
+pub struct Stopped;
+
+/// One connection of a mount or a keeper.
+#[derive(Debug)]
+pub struct Link<K> {
+    /// The session, or the keeper.
+    pub peer: K,
+    /// Resolves, to an error, when the connection has to end: another one took over, the peer does not
+    /// read, or the master stops.
+    pub closed: oneshot::Receiver<()>,
+    connection: ConnectionNo,
+}
+
+/// Runs commands. Clones are the same engine.
+#[derive(Clone)]
+pub struct Engine {
+    shared: Arc<Shared>,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("failed", &self.shared.has_failed()).finish_non_exhaustive()
+    }
+}
+
+pub(super) struct Shared {
+    pub(super) inner: Mutex<Inner>,
+    /// There is a batch to commit, or the engine is stopping.
+    pub(super) work: Condvar,
+    /// One permit for each command that may still be queued.
+    pub(super) room: Semaphore,
+    /// The newest batch that is durable.
+    pub(super) durable: watch::Sender<u64>,
+    failed: watch::Sender<Option<String>>,
+    /// The commit thread has ended, and the store is closed.
+    pub(super) finished: watch::Sender<bool>,
+}
+
+pub(super) struct Inner {
+    state: State,
+    clock: Clock,
+    pub(super) group: GroupCommit,
+    mounts: Outboxes<SessionId, mount_down::Msg>,
+    keepers: Outboxes<KeeperId, keeper_down::Msg>,
+    connections: u64,
+    pub(super) stopping: bool,
+}
+
+impl Engine {
+    /// Loads the state from the store (a fresh one gets what a new cluster has), and starts the commit
+    /// thread, which owns the store. Blocks.
+    ///
+    /// # Errors
+    /// The store cannot be read or written, or what it holds makes no sense.
+    pub fn start(mut store: Box<dyn Store>, settings: Settings) -> Result<Engine, StoreError> {
+        let mut clock = Clock::default();
+        let state = load(&mut *store, settings, clock.now())?;
+        let inner = Inner {
+            state,
+            clock,
+            group: GroupCommit::default(),
+            mounts: Outboxes::default(),
+            keepers: Outboxes::default(),
+            connections: 0,
+            stopping: false,
+        };
+        let shared = Arc::new(Shared {
+            inner: Mutex::new(inner),
+            work: Condvar::new(),
+            room: Semaphore::new(MAX_QUEUED_COMMANDS),
+            durable: watch::Sender::new(0),
+            failed: watch::Sender::new(None),
+            finished: watch::Sender::new(false),
+        });
+        let thread_shared = shared.clone();
+        std::thread::Builder::new()
+            .name("dfs-commit".to_owned())
+            .spawn(move || commit_thread(&thread_shared, store))
+            .map_err(|e| StoreError::Io {
+                path: "commit thread".into(),
+                why: format!("cannot be started: {e}"),
+            })?;
+        Ok(Engine { shared })
+    }
+
+    /// Opens, or takes over, a mount's session. Messages to the mount go to `outbox`, the welcome first.
+    /// The inner error is the core's refusal, to be sent to the mount.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn connect_mount(
+        &self,
+        hello: pb::MountHello,
+        outbox: mpsc::Sender<mount_down::Msg>,
+    ) -> Result<Result<Link<SessionId>, pb::Error>, Stopped> {
+        let fresh = SessionId(random_id()?);
+        self.run(|inner| {
+            let command = Command::MountHello { fresh, hello };
+            let mut applied = inner.apply(command);
+            let answer = applied.effects.iter().position(|e| matches!(e, Effect::MountAnswer(_)));
+            let answer = answer.map(|at| (at, applied.effects.remove(at)));
+            let (at, welcome) = match answer {
+                Some((at, Effect::MountAnswer(mount_down::Msg::Welcome(welcome)))) => (at, welcome),
+                Some((_, Effect::MountAnswer(mount_down::Msg::Refused(error)))) => {
+                    return (applied, Err(error));
+                }
+                _ => return (applied, Err(no_answer())),
+            };
+            let peer = SessionId(welcome.session);
+            applied.effects.insert(at, Effect::ToMount(peer, mount_down::Msg::Welcome(welcome)));
+            let connection = inner.next_connection();
+            let closed = inner.mounts.connect(peer, connection, outbox);
+            (applied, Ok(Link { peer, closed, connection }))
+        })
+        .await
+    }
+
+    /// As [`Engine::connect_mount`], for a keeper whose cluster and version have been checked.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn connect_keeper(
+        &self,
+        hello: pb::KeeperHello,
+        outbox: mpsc::Sender<keeper_down::Msg>,
+    ) -> Result<Result<Link<KeeperId>, pb::Error>, Stopped> {
+        self.run(|inner| {
+            let mut applied = inner.apply(Command::KeeperHello(hello));
+            let answer = applied.effects.iter().position(|e| matches!(e, Effect::KeeperAnswer(_)));
+            let answer = answer.map(|at| (at, applied.effects.remove(at)));
+            let (at, welcome) = match answer {
+                Some((at, Effect::KeeperAnswer(keeper_down::Msg::Welcome(welcome)))) => (at, welcome),
+                Some((_, Effect::KeeperAnswer(keeper_down::Msg::Refused(error)))) => {
+                    return (applied, Err(error));
+                }
+                _ => return (applied, Err(no_answer())),
+            };
+            let peer = KeeperId(welcome.keeper);
+            applied.effects.insert(at, Effect::ToKeeper(peer, keeper_down::Msg::Welcome(welcome)));
+            let connection = inner.next_connection();
+            let closed = inner.keepers.connect(peer, connection, outbox);
+            (applied, Ok(Link { peer, closed, connection }))
+        })
+        .await
+    }
+
+    /// Applies a mount's request. Nothing is done when the connection is over: its successor may have
+    /// asked again.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn mount_request(
+        &self,
+        link: &Link<SessionId>,
+        request: pb::MountRequest,
+    ) -> Result<(), Stopped> {
+        let (session, connection) = (link.peer, link.connection);
+        self.run_if(|inner| inner.mounts.is_open(session, connection), Command::Mount { session, request })
+            .await
+    }
+
+    /// Applies what a keeper says, as [`Engine::mount_request`].
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn keeper_message(
+        &self,
+        link: &Link<KeeperId>,
+        msg: pb::keeper_up::Msg,
+    ) -> Result<(), Stopped> {
+        let (keeper, connection) = (link.peer, link.connection);
+        self.run_if(|inner| inner.keepers.is_open(keeper, connection), Command::Keeper { keeper, msg }).await
+    }
+
+    /// Answers a mount's ping. It waits for nothing.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn pong(&self, link: &Link<SessionId>, ping: pb::Ping) -> Result<(), Stopped> {
+        let mut inner = self.shared.lock()?;
+        let now = Some(inner.clock.now());
+        if inner.mounts.is_open(link.peer, link.connection) {
+            inner.mounts.send(link.peer, mount_down::Msg::Pong(pb::Pong { seq: ping.seq, now }));
+        }
+        Ok(())
+    }
+
+    /// A mount's connection has ended. If no other has taken over, the session is gone.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn disconnect_mount(&self, link: Link<SessionId>) -> Result<(), Stopped> {
+        let (session, connection) = (link.peer, link.connection);
+        self.run_if(|inner| inner.mounts.disconnect(session, connection), Command::MountGone(session)).await
+    }
+
+    /// As [`Engine::disconnect_mount`], for a keeper.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn disconnect_keeper(&self, link: Link<KeeperId>) -> Result<(), Stopped> {
+        let (keeper, connection) = (link.peer, link.connection);
+        self.run_if(|inner| inner.keepers.disconnect(keeper, connection), Command::KeeperGone(keeper)).await
+    }
+
+    /// Lets time pass. Left out while commands wait for room: they were sent before it, and a heartbeat
+    /// among them must not come too late for having waited here.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn tick(&self) -> Result<(), Stopped> {
+        match self.shared.room.try_acquire() {
+            Err(TryAcquireError::NoPermits) => Ok(()),
+            Err(TryAcquireError::Closed) => Err(Stopped),
+            Ok(permit) => {
+                let mut inner = self.shared.lock()?;
+                if self.shared.submit(&mut inner, Command::Tick) {
+                    permit.forget();
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Looks at the state, and returns when all that was seen is durable.
+    ///
+    /// # Errors
+    /// [`Stopped`]; also when the store takes too long.
+    pub async fn read<T>(&self, look: impl FnOnce(&State, pb::Time) -> T) -> Result<T, Stopped> {
+        let (seen, need) = {
+            let mut inner = self.shared.lock()?;
+            let now = inner.clock.now();
+            (look(&inner.state, now), inner.group.newest_change())
+        };
+        let mut durable = self.shared.durable.subscribe();
+        let settled = async {
+            tokio::select! {
+                reached = durable.wait_for(|&no| no >= need) => reached.is_ok(),
+                _ = self.failed() => false,
+            }
+        };
+        match tokio::time::timeout(SETTLE_DEADLINE, settled).await {
+            Ok(true) => Ok(seen),
+            Ok(false) | Err(_) => Err(Stopped),
+        }
+    }
+
+    /// Takes no more commands. The last batch is committed and delivered, then every connection ends and
+    /// the store is closed: see [`Engine::finished`].
+    pub fn stop(&self) {
+        self.shared.room.close();
+        // A poisoned lock means that the engine has failed, and the thread ends for that.
+        let mut inner = self.shared.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.stopping = true;
+        self.shared.work.notify_all();
+    }
+
+    /// Resolves when the engine has stopped, or failed, and the store is closed.
+    pub async fn finished(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.shared.finished.subscribe().wait_for(|&finished| finished).await;
+    }
+
+    /// Resolves, to the reason, when the engine fails. Never after a [`Engine::stop`] that went well.
+    pub fn failed(&self) -> impl Future<Output = String> + Send + use<> {
+        let shared = self.shared.clone();
+        async move {
+            let mut failed = shared.failed.subscribe();
+            match failed.wait_for(Option::is_some).await.map(|reason| reason.clone()) {
+                Ok(Some(reason)) => reason,
+                Ok(None) | Err(_) => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Ends everything, at once, for a reason that no caller can mend.
+    pub(crate) fn fail(&self, reason: String) {
+        self.shared.fail(reason);
+    }
+
+    async fn run<T>(&self, work: impl FnOnce(&mut Inner) -> (Applied, T)) -> Result<T, Stopped> {
+        let permit = self.shared.room.acquire().await.map_err(|_| Stopped)?;
+        let mut inner = self.shared.lock()?;
+        let (applied, result) = work(&mut inner);
+        let only_answers = group::effects_answer(&applied.effects);
+        if self.shared.admit(&mut inner, only_answers, applied) {
+            permit.forget();
+        }
+        Ok(result)
+    }
+
+    async fn run_if(
+        &self,
+        condition: impl FnOnce(&mut Inner) -> bool,
+        command: Command,
+    ) -> Result<(), Stopped> {
+        let permit = self.shared.room.acquire().await.map_err(|_| Stopped)?;
+        let mut inner = self.shared.lock()?;
+        if condition(&mut inner) && self.shared.submit(&mut inner, command) {
+            permit.forget();
+        }
+        Ok(())
+    }
+}
+
+impl Inner {
+    fn apply(&mut self, command: Command) -> Applied {
+        let now = self.clock.now();
+        self.state.apply(command, now)
+    }
+
+    pub(super) fn close_all(&mut self) {
+        self.mounts.close_all();
+        self.keepers.close_all();
+    }
+
+    fn next_connection(&mut self) -> ConnectionNo {
+        self.connections += 1;
+        ConnectionNo(self.connections)
+    }
+
+    pub(super) fn deliver(&mut self, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::ToMount(session, welcome @ mount_down::Msg::Welcome(_)) => {
+                    self.mounts.welcome(session, welcome);
+                }
+                Effect::ToMount(session, message) => self.mounts.send(session, message),
+                Effect::ToKeeper(keeper, welcome @ keeper_down::Msg::Welcome(_)) => {
+                    self.keepers.welcome(keeper, welcome);
+                }
+                Effect::ToKeeper(keeper, message) => self.keepers.send(keeper, message),
+                Effect::MountAnswer(_) | Effect::KeeperAnswer(_) => {
+                    tracing::error!("the core answered a hello that nobody sent; the answer is dropped");
+                }
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> Result<MutexGuard<'_, Inner>, Stopped> {
+        match self.inner.lock() {
+            Ok(inner) if inner.stopping => Err(Stopped),
+            Ok(inner) => Ok(inner),
+            Err(poisoned) => {
+                drop(poisoned);
+                self.fail("a command broke the master's state (a bug); the log says where".to_owned());
+                Err(Stopped)
+            }
+        }
+    }
+
+    /// Applies a command. True if its effects wait in a batch.
+    fn submit(&self, inner: &mut Inner, command: Command) -> bool {
+        let asks = group::asks(&command);
+        let applied = inner.apply(command);
+        let only_answers = asks && group::effects_answer(&applied.effects);
+        self.admit(inner, only_answers, applied)
+    }
+
+    fn admit(&self, inner: &mut Inner, only_answers: bool, applied: Applied) -> bool {
+        match inner.group.admit(only_answers, applied) {
+            Admitted::Now(effects) => {
+                inner.deliver(effects);
+                false
+            }
+            Admitted::Queued => {
+                self.work.notify_one();
+                true
+            }
+        }
+    }
+
+    pub(super) fn fail(&self, reason: String) {
+        tracing::error!("{reason}");
+        self.room.close();
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.stopping = true;
+        inner.close_all();
+        drop(inner);
+        self.failed.send_if_modified(|failed| {
+            let first = failed.is_none();
+            if first {
+                *failed = Some(reason);
+            }
+            first
+        });
+        self.work.notify_all();
+    }
+
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed.borrow().is_some()
+    }
+}
+
+fn load(store: &mut dyn Store, settings: Settings, now: pb::Time) -> Result<State, StoreError> {
+    let corrupt = |error: CorruptRow| StoreError::Rows(error.to_string());
+    let mut state = State::new(settings);
+    store.load(&mut |row| state.load_row(row).map_err(corrupt))?;
+    if state.is_empty() {
+        let changes = state.bootstrap(now);
+        store.commit(&changes)?;
+    } else {
+        state.finish_load(now).map_err(corrupt)?;
+    }
+    Ok(state)
+}
+
+fn random_id() -> Result<u64, Stopped> {
+    match getrandom::u64() {
+        Ok(id) => Ok(id.max(1)),
+        Err(error) => {
+            tracing::error!("no random numbers from the system: {error}");
+            Err(Stopped)
+        }
+    }
+}
+
+fn no_answer() -> pb::Error {
+    pb::Error { code: pb::Code::Io as i32, message: "the master did not answer the hello (a bug)".to_owned() }
+}
+
+#[cfg(test)]
+mod tests;

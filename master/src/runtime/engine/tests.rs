@@ -1,0 +1,314 @@
+//! The engine with the real core, on a store whose commits wait for a gate.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use dfs_proto::PROTOCOL_VERSION;
+use dfs_proto::ids::ClusterId;
+use pb::{mount_reply, mount_request};
+
+use super::*;
+use crate::core::{Row, RowChange};
+use crate::runtime::OUTBOX_CAPACITY;
+use crate::store::{Identity, MemoryStore};
+
+/// Longer than anything here takes.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Gate {
+    Open,
+    Closed,
+    Broken,
+}
+
+/// Holds commits back while the gate is closed.
+struct GatedStore {
+    rows: MemoryStore,
+    gate: Arc<(Mutex<Gate>, Condvar)>,
+    waiting: Arc<AtomicU64>,
+}
+
+impl Store for GatedStore {
+    fn identity(&mut self, fresh: Identity) -> Result<Identity, StoreError> {
+        self.rows.identity(fresh)
+    }
+
+    fn load(&mut self, each: &mut dyn FnMut(Row) -> Result<(), StoreError>) -> Result<(), StoreError> {
+        self.rows.load(each)
+    }
+
+    fn commit(&mut self, changes: &[RowChange]) -> Result<(), StoreError> {
+        let (gate, moved) = &*self.gate;
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let gate = moved.wait_while(gate.lock().unwrap(), |gate| *gate == Gate::Closed).unwrap();
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        match *gate {
+            Gate::Broken => Err(StoreError::Io { path: "gate".into(), why: "broken".to_owned() }),
+            Gate::Open | Gate::Closed => self.rows.commit(changes),
+        }
+    }
+}
+
+struct Fixture {
+    engine: Engine,
+    rows: MemoryStore,
+    gate: Arc<(Mutex<Gate>, Condvar)>,
+    waiting: Arc<AtomicU64>,
+}
+
+struct Mount {
+    link: Link<SessionId>,
+    inbox: mpsc::Receiver<mount_down::Msg>,
+}
+
+fn settings() -> Settings {
+    Settings {
+        cluster: ClusterId([1; 16]),
+        secret: [2; 32],
+        master_epoch: 3,
+        copies: 3,
+        min_copies: 2,
+        chunk_size: 1 << 20,
+        replicate_every_ms: 10_000,
+    }
+}
+
+impl Fixture {
+    fn on(rows: MemoryStore) -> Fixture {
+        let gate = Arc::new((Mutex::new(Gate::Open), Condvar::new()));
+        let waiting = Arc::new(AtomicU64::new(0));
+        let store = GatedStore { rows: rows.clone(), gate: gate.clone(), waiting: waiting.clone() };
+        let engine = Engine::start(Box::new(store), settings()).unwrap();
+        Fixture { engine, rows, gate, waiting }
+    }
+
+    fn new() -> Fixture {
+        Fixture::on(MemoryStore::new())
+    }
+
+    fn set(&self, to: Gate) {
+        *self.gate.0.lock().unwrap() = to;
+        self.gate.1.notify_all();
+    }
+
+    /// Until the commit thread stands before the closed gate.
+    async fn commit_waits(&self) {
+        let waits = async {
+            while self.waiting.load(Ordering::SeqCst) == 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, waits).await.unwrap();
+    }
+
+    async fn mount(&self) -> Mount {
+        let hello = pb::MountHello { protocol_version: PROTOCOL_VERSION, ..Default::default() };
+        let (outbox, inbox) = mpsc::channel(OUTBOX_CAPACITY);
+        let link = self.engine.connect_mount(hello, outbox).await.unwrap().unwrap();
+        let mut mount = Mount { link, inbox };
+        assert!(matches!(mount.next().await, mount_down::Msg::Welcome(_)));
+        mount
+    }
+
+    async fn ask(&self, mount: &Mount, id: u64, op: mount_request::Op) {
+        self.engine.mount_request(&mount.link, pb::MountRequest { id, op: Some(op) }).await.unwrap();
+    }
+
+    /// Asks and waits for the answer.
+    async fn call(&self, mount: &mut Mount, id: u64, op: mount_request::Op) -> mount_reply::Result {
+        self.ask(mount, id, op).await;
+        loop {
+            if let mount_down::Msg::Reply(reply) = mount.next().await {
+                assert_eq!(reply.id, id);
+                return reply.result.unwrap();
+            }
+        }
+    }
+
+    async fn mkdir(&self, mount: &mut Mount, id: u64, name: &'static str) -> u64 {
+        match self.call(mount, id, mkdir(1, name)).await {
+            mount_reply::Result::Attr(attr) => attr.inode,
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+impl Mount {
+    async fn next(&mut self) -> mount_down::Msg {
+        tokio::time::timeout(DEADLINE, self.inbox.recv()).await.unwrap().unwrap()
+    }
+
+    /// The ids of the replies that have arrived.
+    fn replies(&mut self) -> Vec<u64> {
+        std::iter::from_fn(|| self.inbox.try_recv().ok())
+            .filter_map(|msg| match msg {
+                mount_down::Msg::Reply(reply) => Some(reply.id),
+                _ => None,
+            })
+            .collect()
+    }
+}
+
+fn mkdir(parent: u64, name: &'static str) -> mount_request::Op {
+    mount_request::Op::Mkdir(pb::Mkdir { parent, name: name.into(), mode: 0o755, uid: 0, gid: 0 })
+}
+
+fn getattr(inode: u64) -> mount_request::Op {
+    mount_request::Op::Getattr(pb::Getattr { inode })
+}
+
+#[tokio::test]
+async fn no_answer_leaves_before_its_change_is_durable() {
+    let fixture = Fixture::new();
+    let mut mount = fixture.mount().await;
+    fixture.set(Gate::Closed);
+    fixture.ask(&mount, 1, mkdir(1, "a")).await;
+    fixture.commit_waits().await;
+    assert!(mount.replies().is_empty());
+    let before = fixture.rows.rows();
+    fixture.set(Gate::Open);
+    assert!(matches!(mount.next().await, mount_down::Msg::Reply(pb::MountReply { id: 1, .. })));
+    assert_ne!(fixture.rows.rows(), before);
+}
+
+#[tokio::test]
+async fn clean_inodes_are_read_at_once_and_changed_ones_wait() {
+    let fixture = Fixture::new();
+    let (mut writer, mut reader) = (fixture.mount().await, fixture.mount().await);
+    let changed = fixture.mkdir(&mut writer, 1, "changed").await;
+    let clean = fixture.mkdir(&mut writer, 2, "clean").await;
+    fixture.engine.read(|_, _| ()).await.unwrap();
+    reader.replies();
+
+    fixture.set(Gate::Closed);
+    fixture.ask(&writer, 3, mkdir(changed, "below")).await;
+    fixture.commit_waits().await;
+    fixture.ask(&reader, 10, getattr(clean)).await;
+    fixture.ask(&reader, 11, getattr(changed)).await;
+    fixture.ask(&reader, 12, getattr(clean)).await;
+    fixture.ask(&writer, 13, getattr(clean)).await;
+    assert_eq!(reader.replies(), vec![10, 12]);
+    assert_eq!(writer.replies(), vec![13]);
+    fixture.set(Gate::Open);
+    fixture.engine.read(|_, _| ()).await.unwrap();
+    assert_eq!((writer.replies(), reader.replies()), (vec![3], vec![11]));
+}
+
+#[tokio::test]
+async fn many_commands_share_one_commit() {
+    let fixture = Fixture::new();
+    let mut mount = fixture.mount().await;
+    fixture.mkdir(&mut mount, 1, "first").await;
+    fixture.set(Gate::Closed);
+    let before = fixture.rows.commits();
+    for id in 2..502 {
+        let name = format!("d{id}");
+        let op = pb::Mkdir { parent: 1, name: name.into(), mode: 0o755, uid: 0, gid: 0 };
+        fixture.ask(&mount, id, mount_request::Op::Mkdir(op)).await;
+        fixture.commit_waits().await;
+    }
+    assert!(mount.replies().is_empty());
+    fixture.set(Gate::Open);
+    fixture.engine.read(|_, _| ()).await.unwrap();
+    assert_eq!(mount.replies(), (2..502).collect::<Vec<_>>());
+    assert_eq!(fixture.rows.commits() - before, 2, "one that waited, and one for all that came meanwhile");
+}
+
+#[tokio::test]
+async fn a_look_at_the_state_waits_until_what_it_saw_is_durable() {
+    let fixture = Fixture::new();
+    let mount = fixture.mount().await;
+    fixture.set(Gate::Closed);
+    fixture.ask(&mount, 1, mkdir(1, "a")).await;
+    fixture.commit_waits().await;
+    let engine = fixture.engine.clone();
+    let mut look = tokio::spawn(async move { engine.read(|state, now| state.status(now)).await });
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!look.is_finished());
+    fixture.set(Gate::Open);
+    let status = tokio::time::timeout(DEADLINE, &mut look).await.unwrap().unwrap().unwrap();
+    assert_eq!(status.directories, 2);
+}
+
+#[tokio::test]
+async fn commands_wait_when_the_queue_is_full_and_ticks_are_left_out() {
+    let fixture = Fixture::new();
+    let mount = fixture.mount().await;
+    fixture.set(Gate::Closed);
+    for id in 0..MAX_QUEUED_COMMANDS as u64 {
+        let op = pb::Mkdir { parent: 1, name: format!("{id}").into(), mode: 0o755, uid: 0, gid: 0 };
+        fixture.ask(&mount, id, mount_request::Op::Mkdir(op)).await;
+    }
+    let request = pb::MountRequest { id: 1 << 20, op: Some(getattr(1)) };
+    let mut one_more = Box::pin(fixture.engine.mount_request(&mount.link, request));
+    tokio::select! {
+        biased;
+        _ = &mut one_more => panic!("there was no room"),
+        () = tokio::task::yield_now() => {}
+    }
+    fixture.engine.tick().unwrap();
+    fixture.set(Gate::Open);
+    tokio::time::timeout(DEADLINE, one_more).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn a_failed_commit_ends_everything_and_shows_nothing() {
+    let fixture = Fixture::new();
+    let mut mount = fixture.mount().await;
+    fixture.set(Gate::Closed);
+    fixture.ask(&mount, 1, mkdir(1, "a")).await;
+    fixture.commit_waits().await;
+    fixture.set(Gate::Broken);
+    let reason = tokio::time::timeout(DEADLINE, fixture.engine.failed()).await.unwrap();
+    assert!(reason.starts_with("commit of changes: store gate: broken"), "{reason}");
+    tokio::time::timeout(DEADLINE, fixture.engine.finished()).await.unwrap();
+    assert_eq!(mount.inbox.recv().await, None, "no answer, and the stream ends");
+    let request = pb::MountRequest { id: 2, op: Some(getattr(1)) };
+    assert_eq!(fixture.engine.mount_request(&mount.link, request).await, Err(Stopped));
+    assert_eq!(fixture.engine.tick(), Err(Stopped));
+    assert_eq!(fixture.engine.read(|_, _| ()).await, Err(Stopped));
+}
+
+#[tokio::test]
+async fn a_stop_commits_and_delivers_what_was_begun() {
+    let fixture = Fixture::new();
+    let mut mount = fixture.mount().await;
+    fixture.set(Gate::Closed);
+    for id in 1..=2 {
+        fixture.ask(&mount, id, mkdir(1, ["a", "b"][id as usize - 1])).await;
+        fixture.commit_waits().await;
+    }
+    fixture.engine.stop();
+    fixture.set(Gate::Open);
+    tokio::time::timeout(DEADLINE, fixture.engine.finished()).await.unwrap();
+    assert_eq!(mount.replies(), vec![1, 2]);
+    assert_eq!(mount.inbox.recv().await, None);
+
+    let again = Fixture::on(fixture.rows.clone());
+    let status = again.engine.read(|state, now| state.status(now)).await.unwrap();
+    assert_eq!(status.directories, 3);
+}
+
+#[tokio::test]
+async fn a_session_that_comes_back_takes_over() {
+    let fixture = Fixture::new();
+    let mut old = fixture.mount().await;
+    let hello =
+        pb::MountHello { protocol_version: PROTOCOL_VERSION, session: old.link.peer.0, ..Default::default() };
+    let (outbox, inbox) = mpsc::channel(OUTBOX_CAPACITY);
+    let link = fixture.engine.connect_mount(hello, outbox).await.unwrap().unwrap();
+    assert_eq!(link.peer, old.link.peer);
+    let mut new = Mount { link, inbox };
+    let mount_down::Msg::Welcome(welcome) = new.next().await else { panic!("no welcome") };
+    assert!(welcome.resumed);
+
+    assert!((&mut old.link.closed).await.is_err());
+    assert_eq!(old.inbox.recv().await, None);
+    fixture.ask(&old, 7, mkdir(1, "from-the-old")).await;
+    fixture.engine.disconnect_mount(old.link).await.unwrap();
+    fixture.mkdir(&mut new, 8, "from-the-new").await;
+    let status = fixture.engine.read(|state, now| state.status(now)).await.unwrap();
+    assert_eq!((status.directories, status.mounts), (2, 1));
+}

@@ -1,0 +1,206 @@
+//! The group commit: batches of row changes, and which effects have to wait for which batch.
+//!
+//! Pure: no lock, no thread, no I/O. The engine asks [`GroupCommit::admit`] for every command, and its
+//! commit thread walks [`GroupCommit::take`] -> store -> [`GroupCommit::committed`].
+//!
+//! Batches are numbered. At most one is being committed and one is open:
+//!
+//! ```text
+//! durable ... | in flight: committed + 1 | open: the next
+//! ```
+//!
+//! A command's effects have to wait for a batch (its number is `need` below):
+//!
+//! - for the batch with its own changes, if it has any;
+//! - else, if all that it does is to answer, for the newest batch that touches an inode that it shows. The
+//!   inodes of an invalidation that is still queued count as touched, so that an answer about an inode
+//!   never overtakes an invalidation of it;
+//! - else (it orders a keeper to do something, or tells a third party) for every change there is. To have
+//!   a chunk deleted for a reason that a crash takes back would be the end of a file;
+//! - and always for a change of the counters: an id whose reservation is lost would be handed out again.
+
+use std::collections::HashMap;
+
+use dfs_proto::ids::InodeNo;
+use dfs_proto::pb;
+
+use crate::core::row::Counters;
+use crate::core::{Applied, Command, Effect, Row, RowChange, RowKey};
+
+type BatchNo = u64;
+
+/// Row changes to be committed together, and what leaves when they are.
+#[derive(Debug, Default)]
+struct Batch {
+    changes: Vec<RowChange>,
+    effects: Vec<Effect>,
+    commands: usize,
+    touched: Vec<InodeNo>,
+}
+
+/// What became durable.
+#[derive(Debug, Default)]
+pub(super) struct Committed {
+    /// To be sent now, in this order.
+    pub effects: Vec<Effect>,
+    /// How many commands waited in the batch.
+    pub commands: usize,
+}
+
+/// What is to be done with a command's effects.
+#[derive(Debug)]
+pub(super) enum Admitted {
+    /// Sent at once.
+    Now(Vec<Effect>),
+    /// They are in a batch.
+    Queued,
+}
+
+/// See the head of this file.
+#[derive(Debug, Default)]
+pub(super) struct GroupCommit {
+    durable: BatchNo,
+    open: Batch,
+    in_flight: Option<Batch>,
+    /// The newest batch that touches an inode; only those that are not durable.
+    touched_by: HashMap<InodeNo, BatchNo>,
+    newest_change: BatchNo,
+    newest_counters: BatchNo,
+    counters: Option<Counters>,
+}
+
+impl GroupCommit {
+    /// Takes in what a command did.
+    pub fn admit(&mut self, only_answers: bool, applied: Applied) -> Admitted {
+        let Applied { changes, effects, shows } = applied;
+        let need = if !changes.is_empty() {
+            self.open_no()
+        } else if only_answers {
+            let shown = shows.iter().filter_map(|inode| self.touched_by.get(inode)).max();
+            shown.copied().unwrap_or(0).max(self.newest_counters)
+        } else {
+            self.newest_change
+        };
+        if need <= self.durable {
+            return Admitted::Now(effects);
+        }
+        self.note_touched(need, &changes, &effects);
+        let batch = match &mut self.in_flight {
+            Some(in_flight) if need == self.durable + 1 => in_flight,
+            _ => &mut self.open,
+        };
+        batch.changes.extend(changes);
+        batch.effects.extend(effects);
+        batch.commands += 1;
+        Admitted::Queued
+    }
+
+    /// Whether there is a batch to take.
+    pub fn has_open(&self) -> bool {
+        self.open.commands > 0
+    }
+
+    /// The open batch becomes the one in flight, and its changes are given out to be committed. There must
+    /// be none in flight.
+    pub fn take(&mut self) -> Vec<RowChange> {
+        assert!(self.in_flight.is_none(), "a batch is taken while another is in flight");
+        let mut batch = std::mem::take(&mut self.open);
+        let changes = std::mem::take(&mut batch.changes);
+        self.in_flight = Some(batch);
+        changes
+    }
+
+    /// The batch in flight is on stable storage.
+    pub fn committed(&mut self) -> Committed {
+        let Some(batch) = self.in_flight.take() else { return Committed::default() };
+        self.durable += 1;
+        for inode in batch.touched {
+            if self.touched_by.get(&inode).is_some_and(|&no| no <= self.durable) {
+                self.touched_by.remove(&inode);
+            }
+        }
+        Committed { effects: batch.effects, commands: batch.commands }
+    }
+
+    /// The batch that everything applied until now is durable with.
+    pub fn newest_change(&self) -> u64 {
+        self.newest_change
+    }
+
+    /// The newest batch that is durable.
+    pub fn durable(&self) -> u64 {
+        self.durable
+    }
+
+    fn open_no(&self) -> BatchNo {
+        self.durable + 1 + u64::from(self.in_flight.is_some())
+    }
+
+    fn note_touched(&mut self, need: BatchNo, changes: &[RowChange], effects: &[Effect]) {
+        if !changes.is_empty() {
+            self.newest_change = need;
+        }
+        let mut touched = Vec::new();
+        for change in changes {
+            touches(change, &mut touched);
+            if let RowChange::Put(Row::Counters(counters)) = change
+                && self.counters.replace(*counters) != Some(*counters)
+            {
+                self.newest_counters = need;
+            }
+        }
+        for effect in effects {
+            if let Effect::ToMount(_, pb::mount_down::Msg::Invalidate(i)) = effect {
+                touched.extend([i.inode, i.parent].into_iter().filter(|&n| n != 0).map(InodeNo));
+            }
+        }
+        let batch = match &mut self.in_flight {
+            Some(in_flight) if need == self.durable + 1 => in_flight,
+            _ => &mut self.open,
+        };
+        for inode in touched {
+            if self.touched_by.insert(inode, need) != Some(need) {
+                batch.touched.push(inode);
+            }
+        }
+    }
+}
+
+/// Adds the inodes that a change touches.
+fn touches(change: &RowChange, touched: &mut Vec<InodeNo>) {
+    match change {
+        RowChange::Put(Row::Dentry { parent, inode, .. }) => touched.extend([*parent, *inode]),
+        RowChange::Put(Row::Inode(inode, _) | Row::Extent(inode, _) | Row::Xattr { inode, .. })
+        | RowChange::Delete(
+            RowKey::Inode(inode) | RowKey::Extent { inode, .. } | RowKey::Xattr { inode, .. },
+        ) => touched.push(*inode),
+        RowChange::Delete(RowKey::Dentry { parent, .. }) => touched.push(*parent),
+        RowChange::Put(Row::Counters(_) | Row::Chunk(..) | Row::Keeper(..))
+        | RowChange::Delete(RowKey::Counters | RowKey::Chunk(_) | RowKey::Keeper(_)) => {}
+    }
+}
+
+/// Whether a command does nothing but answer whoever sent it, so that `shows` names all that its effects
+/// depend on. To be asked before the command is applied; `effects_answer` after.
+pub(super) fn asks(command: &Command) -> bool {
+    match command {
+        Command::MountHello { .. } | Command::Mount { .. } | Command::KeeperHello(_) => true,
+        Command::Keeper { msg, .. } => matches!(msg, pb::keeper_up::Msg::Heartbeat(_)),
+        Command::MountGone(_) | Command::KeeperGone(_) | Command::Tick => false,
+    }
+}
+
+/// The other half of [`asks`].
+pub(super) fn effects_answer(effects: &[Effect]) -> bool {
+    use pb::{keeper_down, mount_down};
+    effects.iter().all(|effect| match effect {
+        Effect::MountAnswer(_) | Effect::KeeperAnswer(_) => true,
+        Effect::ToMount(_, msg) => matches!(msg, mount_down::Msg::Reply(_) | mount_down::Msg::Welcome(_)),
+        Effect::ToKeeper(_, msg) => {
+            matches!(msg, keeper_down::Msg::Ack(_) | keeper_down::Msg::Welcome(_))
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,92 @@
+//! The sessions of mounts.
+
+use std::pin::Pin;
+
+use dfs_proto::error::DfsError;
+use dfs_proto::ids::SessionId;
+use dfs_proto::pb::{self, mount_down, mount_service_server, mount_up};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
+use tonic::{Request, Response, Status, Streaming};
+
+use super::session::{
+    End, check_version, first_message, log_end, next_message, no_hello, refuse, unavailable,
+};
+use crate::runtime::{Engine, Link, OUTBOX_CAPACITY};
+
+const WHO: &str = "mount";
+
+/// The service.
+pub(super) struct Mounts {
+    engine: Engine,
+}
+
+impl Mounts {
+    pub fn new(engine: Engine) -> Mounts {
+        Mounts { engine }
+    }
+}
+
+#[tonic::async_trait]
+impl mount_service_server::MountService for Mounts {
+    type SessionStream = Pin<Box<dyn Stream<Item = Result<pb::MountDown, Status>> + Send>>;
+
+    async fn session(
+        &self,
+        request: Request<Streaming<pb::MountUp>>,
+    ) -> Result<Response<Self::SessionStream>, Status> {
+        let (down, messages) = mpsc::channel(OUTBOX_CAPACITY);
+        tokio::spawn(run(self.engine.clone(), request.into_inner(), down));
+        let messages = ReceiverStream::new(messages).map(|msg| Ok(pb::MountDown { msg: Some(msg) }));
+        Ok(Response::new(Box::pin(messages)))
+    }
+}
+
+/// One session, from its hello to its end.
+async fn run(engine: Engine, mut inbound: Streaming<pb::MountUp>, down: mpsc::Sender<mount_down::Msg>) {
+    let Some(first) = first_message(&engine, &mut inbound).await else { return };
+    let hello = match first.and_then(check_hello) {
+        Ok(hello) => hello,
+        Err(error) => return refuse(WHO, down, error.to_wire(), mount_down::Msg::Refused).await,
+    };
+    let client = hello.client.clone();
+    let mut link = match engine.connect_mount(hello, down.clone()).await {
+        Ok(Ok(link)) => link,
+        Ok(Err(error)) => return refuse(WHO, down, error, mount_down::Msg::Refused).await,
+        Err(stopped) => {
+            return refuse(WHO, down, unavailable(stopped).to_wire(), mount_down::Msg::Refused).await;
+        }
+    };
+    // Only the engine may hold the queue now: it ends the stream by dropping it.
+    drop(down);
+    tracing::info!("session of mount {} opened by {client}", link.peer);
+    let end = read(&engine, &mut link, &mut inbound).await;
+    log_end(WHO, link.peer, &end);
+    // If the engine has stopped, the session is gone with it.
+    let _ = engine.disconnect_mount(link).await;
+}
+
+fn check_hello(message: pb::MountUp) -> Result<pb::MountHello, DfsError> {
+    let Some(mount_up::Msg::Hello(hello)) = message.msg else { return Err(no_hello()) };
+    check_version(WHO, hello.protocol_version, &hello.version)?;
+    Ok(hello)
+}
+
+async fn read(engine: &Engine, link: &mut Link<SessionId>, inbound: &mut Streaming<pb::MountUp>) -> End {
+    loop {
+        let message = match next_message(&mut link.closed, inbound).await {
+            Ok(message) => message,
+            Err(end) => return end,
+        };
+        let done = match message.msg {
+            Some(mount_up::Msg::Request(request)) => engine.mount_request(link, request).await,
+            Some(mount_up::Msg::Ping(ping)) => engine.pong(link, ping),
+            Some(mount_up::Msg::Hello(_)) => return End::Peer("it sent a second hello".to_owned()),
+            None => return End::Peer("it sent a message that this version does not know".to_owned()),
+        };
+        if done.is_err() {
+            return End::Ours;
+        }
+    }
+}

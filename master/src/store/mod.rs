@@ -1,0 +1,94 @@
+//! Where rows are kept.
+//!
+//! - [`Store`]: what an engine must do. [`RedbStore`] is the embedded one, [`MemoryStore`] is for tests.
+//!   One suite of tests (conformance.rs) runs on all of them.
+//! - [`codec`]: how a row looks as a key and a value, for engines that store bytes.
+//! - [`DataDir`]: the data directory, locked for one process.
+
+pub mod codec;
+mod data_dir;
+mod memory;
+mod redb;
+
+#[cfg(test)]
+mod conformance;
+
+use std::path::PathBuf;
+
+use dfs_proto::ids::ClusterId;
+use dfs_proto::pb;
+
+use crate::core::{Row, RowChange};
+
+pub use self::redb::RedbStore;
+pub use data_dir::{DataDir, DataDirError};
+pub use memory::MemoryStore;
+
+/// The version of what is stored: tables, keys and values. A store of a newer one is refused.
+pub const FORMAT_VERSION: u32 = 1;
+
+/// What makes a store the store of one cluster. Made at its first start, and never changed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// Signs tickets. Never logged: `Debug` leaves it out.
+    pub secret: [u8; 32],
+    /// When.
+    pub created: pb::Time,
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Identity").field("cluster", &self.cluster).finish_non_exhaustive()
+    }
+}
+
+/// Keeps rows. One owner at a time; all calls may block.
+///
+/// An implementation must:
+/// - make `commit` all or nothing, whenever the process or the machine dies;
+/// - return from `commit` only when everything in it is on stable storage;
+/// - apply the changes of a commit in their order, so that the last one to a key wins;
+/// - give back in `load` exactly what was put and not deleted, each row once, unaltered or not at all:
+///   what was damaged is an error, never another row;
+/// - after an error of `commit`, be asked for nothing more: the caller gives up on the store.
+pub trait Store: Send {
+    /// The identity stored here. A store without one takes `fresh`, durably, and returns it.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing was stored then.
+    fn identity(&mut self, fresh: Identity) -> Result<Identity, StoreError>;
+
+    /// Hands every row to `each`, in any order. Stops at the first error, of either side.
+    ///
+    /// # Errors
+    /// [`StoreError`], or what `each` returned.
+    fn load(&mut self, each: &mut dyn FnMut(Row) -> Result<(), StoreError>) -> Result<(), StoreError>;
+
+    /// Stores the changes, in order, atomically and durably.
+    ///
+    /// # Errors
+    /// [`StoreError`]. It is then not known whether the changes are stored.
+    fn commit(&mut self, changes: &[RowChange]) -> Result<(), StoreError>;
+}
+
+/// Why a store cannot do what it must.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum StoreError {
+    #[error("store {}: {why}; check the disk and its free space, then start again", path.display())]
+    Io { path: PathBuf, why: String },
+    #[error("store {}: it is damaged: {why}; restore it from a backup, or move it away to begin an empty cluster", path.display())]
+    Corrupt { path: PathBuf, why: String },
+    #[error(
+        "store {}: it has format {found}, and this program knows formats up to {FORMAT_VERSION}; \
+         use a newer dfs-master", path.display()
+    )]
+    NewerFormat { path: PathBuf, found: u32 },
+    /// The core refused the rows; its words.
+    #[error("store: {0}")]
+    Rows(String),
+    #[error("store {}: another process has it open; stop that one first", path.display())]
+    InUse { path: PathBuf },
+}

@@ -1,0 +1,132 @@
+//! What is particular to a file on disk: crashes, damage, formats.
+
+use std::fs;
+
+use super::*;
+use crate::store::codec::tests::samples;
+
+fn open(path: &Path) -> Result<RedbStore, StoreError> {
+    RedbStore::open(DataDir::open(path).unwrap())
+}
+
+fn rows(store: &mut RedbStore) -> Result<Vec<Row>, StoreError> {
+    let mut rows = Vec::new();
+    store.load(&mut |row| {
+        rows.push(row);
+        Ok(())
+    })?;
+    rows.sort_by_key(codec::key_of);
+    Ok(rows)
+}
+
+fn sorted_samples() -> Vec<Row> {
+    let mut rows = samples();
+    rows.sort_by_key(codec::key_of);
+    rows
+}
+
+fn put_samples(store: &mut RedbStore) {
+    let changes: Vec<_> = samples().into_iter().map(RowChange::Put).collect();
+    store.commit(&changes).unwrap();
+}
+
+/// The file as a killed process leaves it: copied while the store is open.
+#[test]
+fn what_was_committed_survives_a_crash() {
+    let (live, crashed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut store = open(live.path()).unwrap();
+    put_samples(&mut store);
+    fs::copy(live.path().join(FILE_NAME), crashed.path().join(FILE_NAME)).unwrap();
+    let last = samples().remove(3);
+    store.commit(&[RowChange::Delete(codec::key_of(&last))]).unwrap();
+
+    let mut store = open(crashed.path()).unwrap();
+    assert_eq!(rows(&mut store).unwrap(), sorted_samples());
+    store.commit(&[RowChange::Delete(codec::key_of(&last))]).unwrap();
+    drop(store);
+    assert_eq!(rows(&mut open(crashed.path()).unwrap()).unwrap().len(), samples().len() - 1);
+}
+
+#[test]
+fn a_transaction_that_did_not_commit_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut store = open(dir.path()).unwrap();
+    {
+        let write = store.begin().unwrap();
+        let mut table = write.open_table(definition(Table::Dentry)).unwrap();
+        table.insert(&b"\0\0\0\0\0\0\0\x01name"[..], &b"half"[..]).unwrap();
+        drop(table);
+        drop(write);
+    }
+    assert_eq!(rows(&mut store).unwrap(), vec![]);
+}
+
+#[test]
+fn the_file_is_for_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    let _store = open(dir.path()).unwrap();
+    let mode = fs::metadata(dir.path().join(FILE_NAME)).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+}
+
+#[test]
+fn a_newer_format_is_refused_and_left_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).unwrap();
+    let write = store.begin().unwrap();
+    write.open_table(IDENTITY).unwrap().insert("format", &2u32.to_le_bytes()[..]).unwrap();
+    write.commit().unwrap();
+    drop(store);
+    for _ in 0..2 {
+        let error = open(dir.path()).unwrap_err();
+        assert!(matches!(error, StoreError::NewerFormat { found: 2, .. }), "{error}");
+        let message = error.to_string();
+        assert!(message.ends_with("knows formats up to 1; use a newer dfs-master"), "{message}");
+    }
+}
+
+#[test]
+fn a_file_that_is_no_store_is_refused() {
+    for garbage in [&b"hello"[..], &[0u8; 8192], &[0xff; 100_000]] {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(FILE_NAME), garbage).unwrap();
+        let error = open(dir.path()).unwrap_err();
+        assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
+        assert_eq!(fs::read(dir.path().join(FILE_NAME)).unwrap(), garbage, "refused, but changed");
+    }
+}
+
+#[test]
+fn a_file_cut_short_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    put_samples(&mut open(dir.path()).unwrap());
+    let path = dir.path().join(FILE_NAME);
+    let length = fs::metadata(&path).unwrap().len();
+    OpenOptions::new().write(true).open(&path).unwrap().set_len(length / 2).unwrap();
+    let error = open(dir.path()).and_then(|mut store| rows(&mut store)).unwrap_err();
+    assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
+}
+
+/// Wherever a page is overwritten: the rows come back right, or there is an error.
+#[test]
+fn damage_never_gives_a_wrong_row() {
+    let dir = tempfile::tempdir().unwrap();
+    put_samples(&mut open(dir.path()).unwrap());
+    let path = dir.path().join(FILE_NAME);
+    let whole = fs::read(&path).unwrap();
+    let used = whole.iter().rposition(|&byte| byte != 0).unwrap() + 1;
+    let mut noticed = 0;
+    for start in (0..used).step_by(3_000) {
+        let mut bad = whole.clone();
+        let end = (start + 16).min(used);
+        bad[start..end].iter_mut().for_each(|byte| *byte ^= 0xa5);
+        fs::write(&path, &bad).unwrap();
+        match open(dir.path()).and_then(|mut store| rows(&mut store)) {
+            Ok(rows) => assert_eq!(rows, sorted_samples(), "damage at {start}"),
+            Err(StoreError::Corrupt { .. }) => noticed += 1,
+            Err(other) => panic!("damage at {start}: {other}"),
+        }
+    }
+    assert!(noticed > 0);
+}

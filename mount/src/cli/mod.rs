@@ -1,0 +1,230 @@
+//! The commands of `dfs`.
+//!
+//! - `admin`: status, keepers, lookup: what the master knows, as tables or as JSON.
+//! - `ls`, `rm`, `put`, `get`: files of the cluster, without a mount.
+//! - `path`: from a path to an inode, by the session's calls.
+//! - `output`: tables, JSON, and what to do when the reader of stdout goes away.
+//! - `progress`: the bar that `put` and `get` show on a terminal.
+//!
+//! What must hold: a failed command leaves with 1 (a wrong command line with 2) and one line on stderr that says
+//! what failed, why, and what to do; a half-done transfer is never seen under its name, neither here nor there.
+
+mod admin;
+mod get;
+mod ls;
+mod output;
+mod path;
+mod progress;
+mod put;
+mod rm;
+
+use std::ffi::OsString;
+use std::io;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use dfs_proto::error::DfsError;
+
+use crate::client::{Client, ClientConfig};
+
+/// Look at a cluster, and move files in and out of it without a mount.
+#[derive(Parser, Debug)]
+#[command(name = "dfs", version)]
+struct Args {
+    /// The master's address
+    #[arg(
+        long,
+        env = "DFS_MASTER",
+        value_name = "HOST:PORT",
+        default_value = "127.0.0.1:3000",
+        global = true
+    )]
+    master: String,
+    /// Print JSON instead of tables
+    #[arg(long, env = "DFS_JSON", global = true)]
+    json: bool,
+    /// What to log on stderr: error, warn, info, debug, trace, or a filter such as dfs_mount=debug
+    #[arg(long, env = "DFS_LOG", value_name = "LEVEL", default_value = "error", global = true)]
+    log: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Show how the cluster is doing
+    Status,
+    /// List the keepers
+    Keepers,
+    /// Print the look-up table: a row per copy of each chunk
+    Lookup {
+        /// A file, or a directory and all below it
+        #[arg(default_value = "/")]
+        path: OsString,
+    },
+    /// List a directory
+    Ls {
+        /// A directory or a file
+        #[arg(default_value = "/")]
+        path: OsString,
+    },
+    /// Store a file; one that is there already is replaced
+    Put {
+        /// A local file, or - for stdin
+        file: OsString,
+        /// Where to; a directory gets the file under its own name [default: /NAME-OF-FILE]
+        path: Option<OsString>,
+    },
+    /// Fetch a file
+    Get {
+        /// A file of the cluster
+        path: OsString,
+        /// Where to, or - for stdout; a directory gets the file under its own name [default: ./NAME-OF-PATH]
+        file: Option<OsString>,
+    },
+    /// Remove a file
+    Rm {
+        /// A file of the cluster
+        path: OsString,
+    },
+}
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+enum CliError {
+    /// The cluster's answer.
+    #[error("{0}")]
+    Dfs(#[from] DfsError),
+    /// Something on this machine; the words say all.
+    #[error("{0}")]
+    Local(String),
+    /// The command line is wrong in a way that its parser cannot see.
+    #[error("{0}")]
+    Usage(String),
+    /// A signal.
+    #[error("interrupted; nothing was left behind")]
+    Interrupted,
+    /// Whoever read our stdout has seen enough.
+    #[error("stdout was closed")]
+    OutputClosed,
+}
+
+impl CliError {
+    /// A local file that `what` was tried on.
+    fn local(what: &str, file: &std::path::Path, error: &io::Error, remedy: &str) -> CliError {
+        CliError::Local(format!("{what} {}: {error}; {remedy}", file.display()))
+    }
+
+    /// An error of writing to stdout.
+    fn stdout(error: &io::Error) -> CliError {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => CliError::OutputClosed,
+            _ => CliError::Local(format!("writing to stdout: {error}; see where it leads to")),
+        }
+    }
+}
+
+/// Runs the command line of this process.
+pub fn run() -> ExitCode {
+    let args = Args::parse();
+    if let Err(error) = dfs_proto::logging::init(&args.log, false) {
+        return report(&CliError::Usage(format!("{error}; see dfs --help")));
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            return report(&CliError::Local(format!("starting: {error}; free some memory or threads")));
+        }
+    };
+    let outcome = runtime.block_on(command(&args));
+    // A thread that still waits for stdin must not hold up the end.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => report(&error),
+    }
+}
+
+fn report(error: &CliError) -> ExitCode {
+    match error {
+        // As for any program in a pipe whose reader went away: not worth a word.
+        CliError::OutputClosed => return ExitCode::SUCCESS,
+        _ => eprintln!("dfs: {}", one_line(&error.to_string())),
+    }
+    ExitCode::from(if matches!(error, CliError::Usage(_)) { 2 } else { 1 })
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+async fn command(args: &Args) -> Result<(), CliError> {
+    let Args { master, json, .. } = args;
+    match &args.command {
+        Command::Status => admin::status(master, *json).await,
+        Command::Keepers => admin::keepers(master, *json).await,
+        Command::Lookup { path } => admin::lookup(master, path, *json).await,
+        Command::Ls { path } => in_session(master, async |client| ls::ls(client, path, *json).await).await,
+        Command::Put { file, path } => put::put(master, file, path.as_deref()).await,
+        Command::Get { path, file } => {
+            in_session(master, async |client| get::get(client, path, file.as_deref()).await).await
+        }
+        Command::Rm { path } => in_session(master, async |client| rm::rm(client, path).await).await,
+    }
+}
+
+/// Runs `work` in a session of its own, and ends that properly.
+async fn in_session<T>(
+    master: &str,
+    work: impl AsyncFnOnce(&Client) -> Result<T, CliError>,
+) -> Result<T, CliError> {
+    let (client, mut events) = Client::connect(ClientConfig::new(master, session_name())).await?;
+    // Nothing is cached here for longer than the command takes.
+    let ignore = tokio::spawn(async move { while events.recv().await.is_some() {} });
+    let outcome = work(&client).await;
+    client.close().await;
+    ignore.abort();
+    outcome
+}
+
+fn session_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{} pid {} dfs", host.trim(), std::process::id())
+}
+
+/// Ends when somebody wants this process to end.
+async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut int), Ok(mut term)) = (signal(SignalKind::interrupt()), signal(SignalKind::terminate()))
+    else {
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = int.recv() => {}
+        _ = term.recv() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_may_stand_after_the_command() {
+        let args = Args::try_parse_from(["dfs", "status", "--json", "--master", "h:1"]).unwrap();
+        assert!(args.json);
+        assert_eq!(args.master, "h:1");
+    }
+
+    #[test]
+    fn an_error_is_one_line() {
+        assert_eq!(one_line("a\n  b\tc"), "a b c");
+    }
+}

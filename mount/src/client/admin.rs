@@ -1,0 +1,72 @@
+//! The operators' calls: state of the cluster, its keepers, the look-up table. They need no session.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use dfs_proto::error::{DfsError, ErrorCode};
+use dfs_proto::pb::admin_service_client::AdminServiceClient;
+use dfs_proto::{MAX_MESSAGE_LEN, pb};
+use tonic::transport::Channel;
+
+use super::channel;
+
+/// For the connection, for each call, and for each next row.
+const TIMEOUT: Duration = Duration::from_secs(10);
+
+/// For the connection alone.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+async fn connect(master: &str) -> Result<AdminServiceClient<Channel>, DfsError> {
+    let channel = channel::open(master, CONNECT_TIMEOUT).await?;
+    Ok(AdminServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_LEN))
+}
+
+async fn within<T>(
+    master: &str,
+    call: impl Future<Output = Result<T, tonic::Status>>,
+) -> Result<T, DfsError> {
+    match tokio::time::timeout(TIMEOUT, call).await {
+        Ok(result) => result.map_err(|status| channel::from_status(master, &status)),
+        Err(_) => Err(DfsError::new(
+            ErrorCode::TimedOut,
+            format!("the master at {master} did not answer within {} s; try again", TIMEOUT.as_secs()),
+        )),
+    }
+}
+
+/// The state of the cluster at `master`, HOST:PORT.
+///
+/// # Errors
+/// `Unavailable`, `TimedOut`, or what the master refused it with.
+pub async fn status(master: &str) -> Result<pb::ClusterStatus, DfsError> {
+    let mut client = connect(master).await?;
+    Ok(within(master, client.status(pb::StatusRequest {})).await?.into_inner())
+}
+
+/// Every keeper that the master knows.
+///
+/// # Errors
+/// As [`status`].
+pub async fn keepers(master: &str) -> Result<Vec<pb::KeeperRow>, DfsError> {
+    let mut client = connect(master).await?;
+    Ok(within(master, client.keepers(pb::KeepersRequest {})).await?.into_inner().keepers)
+}
+
+/// The look-up table from `path` down (empty or "/": all), a row per copy, by file name. Rows are handed to
+/// `each` as they come; its error ends the listing.
+///
+/// # Errors
+/// As [`status`], `NotFound` for a path that is not there, and whatever `each` returned.
+pub async fn lookup_table(
+    master: &str,
+    path: &[u8],
+    mut each: impl FnMut(pb::LookupRow) -> Result<(), DfsError>,
+) -> Result<(), DfsError> {
+    let mut client = connect(master).await?;
+    let request = pb::LookupTableRequest { path: Bytes::copy_from_slice(path) };
+    let mut rows = within(master, client.lookup_table(request)).await?.into_inner();
+    while let Some(row) = within(master, rows.message()).await? {
+        each(row)?;
+    }
+    Ok(())
+}

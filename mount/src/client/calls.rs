@@ -1,0 +1,295 @@
+//! One method per operation of the protocol, with typed results.
+//!
+//! A request takes its place in the order when its call is first polled. A call ends within `op_timeout`; a
+//! call that is dropped leaves nothing behind, but what it asked for may have been done.
+
+use bytes::Bytes;
+use dfs_proto::error::{DfsError, ErrorCode};
+use dfs_proto::ids::{ChunkId, InodeNo, KeeperId};
+use dfs_proto::pb;
+use tokio::sync::oneshot;
+
+use super::Client;
+use super::requests::{Op, Reply};
+use super::session::Shared;
+
+/// Takes the request back when its caller goes away.
+struct Abandon<'a> {
+    shared: &'a Shared,
+    id: u64,
+}
+
+impl Drop for Abandon<'_> {
+    fn drop(&mut self) {
+        self.shared.requests().abandon(self.id);
+    }
+}
+
+/// Unpacks the one kind of reply that an operation has.
+macro_rules! expect {
+    ($reply:expr, $what:expr, $kind:path) => {
+        match $reply {
+            $kind(inner) => Ok(inner),
+            other => Err(unexpected($what, &other)),
+        }
+    };
+}
+
+fn unexpected(what: &str, reply: &Reply) -> DfsError {
+    let kind = format!("{reply:?}");
+    let kind = kind.split('(').next().unwrap_or("another");
+    DfsError::new(
+        ErrorCode::Protocol,
+        format!(
+            "the master answered {what} with a reply of kind {kind}; see that both are of the same version"
+        ),
+    )
+}
+
+impl Client {
+    async fn call(&self, what: &str, op: Op) -> Result<Reply, DfsError> {
+        let shared = &*self.inner.shared;
+        let (reply, answer) = oneshot::channel();
+        let _abandon = Abandon { shared, id: shared.ask(op, reply)? };
+        match tokio::time::timeout(shared.op_timeout(), answer).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(shared.closed_error()),
+            Err(_) => Err(shared.timed_out(what)),
+        }
+    }
+
+    async fn attr(&self, what: &str, op: Op) -> Result<pb::Attr, DfsError> {
+        expect!(self.call(what, op).await?, what, Reply::Attr)
+    }
+
+    async fn gone(&self, what: &str, op: Op) -> Result<pb::Gone, DfsError> {
+        expect!(self.call(what, op).await?, what, Reply::Gone)
+    }
+
+    async fn done(&self, what: &str, op: Op) -> Result<(), DfsError> {
+        expect!(self.call(what, op).await?, what, Reply::Empty).map(|_| ())
+    }
+
+    /// The inode that has `name` in the directory `parent`.
+    ///
+    /// # Errors
+    /// `NotFound`, `NotDirectory`, `Stale`, `TimedOut`, ...: like all below, whatever the master says.
+    pub async fn lookup(&self, parent: InodeNo, name: &[u8]) -> Result<pb::Attr, DfsError> {
+        let op = pb::Lookup { parent: parent.0, name: Bytes::copy_from_slice(name) };
+        self.attr("lookup", Op::Lookup(op)).await
+    }
+
+    /// An inode's attributes.
+    ///
+    /// # Errors
+    /// `Stale` when there is no such inode.
+    pub async fn getattr(&self, inode: InodeNo) -> Result<pb::Attr, DfsError> {
+        self.attr("getattr", Op::Getattr(pb::Getattr { inode: inode.0 })).await
+    }
+
+    /// Changes attributes, the size among them; returns them all as they are then.
+    ///
+    /// # Errors
+    /// `Stale`, `IsDirectory`, `TooLarge`, ...
+    pub async fn setattr(&self, change: pb::Setattr) -> Result<pb::Attr, DfsError> {
+        self.attr("setattr", Op::Setattr(change)).await
+    }
+
+    /// Makes a regular file and opens it; it must be released.
+    ///
+    /// # Errors
+    /// `Exists` when the name is taken, ...
+    pub async fn create(&self, create: pb::Create) -> Result<pb::Attr, DfsError> {
+        self.attr("create", Op::Create(create)).await
+    }
+
+    /// Makes a node of any kind but directory and symbolic link.
+    ///
+    /// # Errors
+    /// `Exists`, ...
+    pub async fn mknod(&self, mknod: pb::Mknod) -> Result<pb::Attr, DfsError> {
+        self.attr("mknod", Op::Mknod(mknod)).await
+    }
+
+    /// Makes a directory.
+    ///
+    /// # Errors
+    /// `Exists`, ...
+    pub async fn mkdir(&self, mkdir: pb::Mkdir) -> Result<pb::Attr, DfsError> {
+        self.attr("mkdir", Op::Mkdir(mkdir)).await
+    }
+
+    /// Makes a symbolic link.
+    ///
+    /// # Errors
+    /// `Exists`, `NameTooLong`, ...
+    pub async fn symlink(&self, symlink: pb::Symlink) -> Result<pb::Attr, DfsError> {
+        self.attr("symlink", Op::Symlink(symlink)).await
+    }
+
+    /// Gives an inode one more name.
+    ///
+    /// # Errors
+    /// `Exists`, `TooManyLinks`, `Permission` for a directory, ...
+    pub async fn link(&self, link: pb::Link) -> Result<pb::Attr, DfsError> {
+        self.attr("link", Op::Link(link)).await
+    }
+
+    /// Takes a name away from what is no directory.
+    ///
+    /// # Errors
+    /// `NotFound`, `IsDirectory`, ...
+    pub async fn unlink(&self, parent: InodeNo, name: &[u8]) -> Result<pb::Gone, DfsError> {
+        let op = pb::Unlink { parent: parent.0, name: Bytes::copy_from_slice(name) };
+        self.gone("unlink", Op::Unlink(op)).await
+    }
+
+    /// Removes an empty directory.
+    ///
+    /// # Errors
+    /// `NotFound`, `NotDirectory`, `NotEmpty`, ...
+    pub async fn rmdir(&self, parent: InodeNo, name: &[u8]) -> Result<pb::Gone, DfsError> {
+        let op = pb::Rmdir { parent: parent.0, name: Bytes::copy_from_slice(name) };
+        self.gone("rmdir", Op::Rmdir(op)).await
+    }
+
+    /// Moves a name, atomically.
+    ///
+    /// # Errors
+    /// `NotFound`, `Exists` with `no_replace`, `Invalid` for a directory into itself, ...
+    pub async fn rename(&self, rename: pb::Rename) -> Result<pb::Gone, DfsError> {
+        self.gone("rename", Op::Rename(rename)).await
+    }
+
+    /// A symbolic link's target.
+    ///
+    /// # Errors
+    /// `Invalid` when the inode is no symbolic link, ...
+    pub async fn readlink(&self, inode: InodeNo) -> Result<Bytes, DfsError> {
+        let reply = self.call("readlink", Op::Readlink(pb::Readlink { inode: inode.0 })).await?;
+        expect!(reply, "readlink", Reply::Target).map(|target| target.target)
+    }
+
+    /// The entries of a directory after the name `after` (empty: from the start), at most about `limit`.
+    ///
+    /// # Errors
+    /// `NotDirectory`, `Stale`, ...
+    pub async fn readdir(
+        &self,
+        inode: InodeNo,
+        after: &[u8],
+        limit: u32,
+    ) -> Result<pb::DirEntries, DfsError> {
+        let op = pb::Readdir { inode: inode.0, after: Bytes::copy_from_slice(after), limit };
+        let reply = self.call("readdir", Op::Readdir(op)).await?;
+        expect!(reply, "readdir", Reply::Entries)
+    }
+
+    /// Holds an inode open for this session; it must be released, once per open.
+    ///
+    /// # Errors
+    /// `Stale`, ...
+    pub async fn open(&self, inode: InodeNo) -> Result<pb::Attr, DfsError> {
+        self.attr("open", Op::Open(pb::Open { inode: inode.0 })).await
+    }
+
+    /// Gives back one open. Never waits.
+    pub fn release(&self, inode: InodeNo) {
+        self.inner.shared.release(inode);
+    }
+
+    /// The extents that overlap `length` bytes from `offset`, and what is needed to read their chunks.
+    /// Download step 1.
+    ///
+    /// # Errors
+    /// `Stale`, ...
+    pub async fn layout(&self, inode: InodeNo, offset: u64, length: u64) -> Result<pb::FileLayout, DfsError> {
+        let op = pb::Layout { inode: inode.0, offset, length };
+        let reply = self.call("layout", Op::Layout(op)).await?;
+        expect!(reply, "layout", Reply::Layout)
+    }
+
+    /// A place for the next bytes of a file. Upload step 1.
+    ///
+    /// # Errors
+    /// `NoKeeper`, `NoSpace`, `Stale`, ...; `Session` when the session broke before the answer came: the
+    /// uploads before this one may be lost too, so the writer has to ask anew, in order.
+    pub async fn alloc(&self, alloc: pb::Alloc) -> Result<pb::Placed, DfsError> {
+        let placed = expect!(self.call("alloc", Op::Alloc(alloc)).await?, "alloc", Reply::Placed)?;
+        if placed.grant.as_ref().is_none_or(|grant| grant.keepers.is_empty()) {
+            return Err(DfsError::new(
+                ErrorCode::NoKeeper,
+                "the master named no keeper for the next bytes; start a keeper (dfs keepers shows who is alive)",
+            ));
+        }
+        Ok(placed)
+    }
+
+    /// Gives up an upload that was allowed and did not succeed.
+    ///
+    /// # Errors
+    /// `TimedOut`, ...
+    pub async fn abort_upload(&self, chunk: ChunkId) -> Result<(), DfsError> {
+        self.done("abort_upload", Op::AbortUpload(pb::AbortUpload { chunk: chunk.0 })).await
+    }
+
+    /// Returns when every committed chunk of the file, and the record of it, is on stable storage.
+    ///
+    /// # Errors
+    /// `TimedOut`, `Stale`, ...
+    pub async fn fsync(&self, inode: InodeNo) -> Result<(), DfsError> {
+        self.done("fsync", Op::Fsync(pb::Fsync { inode: inode.0 })).await
+    }
+
+    /// What users can still store.
+    ///
+    /// # Errors
+    /// `TimedOut`, ...
+    pub async fn statfs(&self) -> Result<pb::StatfsInfo, DfsError> {
+        let reply = self.call("statfs", Op::Statfs(pb::Statfs {})).await?;
+        expect!(reply, "statfs", Reply::Statfs)
+    }
+
+    /// One extended attribute.
+    ///
+    /// # Errors
+    /// `NoData` when the inode has none of that name, ...
+    pub async fn getxattr(&self, inode: InodeNo, name: &[u8]) -> Result<Bytes, DfsError> {
+        let op = pb::Getxattr { inode: inode.0, name: Bytes::copy_from_slice(name) };
+        let reply = self.call("getxattr", Op::Getxattr(op)).await?;
+        expect!(reply, "getxattr", Reply::Value).map(|value| value.value)
+    }
+
+    /// Sets an extended attribute.
+    ///
+    /// # Errors
+    /// `Exists` and `NoData` for the two flags, `TooBig`, ...
+    pub async fn setxattr(&self, setxattr: pb::Setxattr) -> Result<(), DfsError> {
+        self.done("setxattr", Op::Setxattr(setxattr)).await
+    }
+
+    /// The names of an inode's extended attributes.
+    ///
+    /// # Errors
+    /// `Stale`, ...
+    pub async fn listxattr(&self, inode: InodeNo) -> Result<Vec<Bytes>, DfsError> {
+        let reply = self.call("listxattr", Op::Listxattr(pb::Listxattr { inode: inode.0 })).await?;
+        expect!(reply, "listxattr", Reply::Names).map(|names| names.names)
+    }
+
+    /// Removes an extended attribute.
+    ///
+    /// # Errors
+    /// `NoData` when there is none of that name, ...
+    pub async fn removexattr(&self, inode: InodeNo, name: &[u8]) -> Result<(), DfsError> {
+        let op = pb::Removexattr { inode: inode.0, name: Bytes::copy_from_slice(name) };
+        self.done("removexattr", Op::Removexattr(op)).await
+    }
+
+    /// Tells the master of a copy that did not verify or could not be had. Never waits; may be dropped when too
+    /// many are queued.
+    pub fn report_bad(&self, chunk: ChunkId, keeper: KeeperId, error: &DfsError) {
+        let report = pb::ReportBad { chunk: chunk.0, keeper: keeper.0, error: Some(error.to_wire()) };
+        self.inner.shared.report(report);
+    }
+}

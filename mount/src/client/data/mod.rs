@@ -1,0 +1,13 @@
+//! Connections to keepers, and the two transfers over them: `store` a chunk, `read` a range of one.
+//!
+//! Each transfer owns its connection and its buffers from start to end. A transfer that fails or is dropped
+//! takes its connection with it, so that no later one can ever receive what was meant for an earlier one. One that
+//! succeeds leaves the connection to the next.
+
+mod pool;
+mod read;
+mod store;
+mod wire;
+
+pub use pool::KeeperPool;
+pub use read::RangeRead;

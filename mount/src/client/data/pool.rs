@@ -1,0 +1,93 @@
+//! The idle connections to keepers.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use dfs_proto::error::{DfsError, ErrorCode};
+use dfs_proto::pb;
+use tokio::net::TcpStream;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Half of the silence after which a keeper closes a connection.
+const MAX_IDLE: Duration = Duration::from_secs(5);
+const MAX_IDLE_PER_KEEPER: usize = 16;
+
+struct Idle {
+    stream: TcpStream,
+    since: Instant,
+}
+
+/// Connections to keepers, by address.
+#[derive(Default)]
+pub struct KeeperPool {
+    idle: Mutex<HashMap<String, Vec<Idle>>>,
+}
+
+/// A connection that one transfer owns.
+pub(super) struct Connection {
+    pub(super) stream: TcpStream,
+    /// It carried a transfer before, and may have been closed by the keeper meanwhile.
+    pub(super) used: bool,
+    address: String,
+}
+
+impl KeeperPool {
+    /// With no connection yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn idle(&self) -> MutexGuard<'_, HashMap<String, Vec<Idle>>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection to `keeper`: an idle one, or with `fresh`, and when there is none, a new one.
+    pub(super) async fn check_out(
+        &self,
+        keeper: &pb::KeeperGrant,
+        fresh: bool,
+    ) -> Result<Connection, DfsError> {
+        let address = keeper.address.clone();
+        if !fresh && let Some(stream) = self.take_idle(&address) {
+            return Ok(Connection { stream, used: true, address });
+        }
+        let failed = |why: String| {
+            let message = format!("cannot connect to keeper {} at {address}: {why}", keeper.keeper);
+            DfsError::new(ErrorCode::Unavailable, message)
+        };
+        let stream = match tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&address)).await {
+            Ok(Ok(stream)) => stream,
+            Ok(Err(error)) => return Err(failed(error.to_string())),
+            Err(_) => return Err(failed(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()))),
+        };
+        stream.set_nodelay(true).map_err(|error| failed(error.to_string()))?;
+        Ok(Connection { stream, used: false, address })
+    }
+
+    fn take_idle(&self, address: &str) -> Option<TcpStream> {
+        let mut idle = self.idle();
+        let of_keeper = idle.get_mut(address)?;
+        // The last one in is the youngest: when it is too old, so are all.
+        let youngest = of_keeper.pop()?;
+        if youngest.since.elapsed() < MAX_IDLE {
+            return Some(youngest.stream);
+        }
+        idle.remove(address);
+        None
+    }
+
+    /// Gives back a connection whose transfer was answered whole.
+    pub(super) fn check_in(&self, connection: Connection) {
+        let now = Instant::now();
+        let mut idle = self.idle();
+        for of_keeper in idle.values_mut() {
+            of_keeper.retain(|old| now.duration_since(old.since) < MAX_IDLE);
+        }
+        idle.retain(|_, of_keeper| !of_keeper.is_empty());
+        let of_keeper = idle.entry(connection.address).or_default();
+        if of_keeper.len() < MAX_IDLE_PER_KEEPER {
+            of_keeper.push(Idle { stream: connection.stream, since: now });
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The session with the master, the calls that go over it, and the connections to keepers.
+//!
+//! - `session`: one bidirectional stream to the master, kept alive, resumed after a break.
+//! - `requests`: what was asked and not answered yet, in the order of asking (pure).
+//! - `uploads`: who waits for the master's success message, upload step 6.
+//! - `calls`: one method per operation of the protocol, with typed results.
+//! - `clock`: the master's clock as this machine knows it.
+//! - [`data`]: connections to keepers, and the two transfers over them.
+//! - [`admin`]: the operators' calls, which need no session.
+//! - `channel`: how the master's address becomes a gRPC channel, and gRPC's errors ours.
+//!
+//! What must hold: requests enter the stream in the order in which the calls are first polled; every wait ends
+//! within a deadline; nothing grows without a bound that the callers set themselves.
+
+pub mod admin;
+mod calls;
+mod channel;
+mod clock;
+pub mod data;
+mod requests;
+mod session;
+mod uploads;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dfs_proto::error::DfsError;
+use dfs_proto::ids::{ChunkId, ClusterId, SessionId};
+use dfs_proto::pb;
+use tokio::sync::mpsc;
+
+use data::KeeperPool;
+use session::Shared;
+pub use uploads::UploadWaiter;
+
+/// Events that may wait for the mount to take them. A mount that takes none for seconds loses the session.
+const EVENT_QUEUE: usize = 4096;
+
+/// How to reach the master, and how long to wait for it.
+#[derive(Clone, Debug)]
+pub struct ClientConfig {
+    /// HOST:PORT.
+    pub master: String,
+    /// Host, process id and mount point, for operators.
+    pub name: String,
+    /// How long [`Client::connect`] tries before it gives up.
+    pub connect_timeout: Duration,
+    /// How long one call may take, waits for a lost session included.
+    pub op_timeout: Duration,
+}
+
+impl ClientConfig {
+    /// With the default deadlines: 5 s to connect, 30 s for a call.
+    pub fn new(master: impl Into<String>, name: impl Into<String>) -> Self {
+        Self {
+            master: master.into(),
+            name: name.into(),
+            connect_timeout: Duration::from_secs(5),
+            op_timeout: Duration::from_secs(30),
+        }
+    }
+}
+
+/// What the master said of its cluster when the session began, or was last resumed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ClusterInfo {
+    /// The cluster that this session belongs to; it never changes.
+    pub cluster: ClusterId,
+    /// The session.
+    pub session: SessionId,
+    /// Bytes: the largest chunk.
+    pub chunk_size: u32,
+    /// Copies that the master strives for.
+    pub copies: u32,
+    /// Copies that an upload waits for.
+    pub min_copies: u32,
+}
+
+/// What the master tells without being asked, and what became of the session. In order.
+///
+/// Replies do not pass through this channel, so a reply may be seen before or after an event that left the
+/// master the other way round. Whoever caches what a reply said must therefore note, per inode, that an event
+/// came since the request was made, and not keep the reply then.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Event {
+    /// Something that may be cached was changed by somebody else.
+    Invalidate(pb::Invalidate),
+    /// The stream broke: invalidations may be missed from now on, so nothing cached may be trusted.
+    SessionLost,
+    /// The stream is there again; what is cached from now on may be trusted.
+    SessionResumed {
+        /// The same master process, and it still knew the session: uploads under way live on.
+        same_master: bool,
+    },
+}
+
+/// A session with the master and the connections to its keepers. Cheap to clone; ends with its last clone.
+#[derive(Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    keepers: KeeperPool,
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.shared.ask_to_close();
+    }
+}
+
+impl Client {
+    /// Begins a session. Must be called inside a tokio runtime, which then carries the session.
+    ///
+    /// # Errors
+    /// `Unavailable` when the master cannot be reached within `connect_timeout`, `Invalid` when the address
+    /// is none, or what the master refused the session with.
+    pub async fn connect(config: ClientConfig) -> Result<(Client, mpsc::Receiver<Event>), DfsError> {
+        let (events, receiver) = mpsc::channel(EVENT_QUEUE);
+        let shared = session::begin(config, events).await?;
+        Ok((Client { inner: Arc::new(Inner { shared, keepers: KeeperPool::new() }) }, receiver))
+    }
+
+    /// What the master said of its cluster.
+    pub fn info(&self) -> ClusterInfo {
+        self.inner.shared.info()
+    }
+
+    /// The master's clock now: this machine's monotonic clock plus what welcome and pongs told. Does not go
+    /// back, unless the master's own clock was set back by more than a second.
+    pub fn now(&self) -> pb::Time {
+        self.inner.shared.now()
+    }
+
+    /// Connections to keepers.
+    pub fn keepers(&self) -> &KeeperPool {
+        &self.inner.keepers
+    }
+
+    /// Waits for the master's success message for `chunk`, upload step 6. Call this before the transfer; the
+    /// wait may begin later.
+    pub fn expect_upload(&self, chunk: ChunkId) -> UploadWaiter {
+        UploadWaiter::register(&self.inner.shared, chunk)
+    }
+
+    /// Sends what is queued and ends the session, for a process that ends now. Waits at most 2 s. Other clones
+    /// get code `Session` from then on.
+    pub async fn close(&self) {
+        self.inner.shared.close().await;
+    }
+}

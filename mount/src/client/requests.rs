@@ -1,0 +1,282 @@
+//! What was asked of the master and not answered yet. Pure: no I/O, no clock.
+//!
+//! What must hold: requests go out in the order of their ids, which is the order of asking; at most
+//! [`MAX_IN_FLIGHT`] are out at once; after a break everything that can be asked again is asked again, in the same
+//! order; and the count of opens is what the master must have, so that a resumed session can say it.
+//!
+//! A change of names that was sent and not answered is sent again too. It may then be done twice, and the
+//! second time fails (`Exists`, `NotFound`): the master does not tell repeated requests apart yet.
+
+use std::collections::{BTreeMap, HashMap};
+
+use dfs_proto::error::{DfsError, ErrorCode};
+use dfs_proto::ids::InodeNo;
+use dfs_proto::pb;
+use tokio::sync::oneshot;
+
+pub(super) use pb::mount_reply::Result as Reply;
+pub(super) use pb::mount_request::Op;
+
+/// Requests that may be out on the stream, unanswered.
+pub(super) const MAX_IN_FLIGHT: usize = 512;
+
+/// Reports of bad copies that may wait to be sent; more are dropped, since they will be seen again.
+const MAX_REPORTS: usize = 64;
+
+/// Where a request's answer goes.
+pub(super) type ReplyTo = oneshot::Sender<Result<Reply, DfsError>>;
+
+struct Pending {
+    op: Op,
+    /// `None`: nobody waits any more, or ever did.
+    reply: Option<ReplyTo>,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Requests {
+    last_id: u64,
+    pending: BTreeMap<u64, Pending>,
+    /// The smallest id that is not on the stream.
+    unsent_from: u64,
+    in_flight: usize,
+    reports: usize,
+    /// Opens that the master counts for this session, as of the last release sent.
+    opens: HashMap<InodeNo, u64>,
+}
+
+fn wants_no_answer(op: &Op) -> bool {
+    matches!(op, Op::Release(_) | Op::ReportBad(_))
+}
+
+impl Requests {
+    /// Queues a request that is answered.
+    pub(super) fn ask(&mut self, op: Op, reply: ReplyTo) -> u64 {
+        self.push(op, Some(reply))
+    }
+
+    /// Queues a release. As many may be queued as there were opens.
+    pub(super) fn release(&mut self, inode: InodeNo) {
+        self.push(Op::Release(pb::Release { inode: inode.0 }), None);
+    }
+
+    /// Queues a report, if there is room.
+    pub(super) fn report(&mut self, report: pb::ReportBad) {
+        if self.reports < MAX_REPORTS {
+            self.reports += 1;
+            self.push(Op::ReportBad(report), None);
+        }
+    }
+
+    fn push(&mut self, op: Op, reply: Option<ReplyTo>) -> u64 {
+        self.last_id += 1;
+        self.pending.insert(self.last_id, Pending { op, reply });
+        self.last_id
+    }
+
+    /// The next request for the stream, if one may go out now.
+    pub(super) fn next_to_send(&mut self) -> Option<pb::MountRequest> {
+        let (&id, pending) = self.pending.range(self.unsent_from..).next()?;
+        let op = pending.op.clone();
+        if wants_no_answer(&op) {
+            self.pending.remove(&id);
+        } else if self.in_flight < MAX_IN_FLIGHT {
+            self.in_flight += 1;
+        } else {
+            return None;
+        }
+        self.unsent_from = id + 1;
+        match &op {
+            Op::Release(release) => self.count_release(InodeNo(release.inode)),
+            Op::ReportBad(_) => self.reports -= 1,
+            _ => {}
+        }
+        Some(pb::MountRequest { id, op: Some(op) })
+    }
+
+    fn count_release(&mut self, inode: InodeNo) {
+        if let Some(count) = self.opens.get_mut(&inode) {
+            *count -= 1;
+            if *count == 0 {
+                self.opens.remove(&inode);
+            }
+        }
+    }
+
+    /// Hands an answer to whoever waits for it. Answers that nobody asked for are ignored. Returns true when
+    /// there may be something new to send.
+    pub(super) fn answer(&mut self, id: u64, result: Result<Reply, DfsError>) -> bool {
+        if id >= self.unsent_from {
+            return false;
+        }
+        let Some(pending) = self.pending.remove(&id) else {
+            return false;
+        };
+        self.in_flight -= 1;
+        let opened = match (&pending.op, &result) {
+            (Op::Open(_) | Op::Create(_), Ok(Reply::Attr(attr))) => Some(InodeNo(attr.inode)),
+            _ => None,
+        };
+        if let Some(inode) = opened {
+            *self.opens.entry(inode).or_default() += 1;
+        }
+        let taken = pending.reply.is_some_and(|reply| reply.send(result).is_ok());
+        if let Some(inode) = opened.filter(|_| !taken) {
+            self.release(inode);
+        }
+        true
+    }
+
+    /// The caller went away. What is on the stream will still be answered.
+    pub(super) fn abandon(&mut self, id: u64) {
+        if id >= self.unsent_from {
+            self.pending.remove(&id);
+        } else if let Some(pending) = self.pending.get_mut(&id) {
+            pending.reply = None;
+        }
+    }
+
+    /// The stream broke: what was out has to go out again, unless nobody waits for it, or it was a request for
+    /// a place: the uploads before it may be lost, so its writer has to ask anew, with code `Session`.
+    pub(super) fn stream_broke(&mut self) {
+        let sent: Vec<u64> = self.pending.range(..self.unsent_from).map(|(&id, _)| id).collect();
+        for id in sent {
+            let again =
+                self.pending.get(&id).is_some_and(|p| p.reply.is_some() && !matches!(p.op, Op::Alloc(_)));
+            if again {
+                continue;
+            }
+            if let Some(reply) = self.pending.remove(&id).and_then(|p| p.reply) {
+                // The receiver may be gone meanwhile, which is as good.
+                let _ = reply.send(Err(DfsError::new(
+                    ErrorCode::Session,
+                    "the session with the master broke while it was asked for a place for a chunk; ask again",
+                )));
+            }
+        }
+        self.unsent_from = 0;
+        self.in_flight = 0;
+    }
+
+    /// The session is over: everybody gets `error`.
+    pub(super) fn fail_all(&mut self, error: &DfsError) {
+        for pending in std::mem::take(&mut self.pending).into_values() {
+            if let Some(reply) = pending.reply {
+                let _ = reply.send(Err(error.clone()));
+            }
+        }
+        self.in_flight = 0;
+        self.reports = 0;
+    }
+
+    /// Inodes held open, once per open, for the hello of a resumed session.
+    pub(super) fn open_inodes(&self) -> Vec<u64> {
+        self.opens.iter().flat_map(|(inode, count)| (0..*count).map(|_| inode.0)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Answer = oneshot::Receiver<Result<Reply, DfsError>>;
+
+    fn ask(requests: &mut Requests, op: Op) -> (u64, Answer) {
+        let (reply, answer) = oneshot::channel();
+        (requests.ask(op, reply), answer)
+    }
+
+    fn getattr(inode: u64) -> Op {
+        Op::Getattr(pb::Getattr { inode })
+    }
+
+    fn attr(inode: u64) -> Reply {
+        Reply::Attr(pb::Attr { inode, ..Default::default() })
+    }
+
+    fn sent(requests: &mut Requests) -> Vec<u64> {
+        std::iter::from_fn(|| requests.next_to_send()).map(|r| r.id).collect()
+    }
+
+    #[test]
+    fn requests_go_out_in_order_and_not_too_many_at_once() {
+        let mut requests = Requests::default();
+        let answers: Vec<_> = (0..MAX_IN_FLIGHT as u64 + 3).map(|n| ask(&mut requests, getattr(n))).collect();
+        let out = sent(&mut requests);
+        assert_eq!(out, answers[..MAX_IN_FLIGHT].iter().map(|(id, _)| *id).collect::<Vec<_>>());
+        assert!(requests.answer(out[5], Ok(attr(5))));
+        assert_eq!(sent(&mut requests), [answers[MAX_IN_FLIGHT].0]);
+    }
+
+    #[test]
+    fn after_a_break_all_is_asked_again_in_order_but_for_places() {
+        let mut requests = Requests::default();
+        let (first, mut first_answer) = ask(&mut requests, getattr(1));
+        let (_, mut place) = ask(&mut requests, Op::Alloc(pb::Alloc::default()));
+        let (gone, gone_answer) = ask(&mut requests, getattr(3));
+        sent(&mut requests);
+        let (late, _late_answer) = ask(&mut requests, getattr(4));
+        drop(gone_answer);
+        requests.abandon(gone);
+        requests.stream_broke();
+        assert_eq!(place.try_recv().unwrap().unwrap_err().code, ErrorCode::Session);
+        assert_eq!(sent(&mut requests), [first, late]);
+        requests.answer(first, Ok(attr(1)));
+        assert_eq!(first_answer.try_recv().unwrap().unwrap(), attr(1));
+    }
+
+    #[test]
+    fn opens_are_counted_until_their_release_is_sent() {
+        let mut requests = Requests::default();
+        for _ in 0..2 {
+            let (id, _answer) = ask(&mut requests, Op::Open(pb::Open { inode: 7 }));
+            sent(&mut requests);
+            requests.answer(id, Ok(attr(7)));
+        }
+        requests.release(InodeNo(7));
+        assert_eq!(requests.open_inodes(), [7, 7]);
+        sent(&mut requests);
+        assert_eq!(requests.open_inodes(), [7]);
+    }
+
+    #[test]
+    fn an_open_that_nobody_waits_for_is_released() {
+        let mut requests = Requests::default();
+        let (id, answer) = ask(&mut requests, Op::Open(pb::Open { inode: 7 }));
+        sent(&mut requests);
+        drop(answer);
+        requests.abandon(id);
+        requests.answer(id, Ok(attr(7)));
+        let release = requests.next_to_send().and_then(|r| r.op);
+        assert_eq!(release, Some(Op::Release(pb::Release { inode: 7 })));
+        assert!(requests.open_inodes().is_empty());
+    }
+
+    #[test]
+    fn a_release_that_was_sent_is_not_sent_again() {
+        let mut requests = Requests::default();
+        requests.release(InodeNo(7));
+        assert_eq!(sent(&mut requests).len(), 1);
+        requests.stream_broke();
+        assert!(sent(&mut requests).is_empty());
+    }
+
+    #[test]
+    fn answers_to_nothing_are_ignored() {
+        let mut requests = Requests::default();
+        let (id, mut answer) = ask(&mut requests, getattr(1));
+        assert!(!requests.answer(id, Ok(attr(1))), "it was not sent yet");
+        assert!(!requests.answer(99, Ok(attr(1))));
+        assert!(answer.try_recv().is_err());
+        assert_eq!(sent(&mut requests), [id]);
+    }
+
+    #[test]
+    fn reports_are_bounded() {
+        let mut requests = Requests::default();
+        for chunk in 0..1000 {
+            requests.report(pb::ReportBad { chunk, keeper: 1, error: None });
+        }
+        assert_eq!(sent(&mut requests).len(), MAX_REPORTS);
+    }
+}

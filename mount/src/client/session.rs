@@ -1,0 +1,481 @@
+//! The session: one bidirectional stream to the master, kept alive, and resumed after a break.
+//!
+//! A ping goes out every second; when nothing has come from the master for three, the stream counts as broken.
+//! After a break the session is resumed with its id and its open inodes, and what was asked and not answered is
+//! asked again (`requests` says what). Calls made meanwhile wait. Uploads under way survive when the master is the
+//! same process and still knew the session; else their waits end with code `Session`.
+//!
+//! What must hold: an event is never dropped, for the mount's caches depend on each; `SessionLost` is handed out
+//! before the stream is replaced, and `SessionResumed` before anything that comes over the new one.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use dfs_proto::error::{DfsError, ErrorCode};
+use dfs_proto::ids::{ClusterId, InodeNo, SessionId};
+use dfs_proto::pb::mount_service_client::MountServiceClient;
+use dfs_proto::pb::{mount_down, mount_up};
+use dfs_proto::{MAX_MESSAGE_LEN, PROTOCOL_VERSION, pb};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+
+use super::clock::Clock;
+use super::requests::{Op, Reply, ReplyTo, Requests};
+use super::uploads::Uploads;
+use super::{ClientConfig, ClusterInfo, Event, channel};
+
+const PING_EVERY: Duration = Duration::from_secs(1);
+/// Silence after which the stream counts as broken.
+const SILENCE: Duration = Duration::from_secs(3);
+const BACKOFF_FIRST: Duration = Duration::from_millis(50);
+const BACKOFF_LAST: Duration = Duration::from_secs(1);
+/// For one try to resume.
+const ATTEMPT: Duration = Duration::from_secs(3);
+/// Messages between the session and gRPC's own buffers.
+const UP_QUEUE: usize = 64;
+/// How long the events' receiver may take none before the stream is given up.
+const EVENT_PATIENCE: Duration = Duration::from_secs(3);
+/// For what is still queued when the session ends.
+const CLOSE_WITHIN: Duration = Duration::from_secs(1);
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing here panics while it holds a lock; if it did, the data would still be whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the calls and the session's task share.
+pub(super) struct Shared {
+    config: ClientConfig,
+    requests: Mutex<Requests>,
+    uploads: Mutex<Uploads>,
+    clock: Mutex<Clock>,
+    info: Mutex<ClusterInfo>,
+    /// There may be something to send.
+    wake: Notify,
+    /// The stream is there.
+    up: AtomicBool,
+    close_asked: watch::Sender<bool>,
+    /// The session's task has ended.
+    closed: watch::Sender<bool>,
+}
+
+impl Shared {
+    pub(super) fn requests(&self) -> MutexGuard<'_, Requests> {
+        lock(&self.requests)
+    }
+
+    pub(super) fn uploads(&self) -> MutexGuard<'_, Uploads> {
+        lock(&self.uploads)
+    }
+
+    pub(super) fn info(&self) -> ClusterInfo {
+        *lock(&self.info)
+    }
+
+    pub(super) fn now(&self) -> pb::Time {
+        lock(&self.clock).now(Instant::now())
+    }
+
+    pub(super) fn op_timeout(&self) -> Duration {
+        self.config.op_timeout
+    }
+
+    /// Queues a request.
+    pub(super) fn ask(&self, op: Op, reply: ReplyTo) -> Result<u64, DfsError> {
+        if *self.closed.borrow() {
+            return Err(self.closed_error());
+        }
+        let id = self.requests().ask(op, reply);
+        self.wake.notify_one();
+        Ok(id)
+    }
+
+    pub(super) fn release(&self, inode: InodeNo) {
+        self.requests().release(inode);
+        self.wake.notify_one();
+    }
+
+    pub(super) fn report(&self, report: pb::ReportBad) {
+        self.requests().report(report);
+        self.wake.notify_one();
+    }
+
+    pub(super) fn closed_error(&self) -> DfsError {
+        let message = format!("the session with the master at {} is over", self.config.master);
+        DfsError::new(ErrorCode::Session, message)
+    }
+
+    pub(super) fn timed_out(&self, what: &str) -> DfsError {
+        let why = if self.up.load(Ordering::Relaxed) { "did not answer" } else { "cannot be reached" };
+        let (master, waited) = (&self.config.master, self.config.op_timeout.as_secs_f32());
+        let message =
+            format!("{what}: the master at {master} {why} for {waited} s; see that it runs, and try again");
+        DfsError::new(ErrorCode::TimedOut, message)
+    }
+
+    pub(super) fn ask_to_close(&self) {
+        self.close_asked.send_replace(true);
+    }
+
+    /// Ends the session and waits for that, at most twice as long as what is queued may take.
+    pub(super) async fn close(&self) {
+        self.ask_to_close();
+        let mut closed = self.closed.subscribe();
+        // Whether it ended in time or not, this process goes its way.
+        let _ = tokio::time::timeout(CLOSE_WITHIN * 2, closed.wait_for(|closed| *closed)).await;
+    }
+
+    async fn close_asked(&self) {
+        // The sender lives in `self`, so that this cannot fail.
+        let _ = self.close_asked.subscribe().wait_for(|asked| *asked).await;
+    }
+}
+
+/// A stream whose welcome has come.
+struct Link {
+    up: mpsc::Sender<pb::MountUp>,
+    down: tonic::Streaming<pb::MountDown>,
+    welcome: pb::MountWelcome,
+    cluster: ClusterId,
+    came_at: Instant,
+    round_trip: Duration,
+}
+
+/// Begins a session and spawns the task that keeps it.
+///
+/// # Errors
+/// See [`super::Client::connect`].
+pub(super) async fn begin(
+    config: ClientConfig,
+    events: mpsc::Sender<Event>,
+) -> Result<Arc<Shared>, DfsError> {
+    let link = first_link(&config).await?;
+    let mut clock = Clock::default();
+    if let Some(now) = link.welcome.now {
+        clock.learn(now, link.came_at, link.round_trip);
+    }
+    let info = info_of(&link);
+    let shared = Arc::new(Shared {
+        config,
+        requests: Mutex::default(),
+        uploads: Mutex::default(),
+        clock: Mutex::new(clock),
+        info: Mutex::new(info),
+        wake: Notify::new(),
+        up: AtomicBool::new(true),
+        close_asked: watch::Sender::new(false),
+        closed: watch::Sender::new(false),
+    });
+    tracing::debug!(session = %info.session, cluster = %info.cluster, "session begun");
+    tokio::spawn(keep(shared.clone(), link, events));
+    Ok(shared)
+}
+
+fn info_of(link: &Link) -> ClusterInfo {
+    ClusterInfo {
+        cluster: link.cluster,
+        session: SessionId(link.welcome.session),
+        chunk_size: link.welcome.chunk_size,
+        copies: link.welcome.copies,
+        min_copies: link.welcome.min_copies,
+    }
+}
+
+/// Tries until `connect_timeout`: the master may just be starting.
+async fn first_link(config: &ClientConfig) -> Result<Link, DfsError> {
+    let deadline = Instant::now() + config.connect_timeout;
+    let hello = hello(config, SessionId(0), Vec::new());
+    let mut backoff = BACKOFF_FIRST;
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+        let error = match connect(config, hello.clone(), left).await {
+            Ok(link) => return Ok(link),
+            Err(error) => error,
+        };
+        let again = matches!(error.code, ErrorCode::Unavailable | ErrorCode::TimedOut | ErrorCode::Busy);
+        if !again || Instant::now() + backoff >= deadline {
+            return Err(error);
+        }
+        tokio::time::sleep(backoff).await;
+        backoff = (backoff * 2).min(BACKOFF_LAST);
+    }
+}
+
+fn hello(config: &ClientConfig, session: SessionId, open_inodes: Vec<u64>) -> pb::MountHello {
+    pb::MountHello {
+        protocol_version: PROTOCOL_VERSION,
+        session: session.0,
+        client: config.name.clone(),
+        open_inodes,
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    }
+}
+
+async fn connect(config: &ClientConfig, hello: pb::MountHello, within: Duration) -> Result<Link, DfsError> {
+    match tokio::time::timeout(within, shake_hands(config, hello, within)).await {
+        Ok(result) => result,
+        Err(_) => Err(channel::unreachable_master(&config.master, "no answer")),
+    }
+}
+
+async fn shake_hands(
+    config: &ClientConfig,
+    hello: pb::MountHello,
+    within: Duration,
+) -> Result<Link, DfsError> {
+    let master = &config.master;
+    let channel = channel::open(master, within).await?;
+    let mut client = MountServiceClient::new(channel)
+        .max_decoding_message_size(MAX_MESSAGE_LEN)
+        .max_encoding_message_size(MAX_MESSAGE_LEN);
+    let (up, outgoing) = mpsc::channel(UP_QUEUE);
+    let began = Instant::now();
+    if up.try_send(pb::MountUp { msg: Some(mount_up::Msg::Hello(hello)) }).is_err() {
+        return Err(channel::unreachable_master(master, "the stream did not take the hello"));
+    }
+    let status = |status: tonic::Status| channel::from_status(master, &status);
+    let mut down = client.session(ReceiverStream::new(outgoing)).await.map_err(status)?.into_inner();
+    let first = down.message().await.map_err(status)?.and_then(|message| message.msg);
+    let welcome = match first {
+        Some(mount_down::Msg::Welcome(welcome)) => welcome,
+        Some(mount_down::Msg::Refused(error)) => return Err(DfsError::from_wire(error)),
+        Some(_) => return Err(no_welcome(master, "it began with another message than a welcome")),
+        None => return Err(channel::unreachable_master(master, "it closed the session")),
+    };
+    let cluster = ClusterId::from_bytes(&welcome.cluster)
+        .ok_or_else(|| no_welcome(master, "its cluster id has another length than 16 bytes"))?;
+    if welcome.chunk_size == 0 || welcome.session == 0 {
+        return Err(no_welcome(master, "its welcome lacks the session or the chunk size"));
+    }
+    Ok(Link { up, down, welcome, cluster, came_at: Instant::now(), round_trip: began.elapsed() })
+}
+
+fn no_welcome(master: &str, why: &str) -> DfsError {
+    let message = format!(
+        "what answers at {master} is no master that we understand: {why}; see that the versions agree"
+    );
+    DfsError::new(ErrorCode::Protocol, message)
+}
+
+/// The session's task: ends when it is asked to.
+async fn keep(shared: Arc<Shared>, mut link: Link, events: mpsc::Sender<Event>) {
+    loop {
+        let epoch = link.welcome.master_epoch;
+        let ended = tokio::select! {
+            why = drive(&shared, &mut link, &events) => Some(why),
+            () = shared.close_asked() => None,
+        };
+        let Some(why) = ended else {
+            say_goodbye(&shared, link).await;
+            break;
+        };
+        tracing::warn!(master = %shared.config.master, %why, "session with the master lost; trying to resume it");
+        drop(link);
+        shared.up.store(false, Ordering::Relaxed);
+        shared.requests().stream_broke();
+        let resumed = tokio::select! {
+            link = replace(&shared, &events, epoch) => Some(link),
+            () = shared.close_asked() => None,
+        };
+        let Some(next) = resumed else { break };
+        link = next;
+    }
+    shared.up.store(false, Ordering::Relaxed);
+    shared.closed.send_replace(true);
+    shared.requests().fail_all(&shared.closed_error());
+    shared.uploads().fail_all("the session was closed");
+}
+
+/// Sends what is queued. The master learns from the end of the stream.
+async fn say_goodbye(shared: &Shared, link: Link) {
+    let send_all = async {
+        while let Some(request) = { shared.requests().next_to_send() } {
+            if link.up.send(pb::MountUp { msg: Some(mount_up::Msg::Request(request)) }).await.is_err() {
+                return;
+            }
+        }
+        let Link { up, mut down, .. } = link;
+        drop(up);
+        // The end of the answers shows that all was taken.
+        while let Ok(Some(_)) = down.message().await {}
+    };
+    let _ = tokio::time::timeout(CLOSE_WITHIN, send_all).await;
+}
+
+/// Says that the session is lost, brings it back, says that too. `epoch` is of the master that was lost.
+async fn replace(shared: &Shared, events: &mpsc::Sender<Event>, epoch: u64) -> Link {
+    insist(events, Event::SessionLost).await;
+    let lost_at = Instant::now();
+    let mut session = shared.info().session;
+    let mut backoff = BACKOFF_FIRST;
+    loop {
+        let opens = shared.requests().open_inodes();
+        match connect(&shared.config, hello(&shared.config, session, opens), ATTEMPT).await {
+            Ok(link) if link.cluster == shared.info().cluster => {
+                let same_master = link.welcome.resumed && link.welcome.master_epoch == epoch;
+                install(shared, &link, same_master);
+                insist(events, Event::SessionResumed { same_master }).await;
+                return link;
+            }
+            Ok(link) => tracing::error!(
+                master = %shared.config.master, theirs = %link.cluster, ours = %shared.info().cluster,
+                "another cluster's master answers at this address; unmount, or bring the right one back"
+            ),
+            Err(error) if error.code == ErrorCode::Session => session = SessionId(0),
+            Err(error) => tracing::debug!(%error, "session not resumed yet"),
+        }
+        if lost_at.elapsed() > shared.config.op_timeout {
+            shared.uploads().fail_all("the master has been away for too long");
+        }
+        tokio::time::sleep(backoff).await;
+        backoff = (backoff * 2).min(BACKOFF_LAST);
+    }
+}
+
+/// Takes over what the new stream's welcome said.
+fn install(shared: &Shared, link: &Link, same_master: bool) {
+    *lock(&shared.info) = info_of(link);
+    {
+        let mut clock = lock(&shared.clock);
+        if !same_master {
+            clock.reset();
+        }
+        if let Some(now) = link.welcome.now {
+            clock.learn(now, link.came_at, link.round_trip);
+        }
+    }
+    {
+        let mut uploads = shared.uploads();
+        uploads.resumed();
+        if !same_master {
+            uploads.fail_older_than_resume("the master was restarted, or forgot the session");
+        }
+    }
+    shared.up.store(true, Ordering::Relaxed);
+    tracing::info!(session = %SessionId(link.welcome.session), same_master, "session with the master resumed");
+}
+
+/// Hands out an event that may not be lost, however long its receiver takes.
+async fn insist(events: &mpsc::Sender<Event>, event: Event) {
+    while let Err(error) = events.send_timeout(event.clone(), EVENT_PATIENCE).await {
+        match error {
+            mpsc::error::SendTimeoutError::Timeout(_) => tracing::error!("nobody takes the session's events"),
+            mpsc::error::SendTimeoutError::Closed(_) => return,
+        }
+    }
+}
+
+/// What the two directions of one stream share.
+struct Pulse {
+    heard: Mutex<Instant>,
+    ping: Mutex<(u64, Instant)>,
+}
+
+/// Runs one stream until it breaks; says why it did.
+async fn drive(shared: &Shared, link: &mut Link, events: &mpsc::Sender<Event>) -> String {
+    let now = Instant::now();
+    let pulse = Pulse { heard: Mutex::new(now), ping: Mutex::new((0, now)) };
+    tokio::select! {
+        why = receive(shared, &mut link.down, events, &pulse) => why,
+        why = send(shared, &link.up, &pulse) => why,
+        why = watch_pulse(shared, &pulse) => why,
+    }
+}
+
+async fn watch_pulse(shared: &Shared, pulse: &Pulse) -> String {
+    let began = Instant::now();
+    loop {
+        let silent = lock(&pulse.heard).elapsed();
+        if silent >= SILENCE {
+            return format!("nothing was heard for {} ms", silent.as_millis());
+        }
+        if began.elapsed() > shared.config.op_timeout {
+            // A success message that left in the break would have come again by now.
+            shared.uploads().fail_older_than_resume("its success message was lost with the earlier stream");
+        }
+        tokio::time::sleep((SILENCE - silent).min(PING_EVERY)).await;
+    }
+}
+
+async fn send(shared: &Shared, up: &mpsc::Sender<pb::MountUp>, pulse: &Pulse) -> String {
+    let mut ping = tokio::time::interval(PING_EVERY);
+    ping.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut seq = 0;
+    loop {
+        let msg = tokio::select! {
+            biased;
+            _ = ping.tick() => {
+                seq += 1;
+                *lock(&pulse.ping) = (seq, Instant::now());
+                mount_up::Msg::Ping(pb::Ping { seq })
+            }
+            request = next_request(shared) => mount_up::Msg::Request(request),
+        };
+        if up.send(pb::MountUp { msg: Some(msg) }).await.is_err() {
+            return "the stream does not take requests any more".to_owned();
+        }
+    }
+}
+
+async fn next_request(shared: &Shared) -> pb::MountRequest {
+    loop {
+        let next = shared.requests().next_to_send();
+        match next {
+            Some(request) => return request,
+            None => shared.wake.notified().await,
+        }
+    }
+}
+
+async fn receive(
+    shared: &Shared,
+    down: &mut tonic::Streaming<pb::MountDown>,
+    events: &mpsc::Sender<Event>,
+    pulse: &Pulse,
+) -> String {
+    loop {
+        let message = match down.message().await {
+            Ok(Some(message)) => message,
+            Ok(None) => return "the master ended it".to_owned(),
+            Err(status) => return format!("{:?}: {}", status.code(), status.message()),
+        };
+        *lock(&pulse.heard) = Instant::now();
+        match message.msg {
+            Some(mount_down::Msg::Reply(reply)) => answer(shared, reply),
+            Some(mount_down::Msg::Pong(pong)) => learn_time(shared, &pong, pulse),
+            Some(mount_down::Msg::UploadDone(done)) => shared.uploads().finish(done),
+            Some(mount_down::Msg::Invalidate(what)) => {
+                let sent = events.send_timeout(Event::Invalidate(what), EVENT_PATIENCE).await;
+                if matches!(sent, Err(mpsc::error::SendTimeoutError::Timeout(_))) {
+                    return "the mount takes no events".to_owned();
+                }
+            }
+            Some(mount_down::Msg::Refused(error)) => return error.message,
+            Some(mount_down::Msg::Welcome(_)) => return "the master sent a second welcome".to_owned(),
+            // A message of a later version.
+            None => {}
+        }
+    }
+}
+
+fn answer(shared: &Shared, reply: pb::MountReply) {
+    let result = match reply.result {
+        Some(Reply::Error(error)) => Err(DfsError::from_wire(error)),
+        Some(result) => Ok(result),
+        None => Err(DfsError::new(
+            ErrorCode::Protocol,
+            "the master sent a reply of a kind that this version does not know; see that the versions agree",
+        )),
+    };
+    if shared.requests().answer(reply.id, result) {
+        shared.wake.notify_one();
+    }
+}
+
+fn learn_time(shared: &Shared, pong: &pb::Pong, pulse: &Pulse) {
+    let (seq, sent) = *lock(&pulse.ping);
+    if let Some(now) = pong.now.filter(|_| pong.seq == seq) {
+        lock(&shared.clock).learn(now, Instant::now(), sent.elapsed());
+    }
+}

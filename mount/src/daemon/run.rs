@@ -1,0 +1,242 @@
+//! The life of a mount: look at the mount point, start the embedded cluster if there is to be one, find the
+//! master, mount, serve, and end as [`super::stop`] has it.
+//!
+//! What must hold: once something is mounted, no way out of here leaves it behind with nobody to serve it.
+
+use std::io;
+use std::path::Path;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use dfs_proto::error::DfsError;
+use tokio::runtime::{Builder, Runtime};
+
+use super::ready::Starter;
+use super::stop::{self, Signals};
+use crate::client::{Client, ClientConfig, Event};
+use crate::embedded::{Embedded, EmbeddedError};
+use crate::fuse::{Serve, ServeOptions, Serving};
+use crate::mountpoint::attach::{self, AttachError, Attached, Detach};
+use crate::mountpoint::{self, MountPointError, readahead};
+use crate::options::{Cluster, EmbeddedSettings, Settings};
+
+/// How long the fresh mount may take to answer for the first time.
+const PROBE_DEADLINE: Duration = Duration::from_secs(30);
+
+/// How long the embedded cluster may take to stop.
+const CLUSTER_STOP_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long what still runs on the runtime may take to end.
+const RUNTIME_STOP_DEADLINE: Duration = Duration::from_secs(2);
+
+/// How long one operation may take, waits for a lost master included.
+const OP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Worker threads of the runtime, and FUSE threads: enough to keep several cores busy with copying bytes, few
+/// enough to leave the machine to its user.
+const MIN_THREADS: usize = 2;
+const MAX_THREADS: usize = 4;
+
+/// Why there is no mount, or why it did not end well.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The mount point.
+    #[error(transparent)]
+    MountPoint(#[from] MountPointError),
+    /// The mount itself.
+    #[error(transparent)]
+    Attach(#[from] AttachError),
+    /// The cluster inside this process.
+    #[error(transparent)]
+    Embedded(#[from] EmbeddedError),
+    /// The master.
+    #[error("{0}")]
+    Master(DfsError),
+    /// The data directory would be hidden by the mount.
+    #[error(
+        "data directory {data}: is below the mount point {mountpoint}, which will hide it; name another with --data"
+    )]
+    DataBelow {
+        /// The data directory.
+        data: String,
+        /// The mount point.
+        mountpoint: String,
+    },
+    /// Threads, signals.
+    #[error("{what}: {error}; see the limits of this user (ulimit -a)")]
+    Start {
+        /// What could not be started.
+        what: &'static str,
+        /// Why not.
+        error: io::Error,
+    },
+    /// The kernel and we do not understand each other.
+    #[error("mount of {path}: the kernel's FUSE cannot be served: {error}; Linux 4.20 or newer is needed")]
+    Serve {
+        /// The mount point.
+        path: String,
+        /// Why not.
+        error: io::Error,
+    },
+    /// It is mounted, but does not answer.
+    #[error("mount of {path}: it does not answer: {error}; see the log")]
+    Unusable {
+        /// The mount point.
+        path: String,
+        /// What it says.
+        error: io::Error,
+    },
+    /// The process that was to be told is gone.
+    #[error("whoever started the mount is gone; unmounted again")]
+    Abandoned,
+    /// Bytes that were not flushed, and could not be uploaded at the end.
+    #[error(
+        "unmounted, but not all that was written could be uploaded: {0}; files that were closed or synced before are safe"
+    )]
+    Drain(DfsError),
+    /// Open files kept the kernel's side alive, so that nothing could be drained.
+    #[error("unmounted while files were open; what was written to them since the last sync may be lost")]
+    NotDrained,
+}
+
+/// Runs a mount from its start to its end. Tells `starter` when it is usable.
+///
+/// # Errors
+/// [`RunError`]; nothing is mounted any more then.
+pub fn run(settings: &Settings, starter: &mut Starter) -> Result<(), RunError> {
+    settings.notes.iter().for_each(|note| starter.note(note));
+    let point = mountpoint::prepare(&settings.mountpoint, &attach::type_name(&settings.mount))?;
+    point.notes.iter().for_each(|note| starter.note(note));
+    attach::available()?;
+
+    let runtime = start_runtime()?;
+    let (cluster, master) = match &settings.cluster {
+        Cluster::Join { master } => (None, master.clone()),
+        Cluster::Embedded(wanted) => {
+            let cluster = start_cluster(&runtime, wanted, &point.path, starter)?;
+            let master = cluster.address().to_string();
+            (Some(cluster), master)
+        }
+    };
+    let ended = mount(settings, &runtime, &point.path, &master, cluster.as_ref(), starter);
+    if let Some(cluster) = cluster {
+        let stopped =
+            runtime.block_on(async { tokio::time::timeout(CLUSTER_STOP_DEADLINE, cluster.shutdown()).await });
+        if stopped.is_err() {
+            tracing::warn!(
+                "embedded cluster: did not stop in time; it is ended as it is, which loses nothing"
+            );
+        }
+    }
+    runtime.shutdown_timeout(RUNTIME_STOP_DEADLINE);
+    ended
+}
+
+fn threads() -> usize {
+    thread::available_parallelism().map_or(MIN_THREADS, usize::from).clamp(MIN_THREADS, MAX_THREADS)
+}
+
+fn start_runtime() -> Result<Runtime, RunError> {
+    let built =
+        Builder::new_multi_thread().worker_threads(threads()).thread_name("dfs-work").enable_all().build();
+    built.map_err(|error| RunError::Start { what: "worker threads", error })
+}
+
+fn start_cluster(
+    runtime: &Runtime,
+    wanted: &EmbeddedSettings,
+    mountpoint: &Path,
+    starter: &mut Starter,
+) -> Result<Embedded, RunError> {
+    if mountpoint::real_name(&wanted.data).is_ok_and(|data| data.starts_with(mountpoint)) {
+        let (data, mountpoint) = (wanted.data.display().to_string(), mountpoint.display().to_string());
+        return Err(RunError::DataBelow { data, mountpoint });
+    }
+    let cluster = runtime.block_on(Embedded::start(wanted))?;
+    cluster.notes().iter().for_each(|note| starter.note(note));
+    starter.note(&format!("embedded cluster at {}, data in {}", cluster.address(), cluster.data().display()));
+    Ok(cluster)
+}
+
+/// Finds the master, mounts, and serves until the end.
+fn mount(
+    settings: &Settings,
+    runtime: &Runtime,
+    path: &Path,
+    master: &str,
+    cluster: Option<&Embedded>,
+    starter: &mut Starter,
+) -> Result<(), RunError> {
+    let config = ClientConfig {
+        master: master.to_owned(),
+        name: client_name(path),
+        connect_timeout: settings.master_timeout,
+        op_timeout: OP_TIMEOUT,
+    };
+    let (client, events) = runtime.block_on(Client::connect(config)).map_err(RunError::Master)?;
+    // Before anything is mounted: from here on a signal must not end the process and leave a dead mount.
+    let signals =
+        Signals::new(runtime.handle()).map_err(|error| RunError::Start { what: "signal handlers", error })?;
+    let (attached, serving) = attach_and_serve(settings, runtime, path, client, events)?;
+    let usable = probe(path).map_err(|error| RunError::Unusable { path: path.display().to_string(), error });
+    if let Err(error) = readahead::raise(attached.device()) {
+        tracing::debug!("readahead stays at the kernel's default: {error}");
+    }
+    tracing::info!(mountpoint = %path.display(), master, "mounted");
+    let usable = usable.and_then(|()| starter.ready().map_err(|_| RunError::Abandoned));
+    let ended = match &usable {
+        Ok(()) => stop::serve_until_end(runtime, serving, &attached, signals, cluster),
+        Err(_) => stop::end(runtime, serving, &attached, signals),
+    };
+    tracing::info!(mountpoint = %path.display(), "unmounted");
+    usable.and(ended)
+}
+
+fn attach_and_serve(
+    settings: &Settings,
+    runtime: &Runtime,
+    path: &Path,
+    client: Client,
+    events: tokio::sync::mpsc::Receiver<Event>,
+) -> Result<(Attached, Serving), RunError> {
+    let (fd, attached) = attach::attach(path, &settings.mount)?;
+    let serve = Serve {
+        fd,
+        client,
+        events,
+        cache_bytes: settings.cache_bytes,
+        write_buffer_bytes: settings.write_buffer_bytes,
+        options: ServeOptions {
+            read_only: settings.mount.read_only,
+            allow_other: settings.mount.allow_other,
+            threads: threads(),
+            ..ServeOptions::default()
+        },
+        runtime: runtime.handle().clone(),
+    };
+    match serve.start() {
+        Ok(serving) => Ok((attached, serving)),
+        Err(error) => {
+            if let Err(error) = attached.detach(Detach::Abort) {
+                tracing::warn!("{error}");
+            }
+            Err(RunError::Serve { path: path.display().to_string(), error })
+        }
+    }
+}
+
+/// Waits until the mount answers, in a thread that is left to itself when it takes too long.
+fn probe(path: &Path) -> io::Result<()> {
+    let (send, receive) = mpsc::sync_channel(1);
+    let path = path.to_owned();
+    thread::Builder::new().name("probe".to_owned()).spawn(move || {
+        let _ = send.send(attach::probe(&path));
+    })?;
+    receive.recv_timeout(PROBE_DEADLINE).unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}
+
+/// Host, process id and mount point, for operators.
+fn client_name(path: &Path) -> String {
+    format!("{} {} {}", crate::embedded::host_name(), std::process::id(), path.display())
+}

@@ -1,0 +1,87 @@
+//! What the kernel may still have in its page cache: for each file that this mount opened lately, the content
+//! version that its pages are of. An open may keep the pages only when the file is still of that version.
+
+use std::num::NonZeroUsize;
+use std::sync::{Mutex, PoisonError};
+
+use dfs_proto::ids::InodeNo;
+use dfs_proto::pb;
+use lru::LruCache;
+
+/// Files remembered. A file that fell out loses its pages at the next open.
+const REMEMBERED: NonZeroUsize = NonZeroUsize::MIN.saturating_add(65_535);
+
+/// Inode -> content version of the kernel's pages.
+pub struct PageCacheLedger {
+    versions: Mutex<LruCache<InodeNo, u64>>,
+}
+
+impl Default for PageCacheLedger {
+    fn default() -> Self {
+        Self { versions: Mutex::new(LruCache::new(REMEMBERED)) }
+    }
+}
+
+impl PageCacheLedger {
+    fn locked(&self) -> std::sync::MutexGuard<'_, LruCache<InodeNo, u64>> {
+        self.versions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A file is opened: may the kernel keep its pages?
+    pub fn opened(&self, attr: &pb::Attr) -> bool {
+        self.locked().put(InodeNo(attr.inode), attr.content_version) == Some(attr.content_version)
+    }
+
+    /// This mount changed the content, through the kernel's pages. They stay right if nobody else changed
+    /// anything in between.
+    pub fn own_change(&self, attr: &pb::Attr) {
+        let mut versions = self.locked();
+        if let Some(version) = versions.get_mut(&InodeNo(attr.inode))
+            && version.checked_add(1) == Some(attr.content_version)
+        {
+            *version = attr.content_version;
+        }
+    }
+
+    /// Somebody else changed the content.
+    pub fn changed(&self, inode: InodeNo) {
+        self.locked().pop(&inode);
+    }
+
+    /// The session was lost: anything may have changed.
+    pub fn forget_all(&self) {
+        self.locked().clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attr(content_version: u64) -> pb::Attr {
+        pb::Attr { inode: 5, content_version, ..Default::default() }
+    }
+
+    #[test]
+    fn pages_are_kept_while_the_version_stays() {
+        let ledger = PageCacheLedger::default();
+        assert!(!ledger.opened(&attr(1)));
+        assert!(ledger.opened(&attr(1)));
+        assert!(!ledger.opened(&attr(2)), "somebody else wrote");
+    }
+
+    #[test]
+    fn own_changes_keep_the_pages_and_others_do_not() {
+        let ledger = PageCacheLedger::default();
+        ledger.opened(&attr(1));
+        ledger.own_change(&attr(2));
+        ledger.own_change(&attr(3));
+        assert!(ledger.opened(&attr(3)));
+        ledger.own_change(&attr(5));
+        assert!(!ledger.opened(&attr(5)), "version 4 was somebody else's");
+        ledger.changed(InodeNo(5));
+        assert!(!ledger.opened(&attr(5)));
+        ledger.forget_all();
+        assert!(!ledger.opened(&attr(5)));
+    }
+}

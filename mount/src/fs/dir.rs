@@ -1,0 +1,137 @@
+//! Directory handles. The master lists names after a given name; the kernel goes on from a number. A handle
+//! keeps the names that it gave out, so that it can turn any number that the kernel has back into a name.
+//! A listing therefore sees every entry that stays exactly once, whatever else comes and goes.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use dfs_proto::error::DfsError;
+use dfs_proto::ids::InodeNo;
+use dfs_proto::pb;
+
+use super::open_file::Handles;
+use crate::client::Client;
+
+/// Entries asked for at once.
+const PAGE: u32 = 1024;
+
+/// Cookies: 1 follows ".", 2 follows "..", and 3 + n follows the n-th name.
+const FIRST_NAME: u64 = 2;
+
+/// Directory handles by number.
+pub type DirHandles = Handles<DirHandle>;
+
+/// One listing.
+pub struct DirHandle {
+    inode: InodeNo,
+    state: Mutex<Listing>,
+}
+
+/// What was listed so far.
+#[derive(Default)]
+struct Listing {
+    /// The names given out, in order.
+    names: Vec<Box<[u8]>>,
+    /// The page fetched last, and the number of its first name.
+    page: Vec<pb::DirEntry>,
+    page_start: usize,
+    /// The page is the last one.
+    end: bool,
+    /// Of the directory itself, for "..".
+    parent: u64,
+}
+
+/// One entry, for whoever answers the kernel.
+pub struct Entry<'a> {
+    /// Goes on after this entry.
+    pub cookie: u64,
+    /// As bytes.
+    pub name: &'a [u8],
+    /// What the name leads to.
+    pub inode: InodeNo,
+    /// Attributes; `None` for "." and "..".
+    pub attr: Option<pb::Attr>,
+}
+
+impl DirHandle {
+    /// Nothing is listed yet.
+    pub fn new(inode: InodeNo) -> DirHandle {
+        DirHandle { inode, state: Mutex::default() }
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Listing> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives the entries from `cookie` on to `take`, until it says that it is full or there are no more.
+    ///
+    /// # Errors
+    /// The master's.
+    pub async fn list(
+        &self,
+        client: &Client,
+        cookie: u64,
+        adjust: impl Fn(pb::Attr) -> pb::Attr + Send,
+        mut take: impl FnMut(Entry<'_>) -> bool + Send,
+    ) -> Result<(), DfsError> {
+        let index = usize::try_from(cookie.saturating_sub(FIRST_NAME)).unwrap_or(usize::MAX);
+        // A listing from the start (opendir, rewinddir) shows what is there now.
+        if cookie == 0 || !self.locked().has(index) {
+            self.fetch(client, index).await?;
+        }
+        let parent = InodeNo(self.locked().parent);
+        let dots: [(&[u8], InodeNo); 2] = [(b".", self.inode), (b"..", parent)];
+        for (number, (name, inode)) in
+            dots.into_iter().enumerate().skip(usize::try_from(cookie).unwrap_or(usize::MAX))
+        {
+            if take(Entry { cookie: number as u64 + 1, name, inode, attr: None }) {
+                return Ok(());
+            }
+        }
+        // One page an answer is enough: the kernel asks again until an answer is empty.
+        let mut state = self.locked();
+        let mut at = index;
+        while let Some(entry) = at.checked_sub(state.page_start).and_then(|n| state.page.get(n)).cloned() {
+            state.names.truncate(at);
+            state.names.push(entry.name.to_vec().into());
+            let attr = adjust(entry.attr.unwrap_or_default());
+            at += 1;
+            if take(Entry {
+                cookie: at as u64 + FIRST_NAME,
+                name: &entry.name,
+                inode: InodeNo(attr.inode),
+                attr: Some(attr),
+            }) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Fetches the page whose first name has number `index`.
+    async fn fetch(&self, client: &Client, index: usize) -> Result<(), DfsError> {
+        let after = {
+            let state = self.locked();
+            match index.checked_sub(1) {
+                None => Some(Vec::new()),
+                Some(last) => state.names.get(last).map(|name| name.to_vec()),
+            }
+        };
+        // A number that was never given out: nothing is there.
+        let Some(after) = after else { return Ok(()) };
+        let entries = client.readdir(self.inode, &after, PAGE).await?;
+        let mut state = self.locked();
+        state.page = entries.entries;
+        state.page_start = index;
+        state.end = entries.end;
+        state.parent = entries.parent;
+        Ok(())
+    }
+}
+
+impl Listing {
+    /// Can the name of this number, or the end, be given out without asking?
+    fn has(&self, index: usize) -> bool {
+        let page_end = self.page_start + self.page.len();
+        (self.page_start..page_end).contains(&index) || (self.end && index == page_end && self.parent != 0)
+    }
+}

@@ -1,0 +1,472 @@
+//! The file system's logic, in its own types and without the kernel's: what lookup, open, read, write, rename
+//! and the rest mean here. `fuse` calls it; it calls `read`, `write` and `client`.
+//!
+//! - [`open_file`]: the files that handles hold open, their newest known attributes, and how unfinished writes
+//!   change what the master says of them.
+//! - [`dir`]: directory handles, and how a listing goes on where it left off.
+//! - [`cached`]: what the kernel may still have in its page cache.
+//! - [`events`]: what the master pushes, and what the kernel is told of it.
+//! - here: the operations.
+//!
+//! What must hold: an answer never shows less than what this mount wrote and the master has not yet taken;
+//! close and fsync return only when every byte written is safe (`write`).
+
+pub mod cached;
+pub mod dir;
+pub mod events;
+pub mod open_file;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use dfs_proto::error::{DfsError, ErrorCode};
+use dfs_proto::ids::InodeNo;
+use dfs_proto::{MAX_FILE_SIZE, pb};
+
+use crate::client::Client;
+use crate::read::Readers;
+use crate::write::Writers;
+use cached::PageCacheLedger;
+use dir::{DirHandle, DirHandles};
+use open_file::{FileHandles, Handle, OpenFiles};
+
+/// How a file was opened, for whoever answers the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// Names the handle in later calls.
+    pub handle: u64,
+    /// The kernel's pages of the file are still right.
+    pub keep_cache: bool,
+    /// Nothing can be written through it, so a close has nothing to flush.
+    pub read_only: bool,
+}
+
+/// Whose call it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller {
+    /// User.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+}
+
+/// What a data or hole search looks for (lseek(2)).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Seek {
+    /// SEEK_DATA
+    Data,
+    /// SEEK_HOLE
+    Hole,
+}
+
+/// One mounted cluster.
+pub struct Fs {
+    client: Client,
+    writers: Arc<Writers>,
+    files: OpenFiles,
+    handles: FileHandles,
+    dirs: DirHandles,
+    ledger: Arc<PageCacheLedger>,
+}
+
+type Result<T> = std::result::Result<T, DfsError>;
+
+impl Fs {
+    /// Over a connected client; `cache_bytes` and `write_buffer_bytes` bound its memory. Must be called
+    /// inside a tokio runtime.
+    pub fn new(client: Client, cache_bytes: u64, write_buffer_bytes: u64) -> Arc<Fs> {
+        let readers = Readers::new(client.clone(), cache_bytes);
+        let writers = Writers::new(client.clone(), write_buffer_bytes);
+        let ledger = Arc::new(PageCacheLedger::default());
+        let files = OpenFiles::new(readers, writers.clone(), ledger.clone());
+        Arc::new(Fs {
+            client,
+            writers,
+            files,
+            handles: FileHandles::default(),
+            dirs: DirHandles::default(),
+            ledger,
+        })
+    }
+
+    /// Uploads all that is dirty.
+    ///
+    /// # Errors
+    /// The first error of an upload, or `TimedOut` after `deadline`.
+    pub async fn drain(&self, deadline: Duration) -> Result<()> {
+        self.writers.drain(deadline).await
+    }
+
+    /// Ends the session with the master.
+    pub async fn close(&self) {
+        self.client.close().await;
+    }
+
+    // Names.
+
+    /// The inode that `name` in `parent` leads to.
+    pub async fn lookup(&self, parent: InodeNo, name: &[u8]) -> Result<pb::Attr> {
+        Ok(self.files.adjust(self.client.lookup(parent, name).await?))
+    }
+
+    /// A node that is neither file, directory nor symbolic link, or a file without opening it.
+    pub async fn mknod(
+        &self,
+        caller: Caller,
+        parent: InodeNo,
+        name: &[u8],
+        mode: u32,
+        rdev: u32,
+    ) -> Result<pb::Attr> {
+        let name = name.to_vec().into();
+        self.client
+            .mknod(pb::Mknod { parent: parent.0, name, mode, uid: caller.uid, gid: caller.gid, rdev })
+            .await
+    }
+
+    /// A directory.
+    pub async fn mkdir(&self, caller: Caller, parent: InodeNo, name: &[u8], mode: u32) -> Result<pb::Attr> {
+        let name = name.to_vec().into();
+        self.client.mkdir(pb::Mkdir { parent: parent.0, name, mode, uid: caller.uid, gid: caller.gid }).await
+    }
+
+    /// A symbolic link to `target`.
+    pub async fn symlink(
+        &self,
+        caller: Caller,
+        parent: InodeNo,
+        name: &[u8],
+        target: &[u8],
+    ) -> Result<pb::Attr> {
+        let (name, target) = (name.to_vec().into(), target.to_vec().into());
+        self.client
+            .symlink(pb::Symlink { parent: parent.0, name, target, uid: caller.uid, gid: caller.gid })
+            .await
+    }
+
+    /// Another name for `inode`.
+    pub async fn link(&self, inode: InodeNo, parent: InodeNo, name: &[u8]) -> Result<pb::Attr> {
+        let link = pb::Link { inode: inode.0, parent: parent.0, name: name.to_vec().into() };
+        Ok(self.files.adjust(self.client.link(link).await?))
+    }
+
+    /// Takes a name away.
+    pub async fn unlink(&self, parent: InodeNo, name: &[u8]) -> Result<()> {
+        self.client.unlink(parent, name).await.map(|_gone| ())
+    }
+
+    /// Takes an empty directory away.
+    pub async fn rmdir(&self, parent: InodeNo, name: &[u8]) -> Result<()> {
+        self.client.rmdir(parent, name).await.map(|_gone| ())
+    }
+
+    /// Moves a name; `no_replace` and `exchange` as renameat2(2) has them.
+    pub async fn rename(&self, rename: pb::Rename) -> Result<()> {
+        self.client.rename(rename).await.map(|_gone| ())
+    }
+
+    /// Where a symbolic link leads.
+    pub async fn readlink(&self, inode: InodeNo) -> Result<Bytes> {
+        self.client.readlink(inode).await
+    }
+
+    // Attributes.
+
+    /// stat(2), with what this mount wrote.
+    pub async fn getattr(&self, inode: InodeNo) -> Result<pb::Attr> {
+        Ok(self.files.adjust(self.client.getattr(inode).await?))
+    }
+
+    /// Changes attributes. A new size, and times given by hand, come after all that was written before.
+    pub async fn setattr(&self, setattr: pb::Setattr) -> Result<pb::Attr> {
+        let file = self.files.get(InodeNo(setattr.inode));
+        if setattr.size.is_some_and(|size| size > MAX_FILE_SIZE) {
+            return Err(DfsError::new(
+                ErrorCode::TooLarge,
+                format!("inode {}: no file can be larger than {MAX_FILE_SIZE} bytes", setattr.inode),
+            ));
+        }
+        if let Some(file) = &file {
+            if let Some(size) = setattr.size {
+                file.writer.truncate(size).await?;
+            } else if setattr.mtime.is_some()
+                || setattr.mtime_now
+                || setattr.atime.is_some()
+                || setattr.atime_now
+            {
+                file.writer.flush(false).await?;
+            }
+        }
+        let resized = setattr.size.is_some();
+        let attr = self.client.setattr(setattr).await?;
+        if resized {
+            self.ledger.own_change(&attr);
+            if let Some(file) = &file {
+                file.reader.invalidate();
+            }
+        }
+        Ok(self.files.adjust(attr))
+    }
+
+    /// Value of an extended attribute.
+    pub async fn getxattr(&self, inode: InodeNo, name: &[u8]) -> Result<Bytes> {
+        xattr_namespace(name)?;
+        self.client.getxattr(inode, name).await
+    }
+
+    /// Sets an extended attribute.
+    pub async fn setxattr(&self, setxattr: pb::Setxattr) -> Result<()> {
+        xattr_namespace(&setxattr.name)?;
+        self.client.setxattr(setxattr).await
+    }
+
+    /// Names of the extended attributes, each with a NUL behind it (listxattr(2)).
+    pub async fn listxattr(&self, inode: InodeNo) -> Result<Vec<u8>> {
+        let names = self.client.listxattr(inode).await?;
+        Ok(names.iter().flat_map(|name| name.iter().copied().chain([0])).collect())
+    }
+
+    /// Takes an extended attribute away.
+    pub async fn removexattr(&self, inode: InodeNo, name: &[u8]) -> Result<()> {
+        xattr_namespace(name)?;
+        self.client.removexattr(inode, name).await
+    }
+
+    /// Space, as users have it.
+    pub async fn statfs(&self) -> Result<pb::StatfsInfo> {
+        self.client.statfs().await
+    }
+
+    // Files.
+
+    /// Opens a file; `flags` as open(2) has them.
+    pub async fn open(&self, inode: InodeNo, flags: i32) -> Result<Opened> {
+        let attr = self.client.open(inode).await?;
+        Ok(self.opened(attr, flags))
+    }
+
+    /// Creates a file and opens it. Without `O_EXCL`, one that is there already is opened.
+    pub async fn create(
+        &self,
+        caller: Caller,
+        parent: InodeNo,
+        name: &[u8],
+        mode: u32,
+        flags: i32,
+    ) -> Result<(pb::Attr, Opened)> {
+        let create = pb::Create {
+            parent: parent.0,
+            name: name.to_vec().into(),
+            mode,
+            uid: caller.uid,
+            gid: caller.gid,
+        };
+        let attr = match self.client.create(create).await {
+            Err(error) if error.code == ErrorCode::Exists && flags & libc::O_EXCL == 0 => {
+                self.open_existing(parent, name, flags).await?
+            }
+            created => created?,
+        };
+        Ok((self.files.adjust(attr), self.opened(attr, flags)))
+    }
+
+    /// Somebody else created the file first: the kernel thought that it was not there.
+    async fn open_existing(&self, parent: InodeNo, name: &[u8], flags: i32) -> Result<pb::Attr> {
+        let attr = self.client.lookup(parent, name).await?;
+        let inode = InodeNo(attr.inode);
+        match attr.mode & libc::S_IFMT {
+            libc::S_IFDIR => {
+                return Err(DfsError::new(ErrorCode::IsDirectory, format!("inode {inode} is a directory")));
+            }
+            libc::S_IFREG => {}
+            _ => {
+                return Err(DfsError::new(
+                    ErrorCode::Exists,
+                    format!("inode {inode} is there and is no regular file"),
+                ));
+            }
+        }
+        let attr = self.client.open(inode).await?;
+        if flags & libc::O_TRUNC == 0 {
+            return Ok(attr);
+        }
+        self.setattr(pb::Setattr { inode: inode.0, size: Some(0), ..Default::default() }).await
+    }
+
+    fn opened(&self, attr: pb::Attr, flags: i32) -> Opened {
+        let read_only = flags & libc::O_ACCMODE == libc::O_RDONLY;
+        let keep_cache = self.ledger.opened(&attr);
+        let file = self.files.open(attr);
+        let handle = self.handles.insert(Handle::new(file, read_only));
+        Opened { handle, keep_cache, read_only }
+    }
+
+    /// At most `length` bytes at `offset`; fewer only at the end of the file.
+    pub async fn read(&self, handle: u64, offset: u64, length: usize) -> Result<Bytes> {
+        let handle = self.handles.get(handle)?;
+        let file = &handle.file;
+        if file.is_stale() {
+            file.refresh(self.client.getattr(file.inode).await?);
+        }
+        let length = file.clip(offset, length);
+        if length == 0 {
+            return Ok(Bytes::new());
+        }
+        // First what is here alone, then what is committed: a commit in between is then seen twice, not never.
+        let pending = file.writer.pending(offset, length);
+        if let Some(whole) = pending.whole(offset, length) {
+            return Ok(whole);
+        }
+        let base = file.reader.read(&handle.stream, offset, length).await?;
+        Ok(pending.lay_over(offset, base))
+    }
+
+    /// The same, when it can be answered at once from memory.
+    pub fn try_read(&self, handle: u64, offset: u64, length: usize) -> Option<Bytes> {
+        let handle = self.handles.get(handle).ok()?;
+        let file = &handle.file;
+        if file.is_stale() || file.writer.has_pending() {
+            return None;
+        }
+        match file.clip(offset, length) {
+            0 => Some(Bytes::new()),
+            length => file.reader.try_cached(&handle.stream, offset, length),
+        }
+    }
+
+    /// Writes all of `data`; waits for memory.
+    pub async fn write(&self, handle: u64, offset: u64, data: &[u8]) -> Result<()> {
+        let handle = self.writable(handle, offset, data.len())?;
+        handle.file.writer.write(offset, data).await
+    }
+
+    /// The same without waiting; `None` when there is no memory now.
+    pub fn try_write(&self, handle: u64, offset: u64, data: &[u8]) -> Option<Result<()>> {
+        match self.writable(handle, offset, data.len()) {
+            Ok(handle) => handle.file.writer.try_write(offset, data),
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    fn writable(&self, handle: u64, offset: u64, length: usize) -> Result<Arc<Handle>> {
+        if offset.checked_add(length as u64).is_none_or(|end| end > MAX_FILE_SIZE) {
+            return Err(DfsError::new(
+                ErrorCode::TooLarge,
+                format!("write at {offset}: no file can be larger than {MAX_FILE_SIZE} bytes"),
+            ));
+        }
+        self.handles.get(handle)
+    }
+
+    /// close(2): everything written is safe, or here is the error.
+    pub async fn flush(&self, handle: u64) -> Result<()> {
+        let handle = self.handles.get(handle)?;
+        if handle.read_only && !handle.file.writer.has_pending() {
+            return Ok(());
+        }
+        handle.file.writer.flush(false).await
+    }
+
+    /// fsync(2): the same, and on stable storage.
+    pub async fn fsync(&self, handle: u64) -> Result<()> {
+        self.handles.get(handle)?.file.writer.flush(true).await
+    }
+
+    /// The last use of a handle is over. What an mmap wrote after close is uploaded before the inode is let go.
+    pub async fn release(&self, handle: u64) {
+        let Some(handle) = self.handles.remove(handle) else { return };
+        let file = handle.file.clone();
+        if file.writer.has_pending()
+            && let Err(error) = file.writer.flush(false).await
+        {
+            tracing::error!(inode = %file.inode, "bytes written after the last close could not be uploaded: {error}");
+        }
+        self.files.release(&file);
+        self.client.release(file.inode);
+    }
+
+    /// lseek(2) for data or holes; everything beyond the last extent is a hole.
+    pub async fn seek(&self, handle: u64, offset: u64, what: Seek) -> Result<u64> {
+        let handle = self.handles.get(handle)?;
+        handle.file.writer.flush(false).await?;
+        let size = handle.file.clip(0, usize::MAX) as u64;
+        let beyond = || DfsError::new(ErrorCode::Invalid, format!("no data at or after offset {offset}"));
+        if offset >= size {
+            return Err(beyond());
+        }
+        let extents = handle.file.reader.extents().await?;
+        next_in_extents(&extents, offset, size, what).ok_or_else(beyond)
+    }
+
+    // Directories.
+
+    /// Opens a directory for listing.
+    pub fn opendir(&self, inode: InodeNo) -> u64 {
+        self.dirs.insert(DirHandle::new(inode))
+    }
+
+    /// The entries from `cookie` on, which is 0 or one that an entry came with, until `take` says that it is full.
+    pub async fn readdir(
+        &self,
+        handle: u64,
+        cookie: u64,
+        take: impl FnMut(dir::Entry<'_>) -> bool + Send,
+    ) -> Result<()> {
+        self.dirs.get(handle)?.list(&self.client, cookie, |attr| self.files.adjust(attr), take).await
+    }
+
+    /// Ends a listing.
+    pub fn releasedir(&self, handle: u64) {
+        self.dirs.remove(handle);
+    }
+}
+
+/// Attributes that mean something to us or to nobody but their owners. Access lists (`system.posix_acl_*`) must
+/// be refused while they are not enforced: a program that could set one would rely on it.
+fn xattr_namespace(name: &[u8]) -> Result<()> {
+    if [&b"user."[..], b"trusted.", b"security."].iter().any(|known| name.starts_with(known)) {
+        return Ok(());
+    }
+    let name = String::from_utf8_lossy(name);
+    Err(DfsError::new(
+        ErrorCode::NotSupported,
+        format!("extended attribute '{name}': only user.*, trusted.* and security.* are kept"),
+    ))
+}
+
+/// The next data or hole in extents by offset.
+fn next_in_extents(extents: &[(u64, u64)], offset: u64, size: u64, what: Seek) -> Option<u64> {
+    let mut at = offset;
+    for &(start, length) in extents.iter().filter(|(start, length)| start + length > offset) {
+        match what {
+            Seek::Data => return Some(start.max(offset)).filter(|found| *found < size),
+            Seek::Hole if start > at => return Some(at),
+            Seek::Hole => at = at.max(start + length),
+        }
+    }
+    match what {
+        Seek::Data => None,
+        Seek::Hole => Some(at.min(size)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn data_and_holes_are_found() {
+        let extents = [(10, 10), (20, 5), (40, 10)];
+        let find = |offset, what| next_in_extents(&extents, offset, 60, what);
+        assert_eq!(find(0, Seek::Data), Some(10));
+        assert_eq!(find(12, Seek::Data), Some(12));
+        assert_eq!(find(25, Seek::Data), Some(40));
+        assert_eq!(find(50, Seek::Data), None);
+        assert_eq!(find(0, Seek::Hole), Some(0));
+        assert_eq!(find(12, Seek::Hole), Some(25));
+        assert_eq!(find(45, Seek::Hole), Some(50));
+        assert_eq!(next_in_extents(&[(0, 60)], 5, 60, Seek::Hole), Some(60), "the end of the file is a hole");
+        assert_eq!(next_in_extents(&[], 5, 60, Seek::Data), None);
+    }
+}

@@ -1,0 +1,606 @@
+//! One method per kernel request: decode it, hand it to [`Fs`], reply.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use dfs_proto::error::DfsError;
+use dfs_proto::ids::InodeNo;
+use dfs_proto::pb;
+use fuser::{
+    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
+    WriteFlags,
+};
+use tokio::runtime::Handle;
+
+use super::ServeOptions;
+use super::convert::{errno, file_attr, file_type};
+use crate::fs::{Caller, Fs, Opened, Seek};
+
+/// Largest write request that we ask the kernel for, in bytes. It sends at most 1 MiB.
+const MAX_WRITE: u32 = 1 << 20;
+
+/// Requests that the kernel may have under way by itself (readahead), at once.
+const MAX_BACKGROUND: u16 = 64;
+
+/// Inodes never get the number of an earlier one.
+const GENERATION: Generation = Generation(0);
+
+/// Wanted of the kernel where it has it. None of those with which fuser 0.18.0 has trouble
+/// (FUSE_SETXATTR_EXT, FUSE_HANDLE_KILLPRIV_V2).
+const CAPABILITIES: [InitFlags; 5] = [
+    InitFlags::FUSE_PARALLEL_DIROPS,
+    InitFlags::FUSE_DO_READDIRPLUS,
+    InitFlags::FUSE_READDIRPLUS_AUTO,
+    InitFlags::FUSE_CACHE_SYMLINKS,
+    InitFlags::FUSE_ASYNC_DIO,
+];
+
+/// What fuser calls.
+pub struct Adapter {
+    fs: Arc<Fs>,
+    options: ServeOptions,
+    runtime: Handle,
+}
+
+impl Adapter {
+    /// Answers for `fs`, with what takes time on `runtime`.
+    pub fn new(fs: Arc<Fs>, options: ServeOptions, runtime: Handle) -> Adapter {
+        Adapter { fs, options, runtime }
+    }
+
+    /// Answers a request for an entry.
+    fn entry(
+        &self,
+        operation: &'static str,
+        parent: INodeNo,
+        reply: ReplyEntry,
+        work: impl Future<Output = Result<pb::Attr, DfsError>> + Send + 'static,
+    ) {
+        let (entry_ttl, attr_ttl) = (self.options.entry_timeout, self.options.attr_timeout);
+        self.runtime.spawn(async move {
+            match work.await {
+                Ok(attr) => reply.entry_with_ttls(&attr_ttl, &entry_ttl, &file_attr(&attr), GENERATION),
+                Err(error) => reply.error(errno(operation, parent.0, &error)),
+            }
+        });
+    }
+
+    /// Answers a request that has nothing to say but that it is done.
+    fn done(
+        &self,
+        operation: &'static str,
+        inode: INodeNo,
+        reply: ReplyEmpty,
+        work: impl Future<Output = Result<(), DfsError>> + Send + 'static,
+    ) {
+        self.runtime.spawn(async move {
+            match work.await {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(errno(operation, inode.0, &error)),
+            }
+        });
+    }
+}
+
+fn caller(request: &Request) -> Caller {
+    Caller { uid: request.uid(), gid: request.gid() }
+}
+
+fn open_flags(opened: Opened) -> FopenFlags {
+    let mut flags = FopenFlags::empty();
+    if opened.keep_cache {
+        flags |= FopenFlags::FOPEN_KEEP_CACHE;
+    }
+    if opened.read_only {
+        flags |= FopenFlags::FOPEN_NOFLUSH;
+    }
+    flags
+}
+
+fn given(time: Option<TimeOrNow>) -> (Option<pb::Time>, bool) {
+    match time {
+        Some(TimeOrNow::SpecificTime(time)) => (Some(as_sent(time)), false),
+        Some(TimeOrNow::Now) => (None, true),
+        None => (None, false),
+    }
+}
+
+/// The time that the kernel sent. fuser 0.18.0 decodes a time before 1970 by subtracting the nanoseconds, which
+/// the kernel counts forward; seconds and nanoseconds are still to be had from what it makes.
+fn as_sent(decoded: SystemTime) -> pb::Time {
+    match SystemTime::UNIX_EPOCH.duration_since(decoded) {
+        Ok(before) if !before.is_zero() => {
+            let sec = i64::try_from(before.as_secs()).map_or(i64::MIN, |sec| -sec);
+            pb::Time { sec, nsec: before.subsec_nanos() }
+        }
+        Ok(_) | Err(_) => decoded.into(),
+    }
+}
+
+/// A value of any length, or its length alone when the caller's buffer is of no bytes.
+fn reply_value(reply: ReplyXattr, size: u32, value: &[u8]) {
+    match u32::try_from(value.len()) {
+        Ok(length) if size == 0 => reply.size(length),
+        Ok(length) if length <= size => reply.data(value),
+        Ok(_) | Err(_) => reply.error(Errno::ERANGE),
+    }
+}
+
+impl Filesystem for Adapter {
+    fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
+        for capability in CAPABILITIES {
+            if config.add_capabilities(capability).is_err() {
+                tracing::info!(?capability, "this kernel does not have it");
+            }
+        }
+        // Each of these answers with the nearest that the kernel takes.
+        if let Err(nearest) = config.set_max_write(MAX_WRITE) {
+            let _ = config.set_max_write(nearest);
+        }
+        if let Err(nearest) = config.set_max_readahead(MAX_WRITE) {
+            let _ = config.set_max_readahead(nearest);
+        }
+        let _ = config.set_max_background(MAX_BACKGROUND);
+        Ok(())
+    }
+
+    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (fs, name) = (self.fs.clone(), name.as_bytes().to_vec());
+        self.entry("lookup", parent, reply, async move { fs.lookup(InodeNo(parent.0), &name).await });
+    }
+
+    fn getattr(&self, _request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+        let (fs, ttl) = (self.fs.clone(), self.options.attr_timeout);
+        self.runtime.spawn(async move {
+            match fs.getattr(InodeNo(ino.0)).await {
+                Ok(attr) => reply.attr(&ttl, &file_attr(&attr)),
+                Err(error) => reply.error(errno("getattr", ino.0, &error)),
+            }
+        });
+    }
+
+    fn setattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        mode: Option<u32>,
+        uid: Option<u32>,
+        gid: Option<u32>,
+        size: Option<u64>,
+        atime: Option<TimeOrNow>,
+        mtime: Option<TimeOrNow>,
+        _ctime: Option<SystemTime>,
+        _fh: Option<FileHandle>,
+        _crtime: Option<SystemTime>,
+        _chgtime: Option<SystemTime>,
+        _bkuptime: Option<SystemTime>,
+        _flags: Option<BsdFileFlags>,
+        reply: ReplyAttr,
+    ) {
+        let (atime, atime_now) = given(atime);
+        let (mtime, mtime_now) = given(mtime);
+        let mode = mode.map(|mode| mode & 0o7777);
+        let setattr = pb::Setattr { inode: ino.0, mode, uid, gid, size, atime, mtime, atime_now, mtime_now };
+        let (fs, ttl) = (self.fs.clone(), self.options.attr_timeout);
+        self.runtime.spawn(async move {
+            match fs.setattr(setattr).await {
+                Ok(attr) => reply.attr(&ttl, &file_attr(&attr)),
+                Err(error) => reply.error(errno("setattr", ino.0, &error)),
+            }
+        });
+    }
+
+    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
+        let fs = self.fs.clone();
+        self.runtime.spawn(async move {
+            match fs.readlink(InodeNo(ino.0)).await {
+                Ok(target) => reply.data(&target),
+                Err(error) => reply.error(errno("readlink", ino.0, &error)),
+            }
+        });
+    }
+
+    fn mknod(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        rdev: u32,
+        reply: ReplyEntry,
+    ) {
+        let (fs, caller, name) = (self.fs.clone(), caller(request), name.as_bytes().to_vec());
+        self.entry("mknod", parent, reply, async move {
+            fs.mknod(caller, InodeNo(parent.0), &name, mode, rdev).await
+        });
+    }
+
+    fn mkdir(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        reply: ReplyEntry,
+    ) {
+        let (fs, caller, name) = (self.fs.clone(), caller(request), name.as_bytes().to_vec());
+        self.entry(
+            "mkdir",
+            parent,
+            reply,
+            async move { fs.mkdir(caller, InodeNo(parent.0), &name, mode).await },
+        );
+    }
+
+    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (fs, name) = (self.fs.clone(), name.as_bytes().to_vec());
+        self.done("unlink", parent, reply, async move { fs.unlink(InodeNo(parent.0), &name).await });
+    }
+
+    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (fs, name) = (self.fs.clone(), name.as_bytes().to_vec());
+        self.done("rmdir", parent, reply, async move { fs.rmdir(InodeNo(parent.0), &name).await });
+    }
+
+    fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
+        let (fs, caller, name) = (self.fs.clone(), caller(request), name.as_bytes().to_vec());
+        let target = target.as_os_str().as_bytes().to_vec();
+        self.entry("symlink", parent, reply, async move {
+            fs.symlink(caller, InodeNo(parent.0), &name, &target).await
+        });
+    }
+
+    fn rename(
+        &self,
+        _request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        newparent: INodeNo,
+        newname: &OsStr,
+        flags: RenameFlags,
+        reply: ReplyEmpty,
+    ) {
+        let known = RenameFlags::RENAME_NOREPLACE | RenameFlags::RENAME_EXCHANGE;
+        if !known.contains(flags) {
+            return reply.error(Errno::EINVAL);
+        }
+        let rename = pb::Rename {
+            parent: parent.0,
+            name: name.as_bytes().to_vec().into(),
+            new_parent: newparent.0,
+            new_name: newname.as_bytes().to_vec().into(),
+            no_replace: flags.contains(RenameFlags::RENAME_NOREPLACE),
+            exchange: flags.contains(RenameFlags::RENAME_EXCHANGE),
+        };
+        let fs = self.fs.clone();
+        self.done("rename", parent, reply, async move { fs.rename(rename).await });
+    }
+
+    fn link(&self, _request: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        let (fs, name) = (self.fs.clone(), newname.as_bytes().to_vec());
+        self.entry("link", newparent, reply, async move {
+            fs.link(InodeNo(ino.0), InodeNo(newparent.0), &name).await
+        });
+    }
+
+    fn open(&self, _request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let fs = self.fs.clone();
+        self.runtime.spawn(async move {
+            match fs.open(InodeNo(ino.0), flags.0).await {
+                Ok(opened) => reply.opened(FileHandle(opened.handle), open_flags(opened)),
+                Err(error) => reply.error(errno("open", ino.0, &error)),
+            }
+        });
+    }
+
+    fn create(
+        &self,
+        request: &Request,
+        parent: INodeNo,
+        name: &OsStr,
+        mode: u32,
+        _umask: u32,
+        flags: i32,
+        reply: ReplyCreate,
+    ) {
+        let (fs, caller, name) = (self.fs.clone(), caller(request), name.as_bytes().to_vec());
+        let ttl = self.options.entry_timeout.min(self.options.attr_timeout);
+        self.runtime.spawn(async move {
+            match fs.create(caller, InodeNo(parent.0), &name, mode, flags).await {
+                Ok((attr, opened)) => reply.created(
+                    &ttl,
+                    &file_attr(&attr),
+                    GENERATION,
+                    FileHandle(opened.handle),
+                    open_flags(opened),
+                ),
+                Err(error) => reply.error(errno("create", parent.0, &error)),
+            }
+        });
+    }
+
+    fn read(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        size: u32,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyData,
+    ) {
+        if let Some(data) = self.fs.try_read(fh.0, offset, size as usize) {
+            return reply.data(&data);
+        }
+        let fs = self.fs.clone();
+        self.runtime.spawn(async move {
+            match fs.read(fh.0, offset, size as usize).await {
+                Ok(data) => reply.data(&data),
+                Err(error) => reply.error(errno("read", ino.0, &error)),
+            }
+        });
+    }
+
+    fn write(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        _write_flags: WriteFlags,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        reply: ReplyWrite,
+    ) {
+        // The kernel never sends more than MAX_WRITE.
+        let length = data.len() as u32;
+        match self.fs.try_write(fh.0, offset, data) {
+            Some(Ok(())) => reply.written(length),
+            Some(Err(error)) => reply.error(errno("write", ino.0, &error)),
+            None => {
+                let (fs, data) = (self.fs.clone(), data.to_vec());
+                self.runtime.spawn(async move {
+                    match fs.write(fh.0, offset, &data).await {
+                        Ok(()) => reply.written(length),
+                        Err(error) => reply.error(errno("write", ino.0, &error)),
+                    }
+                });
+            }
+        }
+    }
+
+    fn flush(&self, _request: &Request, ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+        let fs = self.fs.clone();
+        self.done("flush", ino, reply, async move { fs.flush(fh.0).await });
+    }
+
+    fn fsync(&self, _request: &Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+        let fs = self.fs.clone();
+        self.done("fsync", ino, reply, async move { fs.fsync(fh.0).await });
+    }
+
+    fn release(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        _owner: Option<LockOwner>,
+        _flush: bool,
+        reply: ReplyEmpty,
+    ) {
+        let fs = self.fs.clone();
+        self.done("release", ino, reply, async move {
+            fs.release(fh.0).await;
+            Ok(())
+        });
+    }
+
+    fn lseek(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: i64,
+        whence: i32,
+        reply: ReplyLseek,
+    ) {
+        let what = match whence {
+            libc::SEEK_DATA => Seek::Data,
+            libc::SEEK_HOLE => Seek::Hole,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
+        let fs = self.fs.clone();
+        self.runtime.spawn(async move {
+            match fs.seek(fh.0, offset, what).await {
+                Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
+                // The one place where the kernel wants ENXIO (lseek(2)).
+                Err(error) if error.code == dfs_proto::error::ErrorCode::Invalid => reply.error(Errno::ENXIO),
+                Err(error) => reply.error(errno("lseek", ino.0, &error)),
+            }
+        });
+    }
+
+    fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        reply.opened(FileHandle(self.fs.opendir(InodeNo(ino.0))), FopenFlags::empty());
+    }
+
+    fn readdir(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectory,
+    ) {
+        let fs = self.fs.clone();
+        self.runtime.spawn(async move {
+            let listed = fs.readdir(fh.0, offset, |entry| {
+                let mode = entry.attr.map_or(libc::S_IFDIR, |attr| attr.mode);
+                reply.add(
+                    INodeNo(entry.inode.0),
+                    entry.cookie,
+                    file_type(mode),
+                    OsStr::from_bytes(entry.name),
+                )
+            });
+            match listed.await {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(errno("readdir", ino.0, &error)),
+            }
+        });
+    }
+
+    fn readdirplus(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        mut reply: ReplyDirectoryPlus,
+    ) {
+        let (fs, ttl) = (self.fs.clone(), self.options.entry_timeout.min(self.options.attr_timeout));
+        self.runtime.spawn(async move {
+            let listed = fs.readdir(fh.0, offset, |entry| {
+                // "." and ".." are not looked up: the kernel takes nothing of them but number and type.
+                let dots = pb::Attr { inode: entry.inode.0, mode: libc::S_IFDIR, ..Default::default() };
+                let attr = file_attr(&entry.attr.unwrap_or(dots));
+                reply.add(
+                    INodeNo(entry.inode.0),
+                    entry.cookie,
+                    OsStr::from_bytes(entry.name),
+                    &ttl,
+                    &attr,
+                    GENERATION,
+                )
+            });
+            match listed.await {
+                Ok(()) => reply.ok(),
+                Err(error) => reply.error(errno("readdirplus", ino.0, &error)),
+            }
+        });
+    }
+
+    fn releasedir(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        fh: FileHandle,
+        _flags: OpenFlags,
+        reply: ReplyEmpty,
+    ) {
+        self.fs.releasedir(fh.0);
+        reply.ok();
+    }
+
+    /// The master's record of names was durable before it was told.
+    fn fsyncdir(
+        &self,
+        _request: &Request,
+        _ino: INodeNo,
+        _fh: FileHandle,
+        _datasync: bool,
+        reply: ReplyEmpty,
+    ) {
+        reply.ok();
+    }
+
+    fn statfs(&self, _request: &Request, ino: INodeNo, reply: ReplyStatfs) {
+        const BLOCK: u32 = 4096;
+        // As many as there may ever be; statfs has no word for "no limit".
+        const FREE_INODES: u64 = 1 << 40;
+        let fs = self.fs.clone();
+        self.runtime.spawn(async move {
+            match fs.statfs().await {
+                Ok(info) => {
+                    let (blocks, free) = (info.total / u64::from(BLOCK), info.free / u64::from(BLOCK));
+                    let name_len = dfs_proto::MAX_NAME_LEN as u32;
+                    reply.statfs(
+                        blocks,
+                        free,
+                        free,
+                        info.inodes + FREE_INODES,
+                        FREE_INODES,
+                        BLOCK,
+                        name_len,
+                        BLOCK,
+                    );
+                }
+                Err(error) => reply.error(errno("statfs", ino.0, &error)),
+            }
+        });
+    }
+
+    fn setxattr(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        name: &OsStr,
+        value: &[u8],
+        flags: i32,
+        _position: u32,
+        reply: ReplyEmpty,
+    ) {
+        let setxattr = pb::Setxattr {
+            inode: ino.0,
+            name: name.as_bytes().to_vec().into(),
+            value: value.to_vec().into(),
+            create_only: flags & libc::XATTR_CREATE != 0,
+            replace_only: flags & libc::XATTR_REPLACE != 0,
+        };
+        let fs = self.fs.clone();
+        self.done("setxattr", ino, reply, async move { fs.setxattr(setxattr).await });
+    }
+
+    fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let (fs, name) = (self.fs.clone(), name.as_bytes().to_vec());
+        self.runtime.spawn(async move {
+            match fs.getxattr(InodeNo(ino.0), &name).await {
+                Ok(value) => reply_value(reply, size, &value),
+                Err(error) => reply.error(errno("getxattr", ino.0, &error)),
+            }
+        });
+    }
+
+    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let fs = self.fs.clone();
+        self.runtime.spawn(async move {
+            match fs.listxattr(InodeNo(ino.0)).await {
+                Ok(names) => reply_value(reply, size, &names),
+                Err(error) => reply.error(errno("listxattr", ino.0, &error)),
+            }
+        });
+    }
+
+    fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (fs, name) = (self.fs.clone(), name.as_bytes().to_vec());
+        self.done("removexattr", ino, reply, async move { fs.removexattr(InodeNo(ino.0), &name).await });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn times_before_1970_are_what_the_kernel_sent() {
+        // As fuser decodes -5 s and 999 999 999 ns.
+        let decoded = SystemTime::UNIX_EPOCH - Duration::new(5, 999_999_999);
+        assert_eq!(as_sent(decoded), pb::Time { sec: -5, nsec: 999_999_999 });
+        let after = SystemTime::UNIX_EPOCH + Duration::new(5, 7);
+        assert_eq!(as_sent(after), pb::Time { sec: 5, nsec: 7 });
+        assert_eq!(as_sent(SystemTime::UNIX_EPOCH), pb::Time { sec: 0, nsec: 0 });
+    }
+}

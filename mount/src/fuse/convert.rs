@@ -1,0 +1,107 @@
+//! Between the wire's attributes and errors and the kernel's.
+
+use std::time::SystemTime;
+
+use dfs_proto::error::{DfsError, ErrorCode};
+use dfs_proto::pb;
+use fuser::{FileAttr, FileType, INodeNo};
+
+/// What stat(2) says is a good size for reads and writes, in bytes.
+const BLOCK_SIZE: u32 = 128 * 1024;
+
+/// Shown as the size of a directory, in bytes.
+const DIRECTORY_SIZE: u64 = 4096;
+
+/// The type in an st_mode.
+pub fn file_type(mode: u32) -> FileType {
+    match mode & libc::S_IFMT {
+        libc::S_IFDIR => FileType::Directory,
+        libc::S_IFLNK => FileType::Symlink,
+        libc::S_IFIFO => FileType::NamedPipe,
+        libc::S_IFSOCK => FileType::Socket,
+        libc::S_IFCHR => FileType::CharDevice,
+        libc::S_IFBLK => FileType::BlockDevice,
+        _ => FileType::RegularFile,
+    }
+}
+
+/// For the kernel.
+pub fn file_attr(attr: &pb::Attr) -> FileAttr {
+    let kind = file_type(attr.mode);
+    let time = |time: Option<pb::Time>| SystemTime::from(time.unwrap_or_default());
+    let (size, allocated) = match kind {
+        FileType::Directory => (DIRECTORY_SIZE, 0),
+        FileType::RegularFile
+        | FileType::Symlink
+        | FileType::NamedPipe
+        | FileType::Socket
+        | FileType::CharDevice
+        | FileType::BlockDevice => (attr.size, attr.allocated),
+    };
+    FileAttr {
+        ino: INodeNo(attr.inode),
+        size,
+        blocks: allocated.div_ceil(512),
+        atime: time(attr.atime),
+        mtime: time(attr.mtime),
+        ctime: time(attr.ctime),
+        crtime: time(attr.ctime),
+        kind,
+        perm: (attr.mode & 0o7777) as u16,
+        nlink: attr.nlink,
+        uid: attr.uid,
+        gid: attr.gid,
+        rdev: attr.rdev,
+        blksize: BLOCK_SIZE,
+        flags: 0,
+    }
+}
+
+/// The errno that the program gets. What it cannot tell a person goes to the log.
+pub fn errno(operation: &str, inode: u64, error: &DfsError) -> fuser::Errno {
+    let code = error.code.errno() as i32;
+    match error.code {
+        ErrorCode::Io
+        | ErrorCode::Unavailable
+        | ErrorCode::TimedOut
+        | ErrorCode::Corrupt
+        | ErrorCode::Lost
+        | ErrorCode::NoKeeper
+        | ErrorCode::NoSpace
+        | ErrorCode::Session
+        | ErrorCode::Protocol => {
+            tracing::warn!(operation, inode, code = ?error.code, "{error}");
+        }
+        _ => tracing::trace!(operation, inode, code = ?error.code, "{error}"),
+    }
+    fuser::Errno::from_i32(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn attributes_are_told_as_stat_has_them() {
+        let attr = pb::Attr {
+            inode: 9,
+            size: 1000,
+            allocated: 513,
+            mode: libc::S_IFREG | 0o4755,
+            nlink: 2,
+            ..Default::default()
+        };
+        let told = file_attr(&attr);
+        assert_eq!((told.size, told.blocks, told.perm, told.kind), (1000, 2, 0o4755, FileType::RegularFile));
+        let told = file_attr(&pb::Attr { mode: libc::S_IFDIR | 0o755, ..Default::default() });
+        assert_eq!((told.size, told.kind), (4096, FileType::Directory));
+    }
+
+    #[test]
+    fn every_error_has_its_errno() {
+        for &code in ErrorCode::ALL {
+            let told = errno("test", 1, &DfsError::new(code, "for a test"));
+            assert_eq!(told.code(), code.errno() as i32);
+        }
+    }
+}

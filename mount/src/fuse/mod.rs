@@ -1,0 +1,154 @@
+//! The thin adapter between the kernel and [`crate::fs`]: decode, spawn, reply. The only module that knows
+//! fuser. FUSE threads never wait for the network: what cannot be answered from memory at once is spawned on
+//! the runtime, and the reply is sent from there.
+//!
+//! Mounting itself is not done here (`mountpoint`): [`Serve`] is given an open `/dev/fuse` that is mounted
+//! already, so that fuser's own teardown, which may unmount a file system that is not ours, is never used.
+
+mod adapter;
+mod convert;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use dfs_proto::error::DfsError;
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+
+use crate::client::{Client, Event};
+use crate::fs::Fs;
+use crate::fs::events::{self, Notice};
+use adapter::Adapter;
+
+/// Notices to the kernel that may wait to be delivered; past that, the flow of events waits.
+const NOTICES: usize = 1024;
+
+/// How the mount behaves towards the kernel.
+#[derive(Clone, Debug)]
+pub struct ServeOptions {
+    /// Refuse every change.
+    pub read_only: bool,
+    /// Other users than the one who mounted may use it.
+    pub allow_other: bool,
+    /// FUSE threads.
+    pub threads: usize,
+    /// How long the kernel may use attributes without asking, if no push says otherwise.
+    pub attr_timeout: Duration,
+    /// The same for names.
+    pub entry_timeout: Duration,
+}
+
+impl Default for ServeOptions {
+    fn default() -> Self {
+        let second = Duration::from_secs(1);
+        Self { read_only: false, allow_other: false, threads: 2, attr_timeout: second, entry_timeout: second }
+    }
+}
+
+/// Everything that is needed to serve one mount.
+pub struct Serve {
+    /// `/dev/fuse`, mounted, before the first request was read.
+    pub fd: OwnedFd,
+    /// Connected to the master.
+    pub client: Client,
+    /// The client's.
+    pub events: mpsc::Receiver<Event>,
+    /// Bound of the block cache.
+    pub cache_bytes: u64,
+    /// Bound of what is written and not yet uploaded.
+    pub write_buffer_bytes: u64,
+    /// See there.
+    pub options: ServeOptions,
+    /// Where the work is done.
+    pub runtime: Handle,
+}
+
+/// A mount being served.
+pub struct Serving {
+    fs: Arc<Fs>,
+    session: Mutex<Option<JoinHandle<io::Result<()>>>>,
+}
+
+impl Serve {
+    /// Greets the kernel and starts to serve. Blocks for the greeting; not to be called on the runtime.
+    ///
+    /// # Errors
+    /// When the kernel does not talk a FUSE version that we know, or threads cannot be started.
+    pub fn start(self) -> io::Result<Serving> {
+        let fs = {
+            let _on_runtime = self.runtime.enter();
+            Fs::new(self.client, self.cache_bytes, self.write_buffer_bytes)
+        };
+        let mut config = fuser::Config::default();
+        config.acl = if self.options.allow_other { fuser::SessionACL::All } else { fuser::SessionACL::Owner };
+        config.n_threads = Some(self.options.threads.max(1));
+        config.clone_fd = self.options.threads > 1;
+        let acl = config.acl;
+        let adapter = Adapter::new(fs.clone(), self.options, self.runtime.clone());
+        let session = fuser::Session::from_fd(adapter, self.fd, acl, config)?.spawn()?;
+        let (sender, notices) = mpsc::channel(NOTICES);
+        let notifier = session.notifier();
+        std::thread::Builder::new()
+            .name("fuse-notices".into())
+            .spawn(move || tell_kernel(&notifier, notices))?;
+        self.runtime.spawn(events::follow(fs.clone(), self.events, sender));
+        let session =
+            std::thread::Builder::new().name("fuse-session".into()).spawn(move || session.join())?;
+        Ok(Serving { fs, session: Mutex::new(Some(session)) })
+    }
+}
+
+impl Serving {
+    /// Returns when the kernel has let go of the mount. Blocks; only the first caller waits.
+    ///
+    /// # Errors
+    /// Why serving ended, if it was not an unmount.
+    pub fn wait_unmounted(&self) -> io::Result<()> {
+        let session = self.session.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match session {
+            Some(session) => session
+                .join()
+                .unwrap_or_else(|_| Err(io::Error::other("a FUSE thread panicked; see the log"))),
+            None => Ok(()),
+        }
+    }
+
+    /// Uploads all that is dirty, within `deadline`.
+    ///
+    /// # Errors
+    /// The first error of an upload, or `TimedOut`.
+    pub async fn drain(&self, deadline: Duration) -> Result<(), DfsError> {
+        self.fs.drain(deadline).await
+    }
+
+    /// Ends the session with the master, so that it knows at once that nothing here is open any more. For
+    /// after the last drain.
+    pub async fn close(&self) {
+        self.fs.close().await;
+    }
+}
+
+/// Delivers notices. A thread of its own, because the kernel may make it wait for locks that are held while
+/// requests are answered.
+fn tell_kernel(notifier: &fuser::Notifier, mut notices: mpsc::Receiver<Notice>) {
+    use std::os::unix::ffi::OsStrExt;
+    while let Some(notice) = notices.blocking_recv() {
+        let told = match &notice {
+            // A negative offset: attributes alone. 0, 0: every page.
+            Notice::Attributes(inode) => notifier.inval_inode(fuser::INodeNo(inode.0), -1, 0),
+            Notice::Content(inode) => notifier.inval_inode(fuser::INodeNo(inode.0), 0, 0),
+            Notice::Name(parent, name) => {
+                notifier.inval_entry(fuser::INodeNo(parent.0), std::ffi::OsStr::from_bytes(name))
+            }
+        };
+        match told {
+            Ok(()) => {}
+            // The kernel had not cached it.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => tracing::debug!(?notice, "the kernel did not take a notice: {error}"),
+        }
+    }
+}

@@ -1,0 +1,430 @@
+//! What `dfs-mount` is told: its flags, the words of `-o`, the environment, and what follows from them.
+//!
+//! One value can be said in four places. The command line's flag wins over `-o`, `-o` over the environment,
+//! the environment over the default. [`parse`] gives [`Settings`], in which nothing is open any more: paths
+//! are absolute, addresses are checked, defaults that depend on who mounts are filled in.
+//!
+//! The same program is the mount helper of mount(8): called as `mount.<type>`, `-f` means what mount(8)
+//! means by it (pretend), not "stay in the foreground".
+
+pub mod home;
+pub mod words;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::builder::FalseyValueParser;
+use clap::parser::ValueSource;
+use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser};
+use dfs_proto::units::{Period, Size};
+
+use self::words::{Allow, MountWords, Word, WordError};
+
+/// The flags, as they are typed. [`Settings`] is what they come to.
+#[derive(Parser, Debug)]
+#[command(
+    name = "dfs-mount",
+    version,
+    about = "Mounts the distributed file system on a directory",
+    long_about = "Mounts the distributed file system on a directory, and goes to the background when it is \
+                  usable. Without --master it runs a whole cluster inside itself and keeps it under --data: \
+                  the next mount finds everything again.",
+    after_help = "-o takes what mount(8) takes (ro, noatime, nodev, nosuid, noexec, sync, dirsync, nofail, _netdev, \
+                  x-..., ...), allow_other, allow_root, default_permissions, fsname=, subtype=, and each flag \
+                  with a value as key=value (master=HOST:PORT, cache-size=1GiB).\n\
+                  Sizes are typed as 8MiB, 1GiB, 4096; periods as 10s, 250ms, 2m.\n\
+                  Unmount with `umount MOUNTPOINT` (as a user: `fusermount3 -u MOUNTPOINT`).",
+    override_usage = "dfs-mount [FLAGS] MOUNTPOINT\n       dfs-mount HOST:PORT MOUNTPOINT [FLAGS]",
+    args_override_self = true
+)]
+struct Cli {
+    /// Where to mount; it is created when it is missing. With two arguments, as mount(8) gives them, the first
+    /// is the master's HOST:PORT, or `none` or `dfs` for the embedded cluster
+    #[arg(value_name = "MOUNTPOINT")]
+    first: PathBuf,
+
+    #[arg(hide = true)]
+    second: Option<PathBuf>,
+
+    /// The master's address. Without it, a cluster is run inside this process
+    #[arg(long, env = "DFS_MASTER", value_name = "HOST:PORT")]
+    master: Option<String>,
+
+    /// Embedded cluster: the directory that keeps it [default: $XDG_DATA_HOME/dfs or ~/.local/share/dfs]
+    #[arg(long, env = "DFS_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
+
+    /// Embedded cluster: how many keepers, from 1 to 64
+    #[arg(long, env = "DFS_KEEPERS", value_name = "NUMBER", default_value_t = 3,
+          value_parser = clap::value_parser!(u32).range(1..=64))]
+    keepers: u32,
+
+    /// Embedded cluster: on how many keepers each chunk ends up
+    #[arg(long, env = "DFS_COPIES", value_name = "NUMBER", default_value_t = 3,
+          value_parser = clap::value_parser!(u32).range(1..=16))]
+    copies: u32,
+
+    /// Embedded cluster: how many keepers hold a chunk before its write counts as done
+    #[arg(long, env = "DFS_MIN_COPIES", value_name = "NUMBER", default_value_t = 2,
+          value_parser = clap::value_parser!(u32).range(1..=16))]
+    min_copies: u32,
+
+    /// Embedded cluster: the largest chunk, in bytes
+    #[arg(long, env = "DFS_CHUNK_SIZE", value_name = "SIZE", default_value = "8MiB")]
+    chunk_size: Size,
+
+    /// Embedded cluster: how often the master looks for chunks with too few copies
+    #[arg(long, env = "DFS_REPLICATE_EVERY", value_name = "PERIOD", default_value = "10s")]
+    replicate_every: Period,
+
+    /// Stay in the foreground, and log to stderr
+    #[arg(short = 'f', long, env = "DFS_FOREGROUND", action = ArgAction::SetTrue,
+          value_parser = FalseyValueParser::new())]
+    foreground: bool,
+
+    /// Mount options, cut at commas; may be given more than once
+    #[arg(short = 'o', long = "options", env = "DFS_OPTIONS", value_name = "OPTIONS", action = ArgAction::Append,
+          allow_hyphen_values = true)]
+    options: Vec<String>,
+
+    /// Memory for blocks that were read, in bytes
+    #[arg(long, env = "DFS_CACHE_SIZE", value_name = "SIZE", default_value = "512MiB")]
+    cache_size: Size,
+
+    /// Memory for bytes that are on their way to the keepers, in bytes
+    #[arg(long, env = "DFS_WRITE_BUFFER", value_name = "SIZE", default_value = "256MiB")]
+    write_buffer: Size,
+
+    /// How long to look for the master at the start
+    #[arg(long, env = "DFS_MASTER_TIMEOUT", value_name = "PERIOD", default_value = "30s")]
+    master_timeout: Period,
+
+    /// What to log: error, warn, info, debug, trace, or per module (dfs_mount=debug,info)
+    #[arg(long, env = "DFS_LOG", value_name = "FILTER", default_value = "info")]
+    log: String,
+
+    /// Where to log [default: stderr in the foreground, else $XDG_STATE_HOME/dfs/ or ~/.local/state/dfs/,
+    /// mount-<mount point>.log]
+    #[arg(long, env = "DFS_LOG_FILE", value_name = "FILE")]
+    log_file: Option<PathBuf>,
+
+    /// Mount read-only, as -o ro
+    #[arg(short = 'r', long, env = "DFS_READ_ONLY", action = ArgAction::SetTrue,
+          value_parser = FalseyValueParser::new())]
+    read_only: bool,
+
+    /// From mount(8): mount read-write
+    #[arg(short = 'w', hide = true)]
+    read_write: bool,
+
+    /// From mount(8): be sloppy about unknown options. We are not
+    #[arg(short = 's', long, hide = true)]
+    sloppy: bool,
+
+    /// From mount(8): do not write /etc/mtab. There is none
+    #[arg(short = 'n', hide = true)]
+    no_mtab: bool,
+
+    /// From mount(8): say more
+    #[arg(short = 'v', hide = true, action = ArgAction::Count)]
+    verbose: u8,
+
+    /// From mount(8): the type of the file system
+    #[arg(short = 't', hide = true, value_name = "TYPE")]
+    fs_type: Option<String>,
+}
+
+/// Which cluster to mount.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Cluster {
+    /// One that runs already.
+    Join {
+        /// HOST:PORT of its master.
+        master: String,
+    },
+    /// Our own, inside this process.
+    Embedded(EmbeddedSettings),
+}
+
+/// The embedded cluster, as it was asked for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EmbeddedSettings {
+    /// The directory that keeps it; absolute.
+    pub data: PathBuf,
+    /// How many keepers; at least 1.
+    pub keepers: u32,
+    /// Copies of each chunk.
+    pub copies: u32,
+    /// Copies before a write counts as done.
+    pub min_copies: u32,
+    /// Largest chunk, in bytes.
+    pub chunk_size: u32,
+    /// The period of the master's replication scan.
+    pub replicate_every: Duration,
+}
+
+/// The mount, with nothing left open.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct MountOptions {
+    /// No writes.
+    pub read_only: bool,
+    /// Everybody may use it whom the modes let in, not only the user who mounts.
+    pub allow_other: bool,
+    /// Device files work.
+    pub dev: bool,
+    /// Set-user-id and set-group-id bits work.
+    pub suid: bool,
+    /// Programs can be run.
+    pub exec: bool,
+    /// Reading changes no access time.
+    pub noatime: bool,
+    /// Reading a directory changes no access time.
+    pub nodiratime: bool,
+    /// Each write goes to stable storage.
+    pub sync: bool,
+    /// So does each change of a directory.
+    pub dirsync: bool,
+    /// The source that the mount table shows.
+    pub fsname: String,
+    /// The mount table's type is `fuse.` and this.
+    pub subtype: String,
+}
+
+/// All that `dfs-mount` is told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Settings {
+    /// Where to mount, as it was typed but absolute. It may not exist yet.
+    pub mountpoint: PathBuf,
+    /// What to mount.
+    pub cluster: Cluster,
+    /// How to mount it.
+    pub mount: MountOptions,
+    /// Stay in the foreground.
+    pub foreground: bool,
+    /// mount(8) asks only whether the words are right: mount nothing.
+    pub pretend: bool,
+    /// Budget of the block cache, in bytes.
+    pub cache_bytes: u64,
+    /// Budget of what waits to be uploaded, in bytes.
+    pub write_buffer_bytes: u64,
+    /// How long to look for the master at the start.
+    pub master_timeout: Duration,
+    /// As tracing's `EnvFilter` reads it.
+    pub log_filter: String,
+    /// The log file that was asked for.
+    pub log_file: Option<PathBuf>,
+    /// Things to tell the user that stop nothing.
+    pub notes: Vec<String>,
+}
+
+/// Why the command line cannot be followed. All of these are usage errors.
+#[derive(Debug, thiserror::Error)]
+pub enum OptionsError {
+    /// What clap finds, `--help` and `--version` among them; it prints itself.
+    #[error(transparent)]
+    Clap(#[from] clap::Error),
+    /// A word of `-o`.
+    #[error(transparent)]
+    Word(#[from] WordError),
+    /// Anything else; the message is whole.
+    #[error("{0}")]
+    Usage(String),
+}
+
+/// Who calls: what the defaults depend on. In [`parse`]'s arguments, so that tests can be anybody.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// The effective user is root.
+    pub is_root: bool,
+    /// The user's home directory, if one is known.
+    pub home: Option<PathBuf>,
+    /// `$XDG_DATA_HOME`, when set and absolute.
+    pub xdg_data_home: Option<PathBuf>,
+}
+
+/// Reads the arguments (the program's name first) and the environment.
+///
+/// # Errors
+/// [`OptionsError`]: the caller prints it and exits with 2 (or 0, for clap's `--help`).
+pub fn parse(args: Vec<OsString>, caller: &Caller) -> Result<Settings, OptionsError> {
+    let as_helper = args.first().is_some_and(|name| is_mount_helper(Path::new(name)));
+    let command = Cli::command();
+    let (first_pass, _) = read(&command, args.clone())?;
+
+    let mut words = MountWords { read_only: first_pass.read_only, ..MountWords::default() };
+    let mut expanded: Vec<OsString> = args.iter().take(1).cloned().collect();
+    for option in first_pass.options.iter().flat_map(|o| words::split(o)) {
+        if let Word::Flag { name, value } = words.take(&option)? {
+            expanded.push(format!("--{name}={value}").into());
+        }
+    }
+    // Flags of -o go first, so that those of the command line override them.
+    expanded.extend(args.into_iter().skip(1));
+    let (cli, matches) = read(&command, expanded)?;
+    resolve(cli, &matches, words, as_helper, caller)
+}
+
+fn read(command: &clap::Command, args: Vec<OsString>) -> Result<(Cli, ArgMatches), OptionsError> {
+    let matches = command.clone().try_get_matches_from(args)?;
+    let cli = Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut command.clone()))?;
+    Ok((cli, matches))
+}
+
+/// mount(8) calls its helpers `mount.<type>`.
+fn is_mount_helper(program: &Path) -> bool {
+    program.file_name().is_some_and(|name| name.to_string_lossy().starts_with("mount."))
+}
+
+fn resolve(
+    cli: Cli,
+    matches: &ArgMatches,
+    words: MountWords,
+    as_helper: bool,
+    caller: &Caller,
+) -> Result<Settings, OptionsError> {
+    let (source, mountpoint) = match cli.second {
+        Some(second) => (Some(cli.first), second),
+        None => (None, cli.first),
+    };
+    let said = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
+    // An empty variable is one that is not set.
+    let master = cli.master.filter(|m| !m.is_empty()).map(|m| (m, said("master")));
+    let master = choose_master(source.as_deref(), master)?;
+    let mut notes = Vec::new();
+    let cluster = match master {
+        Some(master) => {
+            let idle = ["data", "keepers", "copies", "min_copies", "chunk_size", "replicate_every"]
+                .map(|id| (id, said(id)));
+            for (id, _) in idle.iter().filter(|(_, said)| *said) {
+                let flag = id.replace('_', "-");
+                notes.push(format!("--{flag} is for the embedded cluster; with a master it does nothing"));
+            }
+            Cluster::Join { master }
+        }
+        None => Cluster::Embedded(EmbeddedSettings {
+            data: absolute(&cli.data.map_or_else(|| default_data(caller), Ok)?)?,
+            keepers: cli.keepers,
+            copies: cli.copies,
+            min_copies: cli.min_copies,
+            chunk_size: u32::try_from(cli.chunk_size.0).map_err(|_| {
+                OptionsError::Usage(format!(
+                    "--chunk-size {}: too large; at most 64MiB is sensible",
+                    cli.chunk_size
+                ))
+            })?,
+            replicate_every: cli.replicate_every.0,
+        }),
+    };
+    let mount = resolve_mount(words, &cluster, caller.is_root, &mut notes)?;
+    Ok(Settings {
+        mountpoint: absolute(&mountpoint)?,
+        cluster,
+        mount,
+        foreground: cli.foreground && !as_helper,
+        pretend: cli.foreground && as_helper,
+        cache_bytes: cli.cache_size.0,
+        write_buffer_bytes: cli.write_buffer.0,
+        master_timeout: cli.master_timeout.0,
+        log_filter: cli.log,
+        log_file: cli.log_file.map(|f| absolute(&f)).transpose()?,
+        notes,
+    })
+}
+
+/// The master's address from the source argument (`HOST:PORT`, `dfs:HOST:PORT` as the mount table shows it,
+/// `none`, `dfs`, `dfs:embedded`) and from `--master` or the environment (`true` when typed).
+fn choose_master(
+    source: Option<&Path>,
+    master: Option<(String, bool)>,
+) -> Result<Option<String>, OptionsError> {
+    let typed = master.as_ref().filter(|(_, typed)| *typed).map(|(m, _)| m.clone());
+    let chosen = match source.map(|s| s.to_string_lossy().into_owned()) {
+        None => master.map(|(m, _)| m),
+        // `none` says that the source is not the place to look; only what was typed can still name a master.
+        Some(s) if s.is_empty() || matches!(s.as_str(), "none" | "dfs" | "dfs:embedded") => typed,
+        Some(s) => {
+            let address = s.strip_prefix("dfs:").unwrap_or(&s).to_owned();
+            if let Some(typed) = typed.filter(|t| *t != address) {
+                let message =
+                    format!("two masters are named: source {address} and --master {typed}; name one");
+                return Err(OptionsError::Usage(message));
+            }
+            Some(address)
+        }
+    };
+    chosen.map(check_address).transpose()
+}
+
+/// HOST:PORT, with brackets round an IPv6 address. Whether it resolves is the connection's business.
+fn check_address(address: String) -> Result<String, OptionsError> {
+    let good = address.rsplit_once(':').is_some_and(|(host, port)| {
+        let bracketed = host.starts_with('[') && host.ends_with(']') && host.len() > 2;
+        let plain = !host.is_empty() && !host.contains([':', '/', ' ', '[', ']']);
+        (bracketed || plain) && port.parse::<u16>().is_ok_and(|p| p != 0)
+    });
+    if good {
+        return Ok(address);
+    }
+    Err(OptionsError::Usage(format!(
+        "master '{address}': no address; write it as HOST:PORT, as in 127.0.0.1:3000"
+    )))
+}
+
+fn resolve_mount(
+    words: MountWords,
+    cluster: &Cluster,
+    is_root: bool,
+    notes: &mut Vec<String>,
+) -> Result<MountOptions, OptionsError> {
+    for (asked, word) in [(words.dev, "dev"), (words.suid, "suid")] {
+        if asked == Some(true) && !is_root {
+            notes.push(format!("-o {word} is for root alone and does nothing; the mount is no{word}"));
+        }
+    }
+    let fsname = words.fsname.unwrap_or_else(|| match cluster {
+        Cluster::Join { master } => format!("dfs:{master}"),
+        Cluster::Embedded(_) => "dfs:embedded".to_owned(),
+    });
+    let subtype = words.subtype.unwrap_or_else(|| "dfs".to_owned());
+    if subtype.contains([',', '/', ' ']) {
+        return Err(OptionsError::Usage(format!(
+            "-o subtype={subtype}: must not hold a comma, a slash or a space"
+        )));
+    }
+    if words.allow == Some(Allow::Root) && !is_root {
+        notes.push("-o allow_root is not offered to users; only you may use the mount".to_owned());
+    }
+    // For root, letting in the owner and root is letting in the owner.
+    let allow_other = words.allow.map_or(is_root, |allow| allow == Allow::Other);
+    Ok(MountOptions {
+        read_only: words.read_only,
+        allow_other,
+        dev: is_root && words.dev.unwrap_or(true),
+        suid: is_root && words.suid.unwrap_or(true),
+        exec: !words.noexec,
+        noatime: words.noatime,
+        nodiratime: words.nodiratime,
+        sync: words.sync,
+        dirsync: words.dirsync,
+        fsname,
+        subtype,
+    })
+}
+
+fn default_data(caller: &Caller) -> Result<PathBuf, OptionsError> {
+    let base = caller.xdg_data_home.clone().or_else(|| caller.home.as_ref().map(|h| h.join(".local/share")));
+    base.map(|b| b.join("dfs")).ok_or_else(|| {
+        OptionsError::Usage(
+            "no directory for the embedded cluster: HOME is not set; name one with --data DIR".to_owned(),
+        )
+    })
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, OptionsError> {
+    std::path::absolute(path)
+        .map_err(|e| OptionsError::Usage(format!("path '{}': {e}; name another", path.display())))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,368 @@
+//! The reader of one file: layout, plan, blocks, and their assembly.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use dfs_proto::MAX_FILE_SIZE;
+use dfs_proto::block_sum::BLOCK_SIZE;
+use dfs_proto::error::{DfsError, ErrorCode};
+use dfs_proto::ids::InodeNo;
+use tokio::sync::watch;
+
+use super::fetch::{Fetcher, Wanted};
+use super::layout::{Layout, Page, Source};
+use super::lock;
+use super::planner::{DataPiece, Piece, plan};
+use super::prefetch::{Prefetcher, ReadStream};
+
+/// For one read, everything included.
+const READ_DEADLINE: Duration = Duration::from_secs(30);
+/// Ranges that one read has on their way at once.
+const RANGES_AT_ONCE: usize = 16;
+
+type Asked = watch::Receiver<Option<Result<Arc<Page>, DfsError>>>;
+
+/// A question to the master that is not answered yet.
+struct Asking {
+    generation: u64,
+    start: u64,
+    answer: Asked,
+}
+
+#[derive(Default)]
+struct State {
+    layout: Layout,
+    asking: Option<Asking>,
+}
+
+/// What reads and prefetches of one file share.
+pub(super) struct Shared {
+    pub(super) inode: InodeNo,
+    pub(super) fetcher: Arc<Fetcher>,
+    state: Mutex<State>,
+}
+
+/// Reads the committed content of one file.
+pub struct FileReader {
+    shared: Arc<Shared>,
+    prefetcher: Arc<Prefetcher>,
+}
+
+/// Why a read failed: only what the keepers did may be cured by a new layout.
+enum Failure {
+    Layout(DfsError),
+    Copies(DfsError),
+}
+
+impl FileReader {
+    pub(super) fn new(inode: InodeNo, fetcher: Arc<Fetcher>, prefetcher: Arc<Prefetcher>) -> Self {
+        Self { shared: Arc::new(Shared { inode, fetcher, state: Mutex::default() }), prefetcher }
+    }
+
+    /// Forgets where the file's bytes lie: the content changed. A read that starts after this returned uses a
+    /// layout that was asked for after it.
+    pub fn invalidate(&self) {
+        lock(&self.shared.state).layout.invalidate();
+    }
+
+    /// Exactly `length` bytes of committed content from `offset`; holes, and everything beyond the last extent,
+    /// read as zeroes, so that the caller clips at the file's size.
+    ///
+    /// # Errors
+    /// `Lost` when no live keeper has a chunk, `Io` when none of those that have gives it, `TimedOut` after
+    /// 30 s, and what the master refuses the layout with (`Stale`, ...).
+    pub async fn read(&self, stream: &ReadStream, offset: u64, length: usize) -> Result<Bytes, DfsError> {
+        let in_sequence = self.prefetcher.note(stream, &self.shared, offset, length as u64);
+        let read = self.shared.read(offset, length, in_sequence);
+        tokio::time::timeout(READ_DEADLINE, read).await.unwrap_or_else(|_| {
+            let (inode, waited) = (self.shared.inode, READ_DEADLINE.as_secs());
+            let message =
+                format!("inode {inode}: {length} bytes at {offset} could not be read within {waited} s");
+            Err(DfsError::new(ErrorCode::TimedOut, message))
+        })
+    }
+
+    /// The same, only when it can be answered at once from memory.
+    pub fn try_cached(&self, stream: &ReadStream, offset: u64, length: usize) -> Option<Bytes> {
+        let end = offset.checked_add(length as u64)?;
+        let now = Instant::now();
+        let mut pieces = Vec::new();
+        let mut at = offset;
+        while at < end {
+            let page = lock(&self.shared.state).layout.find(at, now)?;
+            let stop = end.min(page.end);
+            pieces.extend(plan(&page.extents, at, stop - at, |_| 1));
+            at = stop;
+        }
+        let mut parts = Parts::new(length);
+        for piece in pieces {
+            match piece {
+                Piece::Hole { length } => parts.add_hole(length),
+                Piece::Data(piece) => parts.add(&piece, &self.shared.fetcher.cached(&piece)?),
+            }
+        }
+        self.prefetcher.note(stream, &self.shared, offset, length as u64);
+        Some(parts.finish())
+    }
+
+    /// Where data lies: (offset, length) in bytes, in order, neighbours joined. What is between is a hole.
+    ///
+    /// # Errors
+    /// What the master refuses the layout with.
+    pub async fn extents(&self) -> Result<Vec<(u64, u64)>, DfsError> {
+        let mut out: Vec<(u64, u64)> = Vec::new();
+        let mut at = 0;
+        while at < MAX_FILE_SIZE {
+            let page = self.shared.page(at).await?;
+            for extent in &page.extents {
+                let (start, end) =
+                    (extent.file_offset.max(at), (extent.file_offset + extent.length).min(page.end));
+                match out.last_mut() {
+                    Some((offset, length)) if *offset + *length >= start => {
+                        *length = end.max(*offset + *length) - *offset
+                    }
+                    _ if start < end => out.push((start, end - start)),
+                    _ => {}
+                }
+            }
+            at = page.end;
+        }
+        Ok(out)
+    }
+}
+
+impl Shared {
+    /// The page of the layout that covers `offset`: a cached one, or one that is asked for now.
+    pub(super) async fn page(self: &Arc<Self>, offset: u64) -> Result<Arc<Page>, DfsError> {
+        // Most files fit one page, so that the first question is for all of it.
+        let mut from_start = true;
+        loop {
+            let mut answer = match self.find_or_ask(offset, from_start) {
+                Ok(page) => return Ok(page),
+                Err(answer) => answer,
+            };
+            let lost = |_| DfsError::new(ErrorCode::Io, "a question for a layout was lost; see the log");
+            let answered = answer.wait_for(Option::is_some).await.map_err(lost)?.clone();
+            match answered {
+                // Used although it may not have been installed: it was asked for after this read began.
+                Some(Ok(page)) if page.covers(offset) => return Ok(page),
+                Some(Ok(_)) | None => from_start = false,
+                Some(Err(error)) => return Err(error),
+            }
+        }
+    }
+
+    fn find_or_ask(self: &Arc<Self>, offset: u64, from_start: bool) -> Result<Arc<Page>, Asked> {
+        let mut state = lock(&self.state);
+        if let Some(page) = state.layout.find(offset, Instant::now()) {
+            return Ok(page);
+        }
+        let generation = state.layout.generation();
+        let start = if from_start && state.layout.is_empty() { 0 } else { offset };
+        // Not one that was asked before an invalidation, and not one whose task was lost.
+        if let Some(asking) = &state.asking
+            && asking.generation == generation
+            && asking.start == start
+            && asking.answer.has_changed().is_ok()
+        {
+            return Err(asking.answer.clone());
+        }
+        let (sender, answer) = watch::channel(None);
+        state.asking = Some(Asking { generation, start, answer: answer.clone() });
+        let shared = self.clone();
+        self.fetcher.runtime.spawn(async move {
+            let page = shared.ask(generation, start).await;
+            sender.send_replace(Some(page));
+        });
+        Err(answer)
+    }
+
+    /// Download steps 1 and 2.
+    async fn ask(&self, generation: u64, start: u64) -> Result<Arc<Page>, DfsError> {
+        let asked_at = Instant::now();
+        let reply =
+            self.fetcher.client.layout(self.inode, start, MAX_FILE_SIZE - start.min(MAX_FILE_SIZE - 1)).await;
+        let page = reply.and_then(|reply| Page::new(self.inode, start, reply, asked_at)).map(Arc::new);
+        let mut state = lock(&self.state);
+        if let Ok(page) = &page {
+            state.layout.install(generation, page.clone());
+        }
+        if state
+            .asking
+            .as_ref()
+            .is_some_and(|asking| asking.generation == generation && asking.start == start)
+        {
+            state.asking = None;
+        }
+        page
+    }
+
+    async fn read(
+        self: &Arc<Self>,
+        offset: u64,
+        length: usize,
+        in_sequence: bool,
+    ) -> Result<Bytes, DfsError> {
+        match self.assemble(offset, length, in_sequence).await {
+            Ok(bytes) => return Ok(bytes),
+            Err(Failure::Layout(error)) => return Err(error),
+            Err(Failure::Copies(error)) => {
+                tracing::debug!(inode = %self.inode, %error, "asking for a new layout");
+            }
+        }
+        // Tickets may have expired, copies may have moved.
+        lock(&self.state).layout.invalidate();
+        self.assemble(offset, length, in_sequence).await.map_err(|failure| match failure {
+            Failure::Layout(error) | Failure::Copies(error) => error,
+        })
+    }
+
+    async fn assemble(
+        self: &Arc<Self>,
+        offset: u64,
+        length: usize,
+        in_sequence: bool,
+    ) -> Result<Bytes, Failure> {
+        let too_far = || Failure::Layout(DfsError::new(ErrorCode::Invalid, "a read beyond the largest file"));
+        let end =
+            offset.checked_add(length as u64).filter(|end| *end <= MAX_FILE_SIZE).ok_or_else(too_far)?;
+        let mut pieces: Vec<(Piece, Option<Arc<Source>>)> = Vec::new();
+        let mut at = offset;
+        while at < end {
+            let page = self.page(at).await.map_err(Failure::Layout)?;
+            let stop = end.min(page.end);
+            for piece in plan(&page.extents, at, stop - at, |chunk| page.copies(chunk)) {
+                let source = match &piece {
+                    Piece::Data(data) => page.sources.get(&data.chunk).cloned(),
+                    Piece::Hole { .. } => None,
+                };
+                pieces.push((piece, source));
+            }
+            at = stop;
+        }
+        let mut parts = Parts::new(length);
+        for group in pieces.chunks(RANGES_AT_ONCE) {
+            self.add_group(group, &mut parts, in_sequence).await?;
+        }
+        Ok(parts.finish())
+    }
+
+    /// Begins all fetches of the group, then takes them in order.
+    async fn add_group(
+        self: &Arc<Self>,
+        group: &[(Piece, Option<Arc<Source>>)],
+        parts: &mut Parts,
+        in_sequence: bool,
+    ) -> Result<(), Failure> {
+        let begun: Vec<_> = group
+            .iter()
+            .map(|(piece, source)| match (piece, source) {
+                (Piece::Data(piece), Some(source)) => {
+                    Some(self.fetcher.get(self.inode, source, piece, in_sequence))
+                }
+                _ => None,
+            })
+            .collect();
+        for ((piece, _), wanted) in group.iter().zip(begun) {
+            let blocks = match wanted {
+                Some(Wanted::Here(blocks)) => blocks,
+                Some(Wanted::Coming(seat)) => seat.arrive().await.map_err(Failure::Copies)?,
+                None => Vec::new(),
+            };
+            match piece {
+                Piece::Hole { length } => parts.add_hole(*length),
+                Piece::Data(piece) => parts.add(piece, &blocks),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A read being put together. The bytes of one block are not copied.
+struct Parts {
+    wanted: usize,
+    only: Option<Bytes>,
+    buffer: BytesMut,
+}
+
+impl Parts {
+    fn new(wanted: usize) -> Self {
+        Self { wanted, only: None, buffer: BytesMut::new() }
+    }
+
+    fn push(&mut self, part: Bytes) {
+        if part.len() == self.wanted {
+            self.only = Some(part);
+            return;
+        }
+        self.reserve();
+        self.buffer.extend_from_slice(&part);
+    }
+
+    fn reserve(&mut self) {
+        if self.buffer.capacity() == 0 {
+            self.buffer.reserve(self.wanted);
+        }
+    }
+
+    fn add_hole(&mut self, length: u64) {
+        self.reserve();
+        // A hole is never longer than the read, whose length is a usize.
+        let end = self.buffer.len() + length as usize;
+        self.buffer.resize(end, 0);
+    }
+
+    /// `blocks` are those that `piece` lies in.
+    fn add(&mut self, piece: &DataPiece, blocks: &[Bytes]) {
+        let mut skip = piece.offset as usize % BLOCK_SIZE;
+        let mut left = piece.length as usize;
+        for block in blocks {
+            let take = left.min(block.len().saturating_sub(skip));
+            self.push(block.slice(skip..skip + take));
+            left -= take;
+            skip = 0;
+        }
+        assert_eq!(left, 0, "blocks do not cover their piece {piece:?}");
+    }
+
+    fn finish(self) -> Bytes {
+        let bytes = self.only.unwrap_or_else(|| self.buffer.freeze());
+        assert_eq!(bytes.len(), self.wanted, "a read of another length than was asked for");
+        bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use dfs_proto::ids::ChunkId;
+
+    fn piece(offset: u32, length: u32) -> DataPiece {
+        DataPiece { chunk: ChunkId(1), offset, length, first_copy: 0 }
+    }
+
+    #[test]
+    fn a_read_inside_one_block_is_not_copied() {
+        let block = Bytes::from(vec![7; BLOCK_SIZE]);
+        let mut parts = Parts::new(100);
+        parts.add(&piece(BLOCK_SIZE as u32 + 10, 100), std::slice::from_ref(&block));
+        assert_eq!(parts.finish().as_ptr(), block[10..].as_ptr());
+    }
+
+    #[test]
+    fn blocks_and_holes_are_put_together_in_order() {
+        let blocks = [Bytes::from(vec![1; BLOCK_SIZE]), Bytes::from(vec![2; 50])];
+        let mut parts = Parts::new(5 + 10 + 50 + 3);
+        parts.add_hole(5);
+        parts.add(&piece(BLOCK_SIZE as u32 - 10, 60), &blocks);
+        parts.add_hole(3);
+        let expected = [vec![0; 5], vec![1; 10], vec![2; 50], vec![0; 3]].concat();
+        assert_eq!(parts.finish(), expected);
+    }
+
+    #[test]
+    fn nothing_is_read_as_nothing() {
+        assert_eq!(Parts::new(0).finish(), Bytes::new());
+    }
+}

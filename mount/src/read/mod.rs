@@ -1,0 +1,90 @@
+//! The read path: where bytes lie, from whom they are fetched, and what of them is kept.
+//!
+//! - [`planner`]: extents, offset, length -> holes, and ranges of chunks with the keeper to ask first (pure).
+//! - `layout`: what the master said of one file, cached until it is invalidated or its tickets grow old.
+//! - `fetch`: one range, verified, from whichever keeper gives it; the hedging of late ones.
+//! - `attempt`: one try at one keeper, and the verification of what it sent.
+//! - `flights`: one fetch for all who want the same blocks at the same time.
+//! - `latency`: how long a range takes these days, and so when one is late (pure).
+//! - `suspects`: keepers that failed a moment ago, to be asked last (pure).
+//! - `prefetch`: what a sequential reader will want next.
+//! - `cache`: verified blocks and verified lists of block checksums, bounded.
+//! - `file`: these put together: the reader of one file.
+//!
+//! Chunks are immutable, so that a verified block may be kept under (chunk, index) for ever; only the layout can
+//! grow old. What must hold:
+//!
+//! - nothing leaves this module, or enters the cache, that was not verified against the master's record;
+//! - each attempt owns its buffers, and only the winner's are published;
+//! - a read that starts after `invalidate` returned uses a layout that was asked for after it;
+//! - every read ends within a deadline.
+
+mod attempt;
+mod cache;
+mod fetch;
+mod file;
+mod flights;
+mod latency;
+mod layout;
+pub mod planner;
+mod prefetch;
+mod suspects;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use dfs_proto::ids::InodeNo;
+
+pub use cache::CacheCounters;
+use fetch::Fetcher;
+pub use file::FileReader;
+use prefetch::Prefetcher;
+pub use prefetch::ReadStream;
+
+use crate::client::Client;
+
+/// The data under these locks is never left half-changed, so that a panic elsewhere does not spoil it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// All files being read by this process, and what they share: the cache, the fetches under way, and what is
+/// known of the keepers.
+pub struct Readers {
+    fetcher: Arc<Fetcher>,
+    prefetcher: Arc<Prefetcher>,
+    files: Mutex<HashMap<InodeNo, Weak<FileReader>>>,
+}
+
+impl Readers {
+    /// `cache_bytes` bounds what the block cache holds. Must be called inside a tokio runtime, on which the
+    /// fetches then run.
+    pub fn new(client: Client, cache_bytes: u64) -> Arc<Readers> {
+        let runtime = tokio::runtime::Handle::current();
+        Arc::new(Readers {
+            fetcher: Arc::new(Fetcher::new(client, cache_bytes, runtime.clone())),
+            prefetcher: Arc::new(Prefetcher::new(cache_bytes, runtime)),
+            files: Mutex::default(),
+        })
+    }
+
+    /// The reader of `inode`; all who ask while one is held get the same.
+    pub fn file(self: &Arc<Self>, inode: InodeNo) -> Arc<FileReader> {
+        let mut files = lock(&self.files);
+        if let Some(reader) = files.get(&inode).and_then(Weak::upgrade) {
+            return reader;
+        }
+        if files.len() == files.capacity() {
+            // About to grow: first drop what is not used any more.
+            files.retain(|_, reader| reader.strong_count() > 0);
+        }
+        let reader = Arc::new(FileReader::new(inode, self.fetcher.clone(), self.prefetcher.clone()));
+        files.insert(inode, Arc::downgrade(&reader));
+        reader
+    }
+
+    /// Hits, misses and bytes of the block cache.
+    pub fn cache_counters(&self) -> CacheCounters {
+        self.fetcher.cache.counters()
+    }
+}

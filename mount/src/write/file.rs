@@ -1,0 +1,429 @@
+//! One file's unfinished bytes: what is dirty, what is frozen and on its way, and the error that its writers
+//! have yet to hear of.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use dfs_proto::error::{DfsError, ErrorCode};
+use dfs_proto::ids::{ChunkId, InodeNo};
+use dfs_proto::pb;
+use tokio::sync::Notify;
+
+use super::dirty::{DirtyBuffer, Frozen};
+use super::{OnCommit, UPLOAD_DEADLINE, Writers, lock, upload};
+
+/// The write side of one inode on this mount, shared by all its handles.
+pub struct FileWriter {
+    inode: InodeNo,
+    writers: Arc<Writers>,
+    on_commit: OnCommit,
+    state: Mutex<State>,
+    /// Rung when an upload finished or failed.
+    progress: Notify,
+    /// Rung when something was frozen.
+    pub(super) frozen: Notify,
+    itself: Weak<FileWriter>,
+}
+
+#[derive(Default)]
+struct State {
+    dirty: DirtyBuffer,
+    dirty_since: Option<Instant>,
+    /// Of the last write.
+    mtime: pb::Time,
+    /// Frozen and not yet committed, oldest first; their numbers follow each other.
+    uploads: VecDeque<Upload>,
+    /// The number that the next frozen buffer gets.
+    next_number: u64,
+    error: Option<DfsError>,
+    /// Is a task at work on `uploads`?
+    driving: bool,
+}
+
+/// A frozen buffer on its way to be a chunk.
+#[derive(Clone)]
+pub(super) struct Upload {
+    pub number: u64,
+    pub frozen: Arc<Frozen>,
+    pub mtime: pb::Time,
+    pub sync: bool,
+    /// That the master last gave it.
+    pub chunk: Option<ChunkId>,
+    /// Success was heard, but an older upload's was not yet.
+    done: Option<pb::Attr>,
+}
+
+/// What of a file is on this mount alone.
+#[derive(Clone, Debug, Default)]
+pub struct Pending {
+    /// Bytes in the asked-for range, to be laid over what is committed in this order.
+    pub pieces: Vec<(u64, Bytes)>,
+}
+
+/// How unfinished writes change a file's attributes.
+#[derive(Clone, Copy, Debug)]
+pub struct PendingAttr {
+    /// The file is at least this long.
+    pub end: u64,
+    /// Time of the last write.
+    pub mtime: pb::Time,
+    /// Bytes not yet committed.
+    pub bytes: u64,
+}
+
+impl FileWriter {
+    pub(super) fn new(writers: Arc<Writers>, inode: InodeNo, on_commit: OnCommit) -> Arc<FileWriter> {
+        Arc::new_cyclic(|itself| FileWriter {
+            inode,
+            writers,
+            on_commit,
+            state: Mutex::default(),
+            progress: Notify::new(),
+            frozen: Notify::new(),
+            itself: itself.clone(),
+        })
+    }
+
+    /// Whose bytes these are.
+    pub fn inode(&self) -> InodeNo {
+        self.inode
+    }
+
+    pub(super) fn writers(&self) -> &Arc<Writers> {
+        &self.writers
+    }
+
+    /// Writes without waiting. `None` when there is no memory for it now: use [`FileWriter::write`].
+    pub fn try_write(&self, offset: u64, data: &[u8]) -> Option<Result<(), DfsError>> {
+        if let Some(error) = lock(&self.state).error.clone() {
+            return Some(Err(error));
+        }
+        let permits = self.writers.budget.try_acquire_many(permits_for(data)).ok()?;
+        permits.forget();
+        self.put(offset, data);
+        Some(Ok(()))
+    }
+
+    /// Writes `data` at `offset`; waits until the budget has room for it.
+    ///
+    /// # Errors
+    /// An earlier upload's error; `TimedOut` when no memory came free in time.
+    pub async fn write(&self, offset: u64, data: &[u8]) -> Result<(), DfsError> {
+        // In pieces that always fit the budget.
+        let mut at = offset;
+        for piece in data.chunks(self.writers.freeze_at) {
+            if let Some(done) = self.try_write(at, piece) {
+                done?;
+            } else {
+                self.writers.freeze_all();
+                let room = self.writers.budget.acquire_many(permits_for(piece));
+                let late = |_| {
+                    let why = "uploads do not get ahead; is a keeper reachable?";
+                    DfsError::new(
+                        ErrorCode::TimedOut,
+                        format!("write to inode {} waited {UPLOAD_DEADLINE:?} for memory: {why}", self.inode),
+                    )
+                };
+                let closed = |_| DfsError::new(ErrorCode::Io, "the mount is shutting down");
+                tokio::time::timeout(UPLOAD_DEADLINE, room).await.map_err(late)?.map_err(closed)?.forget();
+                self.put(at, piece);
+            }
+            at += piece.len() as u64;
+        }
+        Ok(())
+    }
+
+    /// Puts data whose permits were taken into the dirty buffer, and gives back those it did not need.
+    fn put(&self, offset: u64, data: &[u8]) {
+        let limit = self.writers.freeze_at;
+        let mtime = self.writers.client.now();
+        let mut grown = 0;
+        let mut froze = false;
+        let mut rest = data;
+        let mut state = lock(&self.state);
+        state.mtime = mtime;
+        while !rest.is_empty() {
+            let room = state.dirty.room(limit);
+            if room == 0 {
+                froze |= state.freeze(false);
+                continue;
+            }
+            let (now, later) = rest.split_at(room.min(rest.len()));
+            grown += state.dirty.write(offset + (data.len() - rest.len()) as u64, now, limit);
+            rest = later;
+        }
+        if state.dirty.room(limit) == 0 {
+            froze |= state.freeze(false);
+        }
+        let newly_dirty = !state.dirty.is_empty() && state.dirty_since.is_none();
+        if newly_dirty {
+            state.dirty_since = Some(Instant::now());
+        }
+        drop(state);
+        self.writers.budget.add_permits(data.len() - grown);
+        if newly_dirty && let Some(itself) = self.itself.upgrade() {
+            self.writers.note_dirty(&itself);
+        }
+        if froze {
+            self.drive();
+        }
+    }
+
+    /// Starts the upload of what is dirty.
+    pub fn freeze(&self) {
+        let froze = lock(&self.state).freeze(false);
+        if froze {
+            self.drive();
+        }
+    }
+
+    /// Uploads everything and returns when the master said success for every byte written before the
+    /// call. With `sync`, also when they are on stable storage (fsync).
+    ///
+    /// # Errors
+    /// The latched error of an upload, once; with `sync` also that of the master's answer.
+    pub async fn flush(&self, sync: bool) -> Result<(), DfsError> {
+        let target = {
+            let mut state = lock(&self.state);
+            state.freeze(sync);
+            if sync {
+                state.uploads.iter_mut().for_each(|upload| upload.sync = true);
+            }
+            state.next_number
+        };
+        self.drive();
+        self.finished(target).await?;
+        if sync {
+            self.writers.client.fsync(self.inode).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until every upload with a number below `target` has ended. Bounded, because each upload is.
+    async fn finished(&self, target: u64) -> Result<(), DfsError> {
+        loop {
+            let mut progress = std::pin::pin!(self.progress.notified());
+            progress.as_mut().enable();
+            {
+                let mut state = lock(&self.state);
+                if let Some(error) = state.error.take() {
+                    return Err(error);
+                }
+                if state.uploads.front().is_none_or(|upload| upload.number >= target) {
+                    return Ok(());
+                }
+            }
+            progress.await;
+        }
+    }
+
+    /// Forgets what was written beyond `size` and uploads the rest, so that the master can then cut the
+    /// file. The kernel lets no write to the file pass meanwhile.
+    ///
+    /// # Errors
+    /// As [`FileWriter::flush`].
+    pub async fn truncate(&self, size: u64) -> Result<(), DfsError> {
+        let shrunk = {
+            let mut state = lock(&self.state);
+            let shrunk = state.dirty.truncate(size);
+            if state.dirty.is_empty() {
+                state.dirty_since = None;
+            }
+            shrunk
+        };
+        self.writers.budget.add_permits(shrunk);
+        self.flush(false).await
+    }
+
+    /// What of `[offset, offset + length)` is here alone.
+    pub fn pending(&self, offset: u64, length: usize) -> Pending {
+        let state = lock(&self.state);
+        let mut pieces: Vec<(u64, Bytes)> = Vec::new();
+        for upload in &state.uploads {
+            pieces.extend(upload.frozen.overlapping(offset, length));
+        }
+        pieces.extend(state.dirty.overlapping(offset, length));
+        Pending { pieces }
+    }
+
+    /// How the file's attributes differ from what is committed; `None` when they do not.
+    pub fn pending_attr(&self) -> Option<PendingAttr> {
+        let state = lock(&self.state);
+        if state.dirty.is_empty() && state.uploads.is_empty() {
+            return None;
+        }
+        let frozen_end = state.uploads.iter().map(|upload| upload.frozen.end()).max().unwrap_or(0);
+        let frozen_bytes: usize = state.uploads.iter().map(|upload| upload.frozen.len()).sum();
+        Some(PendingAttr {
+            end: frozen_end.max(state.dirty.end()),
+            mtime: state.mtime,
+            bytes: (frozen_bytes + state.dirty.len()) as u64,
+        })
+    }
+
+    /// Is anything not yet committed?
+    pub fn has_pending(&self) -> bool {
+        let state = lock(&self.state);
+        !state.dirty.is_empty() || !state.uploads.is_empty()
+    }
+
+    /// Age of the oldest dirty byte.
+    pub(super) fn dirty_for(&self) -> Duration {
+        lock(&self.state).dirty_since.map_or(Duration::ZERO, |since| since.elapsed())
+    }
+
+    /// Sees to it that a task works on the uploads.
+    fn drive(&self) {
+        let Some(itself) = self.itself.upgrade() else { return };
+        let mut state = lock(&self.state);
+        if state.uploads.is_empty() {
+            return;
+        }
+        if state.driving {
+            drop(state);
+            self.frozen.notify_one();
+        } else {
+            state.driving = true;
+            drop(state);
+            self.writers.runtime.spawn(upload::drive(itself));
+        }
+    }
+
+    /// For the driver: the upload with this number, or the next that is there.
+    pub(super) fn upload_from(&self, number: u64) -> Option<Upload> {
+        lock(&self.state)
+            .uploads
+            .iter()
+            .find(|upload| upload.number >= number && upload.done.is_none())
+            .cloned()
+    }
+
+    /// For the driver: nothing is left, and the next freeze has to start a new one. False if there is.
+    pub(super) fn stop_driving(&self) -> bool {
+        let mut state = lock(&self.state);
+        state.driving = !state.uploads.is_empty();
+        !state.driving
+    }
+
+    /// For the driver: the master gave this upload a chunk.
+    pub(super) fn set_chunk(&self, number: u64, chunk: ChunkId) {
+        if let Some(upload) = lock(&self.state).uploads.iter_mut().find(|upload| upload.number == number) {
+            upload.chunk = Some(chunk);
+        }
+    }
+
+    /// For the driver: the master said success. Bytes stop being laid over reads in the order of uploads:
+    /// an older one whose message is not through yet would else cover newer bytes.
+    pub(super) fn committed(&self, number: u64, attr: pb::Attr) {
+        let mut released = 0;
+        {
+            let mut state = lock(&self.state);
+            if let Some(upload) = state.uploads.iter_mut().find(|upload| upload.number == number) {
+                upload.done = Some(attr);
+            }
+            while let Some(attr) = state.uploads.front().and_then(|upload| upload.done) {
+                (self.on_commit)(&attr);
+                released += state.uploads.pop_front().map_or(0, |upload| upload.frozen.len());
+            }
+        }
+        self.writers.budget.add_permits(released);
+        self.progress.notify_waiters();
+    }
+
+    /// For the driver: this file's uploads failed for good. Everything unfinished is dropped, so that
+    /// no later bytes become visible without the earlier ones, and the error is latched. Returns the chunks
+    /// that the master must forget, newest first.
+    pub(super) fn failed(&self, error: DfsError) -> Vec<ChunkId> {
+        tracing::error!(inode = %self.inode, code = ?error.code, "upload failed, unwritten data is dropped and reported to the writer: {error}");
+        let mut state = lock(&self.state);
+        let dropped = std::mem::take(&mut state.uploads);
+        let frozen_bytes: usize = dropped.iter().map(|upload| upload.frozen.len()).sum();
+        let dirty_bytes = state.dirty.truncate(0);
+        state.dirty_since = None;
+        state.error = Some(error);
+        drop(state);
+        self.writers.budget.add_permits(frozen_bytes + dirty_bytes);
+        self.progress.notify_waiters();
+        dropped
+            .iter()
+            .rev()
+            .filter(|upload| upload.done.is_none())
+            .filter_map(|upload| upload.chunk)
+            .collect()
+    }
+}
+
+impl State {
+    /// Moves the dirty bytes to the uploads; false if there are none.
+    fn freeze(&mut self, sync: bool) -> bool {
+        if self.dirty.is_empty() {
+            return false;
+        }
+        let frozen = Arc::new(self.dirty.freeze());
+        self.dirty_since = None;
+        self.uploads.push_back(Upload {
+            number: self.next_number,
+            frozen,
+            mtime: self.mtime,
+            sync,
+            chunk: None,
+            done: None,
+        });
+        self.next_number += 1;
+        true
+    }
+}
+
+impl Drop for FileWriter {
+    /// The budget outlives the file: what was never uploaded gives its bytes back.
+    fn drop(&mut self) {
+        let state = lock(&self.state);
+        let held = state.dirty.len() + state.uploads.iter().map(|upload| upload.frozen.len()).sum::<usize>();
+        if held > 0 {
+            tracing::error!(inode = %self.inode, bytes = held, "a file was closed for good with bytes that never reached a keeper");
+        }
+        self.writers.budget.add_permits(held);
+    }
+}
+
+/// Permits are bytes; a piece is never larger than a FUSE request or a chunk.
+fn permits_for(data: &[u8]) -> u32 {
+    u32::try_from(data.len()).unwrap_or(u32::MAX)
+}
+
+impl Pending {
+    /// The whole range, when one piece alone has it.
+    pub fn whole(&self, offset: u64, length: usize) -> Option<Bytes> {
+        let (start, piece) = self.pieces.last()?;
+        (*start == offset && piece.len() >= length).then(|| piece.slice(..length))
+    }
+
+    /// Lays the pieces over `base`, which begins at file offset `offset`.
+    pub fn lay_over(&self, offset: u64, base: Bytes) -> Bytes {
+        if self.pieces.is_empty() {
+            return base;
+        }
+        let mut out = Vec::from(base);
+        for (start, piece) in &self.pieces {
+            let at = (start - offset) as usize;
+            out[at..at + piece.len()].copy_from_slice(piece);
+        }
+        out.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn newer_pieces_cover_older_ones() {
+        let pending =
+            Pending { pieces: vec![(2, Bytes::from_static(b"old!")), (4, Bytes::from_static(b"new"))] };
+        assert_eq!(&pending.lay_over(0, Bytes::from_static(b"..........")).to_vec(), b"..olnew...");
+        assert_eq!(pending.whole(4, 3), Some(Bytes::from_static(b"new")));
+        assert_eq!(pending.whole(2, 4), None, "an older piece may be covered in part");
+    }
+}

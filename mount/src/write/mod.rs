@@ -1,0 +1,154 @@
+//! The write path: dirty buffers -> frozen -> uploading -> committed, in order, under one byte budget.
+//!
+//! A write lands in its file's [`dirty::DirtyBuffer`]. When that is full, old, or somebody asks for it
+//! (close, fsync, another file in need of memory), it is frozen whole into the content of one chunk, and
+//! `upload` takes it through the steps of the upload protocol. Until the master's success message, reads on
+//! this mount lay the bytes over what is committed.
+//!
+//! What must hold:
+//! - chunks of one file are asked for, and so become visible, in the order in which they were frozen;
+//! - bytes leave memory only after the success message, or with an error that is latched on the file and
+//!   reported at the next write, fsync or close;
+//! - dirty and frozen bytes of all files together never exceed the budget (`--write-buffer`).
+
+pub mod dirty;
+mod file;
+mod upload;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use dfs_proto::error::{DfsError, ErrorCode};
+use dfs_proto::ids::InodeNo;
+use dfs_proto::pb;
+use tokio::sync::Semaphore;
+
+use crate::client::Client;
+
+pub use file::{FileWriter, Pending};
+
+/// Dirty bytes are frozen and uploaded when the oldest of them is this old, without being asked.
+const DIRTY_AGE: Duration = Duration::from_secs(1);
+
+/// How often the age of dirty bytes is looked at.
+const AGE_CHECK_EVERY: Duration = Duration::from_millis(250);
+
+/// Chunks on their way to keepers at once, over all files.
+const TRANSFERS: usize = 8;
+
+/// How long a write waits for memory, and an upload for its success, before it is an error.
+const UPLOAD_DEADLINE: Duration = Duration::from_secs(60);
+
+/// The smallest useful budget, in bytes.
+pub const MIN_BUDGET: u64 = 1024 * 1024;
+
+/// All files being written by this process, and what they share: the budget and the transfers.
+pub struct Writers {
+    client: Client,
+    runtime: tokio::runtime::Handle,
+    /// One permit is one byte of dirty or frozen data.
+    budget: Semaphore,
+    transfers: Semaphore,
+    /// A dirty buffer is frozen at this many bytes.
+    freeze_at: usize,
+    /// Files that may have something dirty.
+    dirty_files: Mutex<HashMap<InodeNo, Weak<FileWriter>>>,
+}
+
+/// Called at each commit with the inode's attributes after it, before the committed bytes stop being laid
+/// over reads. It runs under the writer's lock and must not call back into the writer.
+pub type OnCommit = Box<dyn Fn(&pb::Attr) + Send + Sync>;
+
+impl Writers {
+    /// `budget_bytes` bounds what all files together hold in memory; at least [`MIN_BUDGET`] is used.
+    /// Must be called inside a tokio runtime, on which the uploads then run.
+    pub fn new(client: Client, budget_bytes: u64) -> Arc<Writers> {
+        let budget =
+            usize::try_from(budget_bytes.max(MIN_BUDGET)).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+        let chunk_size = client.info().chunk_size as usize;
+        let writers = Arc::new(Writers {
+            client,
+            runtime: tokio::runtime::Handle::current(),
+            budget: Semaphore::new(budget),
+            transfers: Semaphore::new(TRANSFERS),
+            freeze_at: chunk_size.min(budget / 4).max(1),
+            dirty_files: Mutex::default(),
+        });
+        writers.runtime.spawn(freeze_by_age(Arc::downgrade(&writers)));
+        writers
+    }
+
+    /// A writer for `inode`. There must be at most one at a time for an inode.
+    pub fn file(self: &Arc<Self>, inode: InodeNo) -> Arc<FileWriter> {
+        self.file_with(inode, Box::new(|_| {}))
+    }
+
+    /// A writer for `inode` that tells of its commits.
+    pub fn file_with(self: &Arc<Self>, inode: InodeNo, on_commit: OnCommit) -> Arc<FileWriter> {
+        FileWriter::new(self.clone(), inode, on_commit)
+    }
+
+    /// Starts the upload of everything dirty, in all files.
+    pub fn freeze_all(&self) {
+        for file in self.take_dirty(|_| true) {
+            file.freeze();
+        }
+    }
+
+    /// Uploads everything and waits for it, at most `deadline`.
+    ///
+    /// # Errors
+    /// The first file's error, or `TimedOut`.
+    pub async fn drain(&self, deadline: Duration) -> Result<(), DfsError> {
+        let all = async {
+            let mut outcome = Ok(());
+            for file in self.live_files() {
+                outcome = outcome.and(file.flush(false).await);
+            }
+            outcome
+        };
+        let late = |_| {
+            DfsError::new(
+                ErrorCode::TimedOut,
+                format!("not everything could be uploaded within {deadline:?}"),
+            )
+        };
+        tokio::time::timeout(deadline, all).await.map_err(late)?
+    }
+
+    fn note_dirty(&self, file: &Arc<FileWriter>) {
+        lock(&self.dirty_files).entry(file.inode()).or_insert_with(|| Arc::downgrade(file));
+    }
+
+    fn live_files(&self) -> Vec<Arc<FileWriter>> {
+        lock(&self.dirty_files).values().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Takes the files that are `due` off the list; those that are gone, or have nothing left, too.
+    fn take_dirty(&self, due: impl Fn(&FileWriter) -> bool) -> Vec<Arc<FileWriter>> {
+        let mut taken = Vec::new();
+        for file in self.live_files() {
+            if due(&file) {
+                taken.push(file);
+            }
+        }
+        lock(&self.dirty_files).retain(|_, file| file.upgrade().is_some_and(|f| f.has_pending()));
+        taken
+    }
+}
+
+async fn freeze_by_age(writers: Weak<Writers>) {
+    loop {
+        tokio::time::sleep(AGE_CHECK_EVERY).await;
+        let Some(writers) = writers.upgrade() else { return };
+        for file in writers.take_dirty(|file| file.dirty_for() >= DIRTY_AGE) {
+            file.freeze();
+        }
+    }
+}
+
+/// The data under these locks is never left half-changed, so a panic elsewhere does not spoil it.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Runs every test of the workspace, and does the set-up for it. Arguments go to the test runner.
+#
+# Needs Linux with /dev/fuse and a Rust toolchain. Other programs that the tests use are installed where that is
+# allowed (root and apt-get); elsewhere this says what to install. The exit code is that of the tests.
+#
+#   DFS_TEST_BIG=10GiB   the size of the film in the memory test (default 1GiB)
+#   DFS_TEST_SEED=N      plays a random test again
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+# shellcheck source=/dev/null
+[ ! -f "$HOME/.cargo/env" ] || . "$HOME/.cargo/env"
+
+fail() {
+    echo "tests/run.sh: $*" >&2
+    exit 1
+}
+
+# program:package of Debian and its kin
+wanted=(
+    cc:gcc ffmpeg:ffmpeg ffprobe:ffmpeg mpv:mpv fusermount3:fuse3 rsync:rsync git:git tar:tar sed:sed getfattr:attr
+    script:bsdutils setpriv:util-linux unshare:util-linux setsid:util-linux
+    findmnt:util-linux mount:mount cmp:diffutils find:findutils
+)
+
+missing_packages() {
+    for pair in "${wanted[@]}"; do
+        command -v "${pair%%:*}" >/dev/null || echo "${pair#*:}"
+    done | sort -u
+}
+
+if [ -n "$(missing_packages)" ]; then
+    # shellcheck disable=SC2046
+    if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+        echo "installing $(missing_packages | xargs)"
+        export DEBIAN_FRONTEND=noninteractive
+        timeout 300 apt-get update -q || fail "apt-get update failed or took over 5 minutes; see the network, then run this again"
+        timeout 900 apt-get install -y -q --no-install-recommends $(missing_packages) ||
+            fail "apt-get install failed or took over 15 minutes; install $(missing_packages | xargs) by hand"
+    else
+        fail "programs are missing; install these packages: $(missing_packages | xargs) (or run as root, where apt-get is)"
+    fi
+fi
+[ -z "$(missing_packages)" ] || fail "still missing after the installation: $(missing_packages | xargs)"
+command -v cargo >/dev/null || fail "cargo is missing; install Rust from https://rustup.rs"
+[ -e /dev/fuse ] || modprobe fuse 2>/dev/null || true
+[ -e /dev/fuse ] || fail "/dev/fuse is missing; run 'modprobe fuse' as root (in a container: --device /dev/fuse --cap-add SYS_ADMIN)"
+
+# The end-to-end tests start these from beside their own executables.
+cargo build --workspace --bins
+
+if cargo nextest --version >/dev/null 2>&1; then
+    exec cargo nextest run --workspace "$@"
+fi
+echo "cargo-nextest is not installed: running with cargo test, which has no limit of time per test"
+exec cargo test --workspace "$@" -- --test-threads 2

@@ -1,0 +1,343 @@
+//! A cluster of real processes: a master, keepers, and as many mounts as a test wants.
+//!
+//! The master listens on a port that the kernel chose at its first start, and keeps it over restarts. Keepers and
+//! mounts are dropped with the cluster, and the scratch directory goes last.
+
+use std::fs;
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::mount::Mount;
+use crate::process::Process;
+use crate::run::{Ran, run};
+use crate::scratch::Scratch;
+use crate::wait::{secs, wait_for, wait_until};
+
+/// What a cluster is started with. The defaults are those of the binaries but for a quicker replication scan.
+#[derive(Clone, Debug)]
+pub struct Builder {
+    keepers: usize,
+    copies: u32,
+    min_copies: u32,
+    chunk_size: String,
+    replicate_every: String,
+    log: String,
+}
+
+impl Builder {
+    /// How many keepers (default 3).
+    pub fn keepers(mut self, n: usize) -> Builder {
+        self.keepers = n;
+        self
+    }
+
+    /// Copies wanted of every chunk (default 3).
+    pub fn copies(mut self, n: u32) -> Builder {
+        self.copies = n;
+        self
+    }
+
+    /// Copies needed before an upload is a success (default 2).
+    pub fn min_copies(mut self, n: u32) -> Builder {
+        self.min_copies = n;
+        self
+    }
+
+    /// As typed: `8MiB` (the default).
+    pub fn chunk_size(mut self, size: &str) -> Builder {
+        self.chunk_size = size.to_owned();
+        self
+    }
+
+    /// As typed: `1s` (the default here).
+    pub fn replicate_every(mut self, period: &str) -> Builder {
+        self.replicate_every = period.to_owned();
+        self
+    }
+
+    /// The log filter of every process (default `info`).
+    pub fn log(mut self, filter: &str) -> Builder {
+        self.log = filter.to_owned();
+        self
+    }
+
+    /// Starts master and keepers, and waits until all keepers are live.
+    pub fn start(self) -> Cluster {
+        let scratch = Scratch::new();
+        let master = Process::start(&scratch, "master", master_recipe(&scratch, &self, "127.0.0.1:0"));
+        let mut cluster = Cluster {
+            settings: self,
+            address: String::new(),
+            keepers: Vec::new(),
+            master,
+            mounts: 0,
+            scratch,
+        };
+        cluster.address = cluster.wait_master();
+        for _ in 0..cluster.settings.keepers {
+            cluster.launch_keeper();
+        }
+        cluster.wait_live(cluster.settings.keepers);
+        cluster
+    }
+}
+
+fn master_recipe(
+    scratch: &Scratch,
+    settings: &Builder,
+    listen: &str,
+) -> impl Fn() -> Command + Send + 'static {
+    let data = scratch.path("master").display().to_string();
+    let flags = [
+        ("--data", data),
+        ("--listen", listen.to_owned()),
+        ("--copies", settings.copies.to_string()),
+        ("--min-copies", settings.min_copies.to_string()),
+        ("--chunk-size", settings.chunk_size.clone()),
+        ("--replicate-every", settings.replicate_every.clone()),
+        ("--log", settings.log.clone()),
+    ];
+    recipe(
+        scratch,
+        "dfs-master",
+        flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect(),
+    )
+}
+
+/// How to start one of our binaries, as often as wanted.
+fn recipe(scratch: &Scratch, binary: &str, args: Vec<String>) -> impl Fn() -> Command + Send + 'static {
+    let program = crate::process::binary(binary);
+    let environment = scratch.environment();
+    move || {
+        let mut command = Command::new(&program);
+        for (name, value) in &environment {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        command.args(&args);
+        command
+    }
+}
+
+/// A running cluster.
+pub struct Cluster {
+    settings: Builder,
+    address: String,
+    keepers: Vec<Process>,
+    /// The master's process.
+    pub master: Process,
+    mounts: usize,
+    /// The directory of all its data. Last, so that it goes when all processes are gone.
+    pub scratch: Scratch,
+}
+
+impl Cluster {
+    /// Three keepers, three copies, two before success, a replication scan each second.
+    pub fn builder() -> Builder {
+        Builder {
+            keepers: 3,
+            copies: 3,
+            min_copies: 2,
+            chunk_size: "8MiB".into(),
+            replicate_every: "1s".into(),
+            log: "info".into(),
+        }
+    }
+
+    /// The default cluster.
+    pub fn start() -> Cluster {
+        Cluster::builder().start()
+    }
+
+    /// HOST:PORT of the master.
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    // ---- processes
+
+    fn wait_master(&mut self) -> String {
+        let file = self.scratch.path("master/address");
+        wait_for(secs(20), "the master listens", || {
+            assert!(self.master.is_running(), "the master ended at its start: {}", self.master.log());
+            let address = fs::read_to_string(&file).ok()?.trim().to_owned();
+            TcpStream::connect(&address).is_ok().then_some(address)
+        })
+    }
+
+    /// Starts the master again on its port.
+    pub fn restart_master(&mut self) {
+        let recipe = master_recipe(&self.scratch, &self.settings, &self.address);
+        self.master.restart_as(recipe);
+        assert_eq!(self.wait_master(), self.address);
+    }
+
+    fn launch_keeper(&mut self) {
+        let index = self.keepers.len();
+        let name = format!("keeper-{index}");
+        let args = [
+            "--data",
+            &self.keeper_data(index).display().to_string(),
+            "--master",
+            &self.address,
+            "--log",
+            &self.settings.log,
+        ];
+        let recipe = recipe(&self.scratch, "dfs-keeper", args.iter().map(|s| (*s).to_owned()).collect());
+        self.keepers.push(Process::start(&self.scratch, &name, recipe));
+    }
+
+    /// One more keeper; waits until it is live. Returns its index.
+    pub fn add_keeper(&mut self) -> usize {
+        let live = self.live();
+        self.launch_keeper();
+        self.wait_live(live + 1);
+        self.keepers.len() - 1
+    }
+
+    /// How many keepers were started.
+    pub fn keeper_count(&self) -> usize {
+        self.keepers.len()
+    }
+
+    /// The process of keeper `index`, counted from 0 in the order of starting.
+    pub fn keeper(&mut self, index: usize) -> &mut Process {
+        &mut self.keepers[index]
+    }
+
+    /// Its data directory.
+    pub fn keeper_data(&self, index: usize) -> PathBuf {
+        self.scratch.path(&format!("keeper-{index}"))
+    }
+
+    /// Its row of `dfs keepers --json`.
+    pub fn keeper_row(&self, index: usize) -> Value {
+        let data = self.keeper_data(index);
+        let rows = self.json(&["keepers"]);
+        let row = rows
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|row| row["data_dir"].as_str().map(Path::new) == Some(&data));
+        row.unwrap_or_else(|| panic!("no row of {} in {rows:#}", data.display())).clone()
+    }
+
+    /// Its id in the cluster.
+    pub fn keeper_id(&self, index: usize) -> u64 {
+        self.keeper_row(index)["keeper"].as_u64().unwrap()
+    }
+
+    /// The chunk files that it holds.
+    pub fn chunk_files(&self, index: usize) -> Vec<PathBuf> {
+        files_below(&self.keeper_data(index).join("chunks"), ".chunk")
+    }
+
+    // ---- mounts
+
+    /// Mounts the cluster in a new directory.
+    pub fn mount(&mut self) -> Mount {
+        self.mount_with(&[])
+    }
+
+    /// The same, with more flags.
+    pub fn mount_with(&mut self, flags: &[&str]) -> Mount {
+        let name = format!("mount-{}", self.mounts);
+        self.mounts += 1;
+        let dir = self.scratch.path("mnt").join(&name);
+        fs::create_dir(&dir).unwrap();
+        let mut args = vec!["-f", "--master", &self.address, "--log", &self.settings.log];
+        args.extend(flags);
+        let point = dir.display().to_string();
+        args.push(&point);
+        let recipe = recipe(&self.scratch, "dfs-mount", args.iter().map(|s| (*s).to_owned()).collect());
+        Mount::new(Process::start(&self.scratch, &name, recipe), dir)
+    }
+
+    // ---- the command line
+
+    /// Runs `dfs --master ADDRESS ARGS...`.
+    #[track_caller]
+    pub fn dfs(&self, args: &[&str]) -> Ran {
+        run(self.scratch.command("dfs").args(["--master", &self.address]).args(args), secs(120))
+    }
+
+    /// Runs `dfs --json ARGS...`, which must succeed, and reads what it prints.
+    #[track_caller]
+    pub fn json(&self, args: &[&str]) -> Value {
+        let ran = self.dfs(&[&["--json"], args].concat()).ok();
+        serde_json::from_str(&ran.stdout).unwrap_or_else(|e| panic!("not JSON: {e}: {ran:#?}"))
+    }
+
+    /// A number of `dfs status --json`.
+    #[track_caller]
+    pub fn status(&self, field: &str) -> u64 {
+        let status = self.json(&["status"]);
+        status[field].as_u64().unwrap_or_else(|| panic!("no number '{field}' in {status:#}"))
+    }
+
+    /// How many keepers are live.
+    pub fn live(&self) -> usize {
+        self.status("keepers_live") as usize
+    }
+
+    /// Waits until exactly `n` keepers are live.
+    #[track_caller]
+    pub fn wait_live(&self, n: usize) {
+        wait_until(secs(15), &format!("{n} keepers are live"), || self.live() == n);
+    }
+
+    /// The rows of `dfs lookup PATH`.
+    #[track_caller]
+    pub fn lookup(&self, path: &str) -> Vec<Value> {
+        self.json(&["lookup", path]).as_array().unwrap().clone()
+    }
+
+    /// Live copies per chunk of a file: (chunk, copies), in the order of offsets.
+    #[track_caller]
+    pub fn live_copies(&self, path: &str) -> Vec<(String, usize)> {
+        let mut chunks: Vec<(u64, String, usize)> = Vec::new();
+        for row in self.lookup(path) {
+            let chunk = row["chunk"].as_str().unwrap().to_owned();
+            let live = usize::from(row["alive"] == Value::Bool(true));
+            match chunks.iter_mut().find(|(_, known, _)| *known == chunk) {
+                Some((_, _, copies)) => *copies += live,
+                None => chunks.push((row["offset"].as_u64().unwrap(), chunk, live)),
+            }
+        }
+        chunks.sort();
+        chunks.into_iter().map(|(_, chunk, copies)| (chunk, copies)).collect()
+    }
+
+    /// Waits until every chunk of a file has exactly `copies` live copies.
+    #[track_caller]
+    pub fn wait_copies(&self, path: &str, copies: usize, limit: Duration) {
+        wait_until(limit, &format!("{copies} live copies of every chunk of {path}"), || {
+            let chunks = self.live_copies(path);
+            !chunks.is_empty() && chunks.iter().all(|(_, live)| *live == copies)
+        });
+    }
+}
+
+/// Files below a directory whose names end in `suffix`, sorted.
+pub fn files_below(dir: &Path, suffix: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut left = vec![dir.to_owned()];
+    while let Some(dir) = left.pop() {
+        for entry in fs::read_dir(&dir).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                left.push(path);
+            } else if path.to_string_lossy().ends_with(suffix) {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    found
+}

@@ -265,7 +265,7 @@ mod tests {
             }
             let expected: Vec<(u64, u8)> = (0..100u64).filter_map(|i| Some((i, model[i as usize]?))).filter(|(i, _)| *i >= at && *i < at + len as u64).collect();
             let spread = |pieces: Vec<(u64, Bytes)>| -> Vec<(u64, u8)> {
-                pieces.into_iter().flat_map(|(o, b)| b.to_vec().into_iter().enumerate().map(move |(i, v)| (o + i as u64, v))).collect()
+                pieces.into_iter().flat_map(|(o, b)| b.iter().copied().collect::<Vec<u8>>().into_iter().enumerate().map(move |(i, v)| (o + i as u64, v))).collect()
             };
             prop_assert_eq!(spread(buffer.overlapping(at, len)), expected.clone());
             let frozen = buffer.freeze();

@@ -96,7 +96,7 @@ struct Cli {
     #[arg(long, env = "DFS_WRITE_BUFFER", value_name = "SIZE", default_value = "256MiB")]
     write_buffer: Size,
 
-    /// How long to look for the master at the start
+    /// How long an operation waits for a master that does not answer; at the start, 5s at most
     #[arg(long, env = "DFS_MASTER_TIMEOUT", value_name = "PERIOD", default_value = "30s")]
     master_timeout: Period,
 
@@ -208,7 +208,7 @@ pub struct Settings {
     pub cache_bytes: u64,
     /// Budget of what waits to be uploaded, in bytes.
     pub write_buffer_bytes: u64,
-    /// How long to look for the master at the start.
+    /// How long an operation waits for a master that does not answer.
     pub master_timeout: Duration,
     /// As tracing's `EnvFilter` reads it.
     pub log_filter: String,

@@ -76,6 +76,7 @@ impl State {
         })));
         self.take_opens(id, &hello.open_inodes, out);
         self.repeat_done(id, out);
+        self.end_uploads_of_broken_stream(id, out);
     }
 
     /// What a mount says that it holds open is so: requests of the broken stream may have been lost on
@@ -95,6 +96,21 @@ impl State {
             None => return,
         };
         self.release_all(old, out);
+    }
+
+    /// Answers to Allocs may have been lost with the stream, and nobody would ever store those chunks, or take
+    /// them back, while later ones wait behind them. So the mount begins anew, in order, with all that is not in
+    /// its file yet.
+    fn end_uploads_of_broken_stream(&mut self, id: SessionId, out: &mut Out) {
+        let pending = self.sessions.get(&id).map(|session| session.pending.clone()).unwrap_or_default();
+        self.drop_uploads_of_session(id, out);
+        let error =
+            DfsError::new(ErrorCode::Session, "the stream broke while this was on its way; begin anew");
+        for (inode, chunk) in
+            pending.into_iter().flat_map(|(inode, queue)| queue.into_iter().map(move |c| (inode, c)))
+        {
+            self.say_failed(id, inode, chunk, &error, out);
+        }
     }
 
     fn repeat_done(&mut self, id: SessionId, out: &mut Out) {

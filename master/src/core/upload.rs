@@ -234,7 +234,14 @@ impl State {
         self.say_failed(session, inode, chunk, error, out);
     }
 
-    fn say_failed(&mut self, to: SessionId, inode: InodeNo, chunk: ChunkId, error: &DfsError, out: &mut Out) {
+    pub(super) fn say_failed(
+        &mut self,
+        to: SessionId,
+        inode: InodeNo,
+        chunk: ChunkId,
+        error: &DfsError,
+        out: &mut Out,
+    ) {
         let error = Some(error.to_wire());
         let done = pb::UploadDone { chunk: chunk.0, inode: inode.0, error, attr: None, copies: 0 };
         self.upload_done(to, done, out);

@@ -21,11 +21,15 @@ mod rm;
 use std::ffi::OsString;
 use std::io;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use dfs_proto::error::DfsError;
 
 use crate::client::{Client, ClientConfig};
+
+/// How long the master is looked for.
+const FIND_MASTER: Duration = Duration::from_secs(1);
 
 /// Look at a cluster, and move files in and out of it without a mount.
 #[derive(Parser, Debug)]
@@ -179,7 +183,9 @@ async fn in_session<T>(
     master: &str,
     work: impl AsyncFnOnce(&Client) -> Result<T, CliError>,
 ) -> Result<T, CliError> {
-    let (client, mut events) = Client::connect(ClientConfig::new(master, session_name())).await?;
+    // A person waits: a master that is not there now is an error soon.
+    let config = ClientConfig { connect_timeout: FIND_MASTER, ..ClientConfig::new(master, session_name()) };
+    let (client, mut events) = Client::connect(config).await?;
     // Nothing is cached here for longer than the command takes.
     let ignore = tokio::spawn(async move { while events.recv().await.is_some() {} });
     let outcome = work(&client).await;

@@ -89,7 +89,7 @@ pub enum Event {
     SessionLost,
     /// The stream is there again; what is cached from now on may be trusted.
     SessionResumed {
-        /// The same master process, and it still knew the session: uploads under way live on.
+        /// The same master process, and it still knew the session: it says again how the last uploads ended.
         same_master: bool,
     },
 }

@@ -2,8 +2,8 @@
 //!
 //! A ping goes out every second; when nothing has come from the master for three, the stream counts as broken.
 //! After a break the session is resumed with its id and its open inodes, and what was asked and not answered is
-//! asked again (`requests` says what). Calls made meanwhile wait. Uploads under way survive when the master is the
-//! same process and still knew the session; else their waits end with code `Session`.
+//! asked again (`requests` says what). Calls made meanwhile wait. Uploads that the same master had recorded are told
+//! again; the waits for all others end with code `Session`.
 //!
 //! What must hold: an event is never dropped, for the mount's caches depend on each; `SessionLost` is handed out
 //! before the stream is replaced, and `SessionResumed` before anything that comes over the new one.

@@ -30,8 +30,9 @@ const CLUSTER_STOP_DEADLINE: Duration = Duration::from_secs(10);
 /// How long what still runs on the runtime may take to end.
 const RUNTIME_STOP_DEADLINE: Duration = Duration::from_secs(2);
 
-/// How long one operation may take, waits for a lost master included.
-const OP_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the master is looked for at the start. It may just be starting too, but whoever mistyped its address
+/// should not wait long to hear so.
+const FIND_MASTER: Duration = Duration::from_secs(5);
 
 /// Worker threads of the runtime, and FUSE threads: enough to keep several cores busy with copying bytes, few
 /// enough to leave the machine to its user.
@@ -171,8 +172,8 @@ fn mount(
     let config = ClientConfig {
         master: master.to_owned(),
         name: client_name(path),
-        connect_timeout: settings.master_timeout,
-        op_timeout: OP_TIMEOUT,
+        connect_timeout: FIND_MASTER.min(settings.master_timeout),
+        op_timeout: settings.master_timeout,
     };
     let (client, events) = runtime.block_on(Client::connect(config)).map_err(RunError::Master)?;
     // Before anything is mounted: from here on a signal must not end the process and leave a dead mount.

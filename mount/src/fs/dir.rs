@@ -91,8 +91,11 @@ impl DirHandle {
         let mut state = self.locked();
         let mut at = index;
         while let Some(entry) = at.checked_sub(state.page_start).and_then(|n| state.page.get(n)).cloned() {
-            state.names.truncate(at);
-            state.names.push(entry.name.to_vec().into());
+            // Names behind it stay: numbers that were given out can be gone back to (seekdir).
+            match state.names.get_mut(at) {
+                Some(name) => *name = entry.name.to_vec().into(),
+                None => state.names.push(entry.name.to_vec().into()),
+            }
             let attr = adjust(entry.attr.unwrap_or_default());
             at += 1;
             if take(Entry {

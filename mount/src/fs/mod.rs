@@ -195,11 +195,19 @@ impl Fs {
                 || setattr.atime.is_some()
                 || setattr.atime_now
             {
-                file.writer.flush(false).await?;
+                file.writer.settle().await?;
             }
         }
         let resized = setattr.size.is_some();
-        let attr = self.client.setattr(setattr).await?;
+        let changed = self.client.setattr(setattr).await;
+        if resized
+            && changed.is_err()
+            && let Some(file) = &file
+        {
+            // It may have been done all the same.
+            file.changed_elsewhere();
+        }
+        let attr = changed?;
         if resized {
             self.ledger.own_change(&attr);
             if let Some(file) = &file {
@@ -291,7 +299,9 @@ impl Fs {
         if flags & libc::O_TRUNC == 0 {
             return Ok(attr);
         }
-        self.setattr(pb::Setattr { inode: inode.0, size: Some(0), ..Default::default() }).await
+        let emptied = self.setattr(pb::Setattr { inode: inode.0, size: Some(0), ..Default::default() }).await;
+        // Without a handle nobody else would give it back.
+        emptied.inspect_err(|_| self.client.release(inode))
     }
 
     fn opened(&self, attr: pb::Attr, flags: i32) -> Opened {
@@ -306,9 +316,7 @@ impl Fs {
     pub async fn read(&self, handle: u64, offset: u64, length: usize) -> Result<Bytes> {
         let handle = self.handles.get(handle)?;
         let file = &handle.file;
-        if file.is_stale() {
-            file.refresh(self.client.getattr(file.inode).await?);
-        }
+        file.refresh(&self.client).await?;
         let length = file.clip(offset, length);
         if length == 0 {
             return Ok(Bytes::new());
@@ -338,13 +346,13 @@ impl Fs {
     /// Writes all of `data`; waits for memory.
     pub async fn write(&self, handle: u64, offset: u64, data: &[u8]) -> Result<()> {
         let handle = self.writable(handle, offset, data.len())?;
-        handle.file.writer.write(offset, data).await
+        handle.writer.write(offset, data).await
     }
 
     /// The same without waiting; `None` when there is no memory now.
     pub fn try_write(&self, handle: u64, offset: u64, data: &[u8]) -> Option<Result<()>> {
         match self.writable(handle, offset, data.len()) {
-            Ok(handle) => handle.file.writer.try_write(offset, data),
+            Ok(handle) => handle.writer.try_write(offset, data),
             Err(error) => Some(Err(error)),
         }
     }
@@ -362,15 +370,15 @@ impl Fs {
     /// close(2): everything written is safe, or here is the error.
     pub async fn flush(&self, handle: u64) -> Result<()> {
         let handle = self.handles.get(handle)?;
-        if handle.read_only && !handle.file.writer.has_pending() {
+        if handle.read_only {
             return Ok(());
         }
-        handle.file.writer.flush(false).await
+        handle.writer.flush(false).await
     }
 
     /// fsync(2): the same, and on stable storage.
     pub async fn fsync(&self, handle: u64) -> Result<()> {
-        self.handles.get(handle)?.file.writer.flush(true).await
+        self.handles.get(handle)?.writer.flush(true).await
     }
 
     /// The last use of a handle is over. What an mmap wrote after close is uploaded before the inode is let go.
@@ -378,7 +386,7 @@ impl Fs {
         let Some(handle) = self.handles.remove(handle) else { return };
         let file = handle.file.clone();
         if file.writer.has_pending()
-            && let Err(error) = file.writer.flush(false).await
+            && let Err(error) = file.writer.settle().await
         {
             tracing::error!(inode = %file.inode, "bytes written after the last close could not be uploaded: {error}");
         }
@@ -389,7 +397,8 @@ impl Fs {
     /// lseek(2) for data or holes; everything beyond the last extent is a hole.
     pub async fn seek(&self, handle: u64, offset: u64, what: Seek) -> Result<u64> {
         let handle = self.handles.get(handle)?;
-        handle.file.writer.flush(false).await?;
+        handle.file.writer.settle().await?;
+        handle.file.refresh(&self.client).await?;
         let size = handle.file.clip(0, usize::MAX) as u64;
         let beyond = || DfsError::new(ErrorCode::Invalid, format!("no data at or after offset {offset}"));
         if offset >= size {

@@ -5,7 +5,7 @@
 //! it or a byte of it that is not committed.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dfs_proto::error::{DfsError, ErrorCode};
@@ -13,8 +13,9 @@ use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
 
 use super::cached::PageCacheLedger;
+use crate::client::Client;
 use crate::read::{FileReader, ReadStream, Readers};
-use crate::write::{FileWriter, Writers};
+use crate::write::{FileWriter, Outcome, WriteHandle, Writers};
 
 /// One inode that is open here.
 pub struct OpenFile {
@@ -30,8 +31,10 @@ pub struct OpenFile {
 /// The newest that was heard from the master of a file's content.
 struct Known {
     attr: Mutex<pb::Attr>,
-    /// Somebody else changed the content; ask before the next read.
-    stale: AtomicBool,
+    /// How often the content changed, or may have, without saying to what.
+    changes: AtomicU64,
+    /// How many of these an answer of the master was asked for after; while it is fewer, ask before a read.
+    answered: AtomicU64,
     reader: Arc<FileReader>,
 }
 
@@ -49,6 +52,12 @@ impl Known {
             *known = *attr;
         }
     }
+
+    /// What is known is old; what is new is not known.
+    fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::AcqRel);
+        self.reader.invalidate();
+    }
 }
 
 impl OpenFile {
@@ -60,17 +69,28 @@ impl OpenFile {
     ) -> Arc<OpenFile> {
         let inode = InodeNo(attr.inode);
         let reader = readers.file(inode);
-        let known =
-            Arc::new(Known { attr: Mutex::new(attr), stale: AtomicBool::new(false), reader: reader.clone() });
-        let on_commit = {
+        let known = Arc::new(Known {
+            attr: Mutex::new(attr),
+            changes: AtomicU64::new(0),
+            answered: AtomicU64::new(0),
+            reader: reader.clone(),
+        });
+        let on_outcome = {
             let (known, ledger) = (known.clone(), ledger.clone());
-            move |attr: &pb::Attr| {
-                known.reader.invalidate();
-                known.take(attr);
-                ledger.own_change(attr);
+            move |outcome: Outcome<'_>| match outcome {
+                Outcome::Committed(attr) => {
+                    known.reader.invalidate();
+                    known.take(attr);
+                    ledger.own_change(attr);
+                }
+                Outcome::Lost => {
+                    known.changed();
+                    // The kernel's pages have what the file never got.
+                    ledger.changed(inode);
+                }
             }
         };
-        let writer = writers.file_with(inode, Box::new(on_commit));
+        let writer = writers.file_with(inode, Box::new(on_outcome));
         Arc::new(OpenFile { inode, reader, writer, known })
     }
 
@@ -107,21 +127,30 @@ impl OpenFile {
         usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX).min(length)
     }
 
-    /// Somebody else changed the content.
+    /// The content is another than what is known: somebody else changed it, or it is not sure what became of
+    /// a change of ours.
     pub fn changed_elsewhere(&self) {
-        self.known.stale.store(true, Ordering::Release);
-        self.reader.invalidate();
+        self.known.changed();
     }
 
-    /// Has to ask the master before it answers.
+    /// Has to ask the master before it answers?
     pub fn is_stale(&self) -> bool {
-        self.known.stale.load(Ordering::Acquire)
+        self.known.answered.load(Ordering::Acquire) < self.known.changes.load(Ordering::Acquire)
     }
 
-    /// The answer.
-    pub fn refresh(&self, attr: pb::Attr) {
-        self.known.stale.store(false, Ordering::Release);
-        self.known.take(&attr);
+    /// Asks the master, if it has to.
+    ///
+    /// # Errors
+    /// The master's.
+    pub async fn refresh(&self, client: &Client) -> Result<(), DfsError> {
+        // Changes that come after the question are not answered by it.
+        let changes = self.known.changes.load(Ordering::Acquire);
+        if self.known.answered.load(Ordering::Acquire) < changes {
+            let attr = client.getattr(self.inode).await?;
+            self.known.take(&attr);
+            self.known.answered.fetch_max(changes, Ordering::AcqRel);
+        }
+        Ok(())
     }
 }
 
@@ -188,6 +217,8 @@ impl OpenFiles {
 pub struct Handle {
     /// On which file.
     pub file: Arc<OpenFile>,
+    /// Writes it.
+    pub writer: WriteHandle,
     /// How it is being read.
     pub stream: ReadStream,
     /// Opened for reading alone.
@@ -197,7 +228,7 @@ pub struct Handle {
 impl Handle {
     /// A new one.
     pub fn new(file: Arc<OpenFile>, read_only: bool) -> Handle {
-        Handle { file, stream: ReadStream::new(), read_only }
+        Handle { writer: file.writer.handle(), file, stream: ReadStream::new(), read_only }
     }
 }
 

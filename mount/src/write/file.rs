@@ -12,13 +12,14 @@ use dfs_proto::pb;
 use tokio::sync::Notify;
 
 use super::dirty::{DirtyBuffer, Frozen};
-use super::{OnCommit, UPLOAD_DEADLINE, Writers, lock, upload};
+use super::handle::WriteHandle;
+use super::{OnOutcome, Outcome, UPLOAD_DEADLINE, Writers, lock, upload};
 
 /// The write side of one inode on this mount, shared by all its handles.
 pub struct FileWriter {
     inode: InodeNo,
     writers: Arc<Writers>,
-    on_commit: OnCommit,
+    on_outcome: OnOutcome,
     state: Mutex<State>,
     /// Rung when an upload finished or failed.
     progress: Notify,
@@ -37,7 +38,11 @@ struct State {
     uploads: VecDeque<Upload>,
     /// The number that the next frozen buffer gets.
     next_number: u64,
+    /// How often uploads failed for good, and why they did the last time.
+    failures: u64,
     error: Option<DfsError>,
+    /// Grows when the places that the master gave are given back: one that comes later is not for us.
+    round: u64,
     /// Is a task at work on `uploads`?
     driving: bool,
 }
@@ -51,6 +56,10 @@ pub(super) struct Upload {
     pub sync: bool,
     /// That the master last gave it.
     pub chunk: Option<ChunkId>,
+    /// Of places; see the state.
+    pub round: u64,
+    /// When a place was first asked for.
+    pub begun: Option<Instant>,
     /// Success was heard, but an older upload's was not yet.
     done: Option<pb::Attr>,
 }
@@ -74,11 +83,11 @@ pub struct PendingAttr {
 }
 
 impl FileWriter {
-    pub(super) fn new(writers: Arc<Writers>, inode: InodeNo, on_commit: OnCommit) -> Arc<FileWriter> {
+    pub(super) fn new(writers: Arc<Writers>, inode: InodeNo, on_outcome: OnOutcome) -> Arc<FileWriter> {
         Arc::new_cyclic(|itself| FileWriter {
             inode,
             writers,
-            on_commit,
+            on_outcome,
             state: Mutex::default(),
             progress: Notify::new(),
             frozen: Notify::new(),
@@ -95,54 +104,49 @@ impl FileWriter {
         &self.writers
     }
 
-    /// Writes without waiting. `None` when there is no memory for it now: use [`FileWriter::write`].
-    pub fn try_write(&self, offset: u64, data: &[u8]) -> Option<Result<(), DfsError>> {
-        if let Some(error) = lock(&self.state).error.clone() {
-            return Some(Err(error));
-        }
-        let permits = self.writers.budget.try_acquire_many(permits_for(data)).ok()?;
-        permits.forget();
-        self.put(offset, data);
-        Some(Ok(()))
+    /// One more who writes it; what failed before is not its business.
+    pub fn handle(self: &Arc<Self>) -> WriteHandle {
+        WriteHandle::new(self.clone(), self.failures().0)
     }
 
-    /// Writes `data` at `offset`; waits until the budget has room for it.
-    ///
-    /// # Errors
-    /// An earlier upload's error; `TimedOut` when no memory came free in time.
-    pub async fn write(&self, offset: u64, data: &[u8]) -> Result<(), DfsError> {
-        // In pieces that always fit the budget.
-        let mut at = offset;
-        for piece in data.chunks(self.writers.freeze_at) {
-            if let Some(done) = self.try_write(at, piece) {
-                done?;
-            } else {
-                self.writers.freeze_all();
-                let room = self.writers.budget.acquire_many(permits_for(piece));
-                let late = |_| {
-                    let why = "uploads do not get ahead; is a keeper reachable?";
-                    DfsError::new(
-                        ErrorCode::TimedOut,
-                        format!("write to inode {} waited {UPLOAD_DEADLINE:?} for memory: {why}", self.inode),
-                    )
-                };
-                let closed = |_| DfsError::new(ErrorCode::Io, "the mount is shutting down");
-                tokio::time::timeout(UPLOAD_DEADLINE, room).await.map_err(late)?.map_err(closed)?.forget();
-                self.put(at, piece);
-            }
-            at += piece.len() as u64;
-        }
+    /// How often uploads failed for good, and why the last time.
+    pub(super) fn failures(&self) -> (u64, Option<DfsError>) {
+        let state = lock(&self.state);
+        (state.failures, state.error.clone())
+    }
+
+    /// Takes the budget for `piece`, which is no larger than that can ever be.
+    pub(super) async fn wait_for_memory(&self, piece: &[u8]) -> Result<(), DfsError> {
+        self.writers.freeze_all();
+        let room = self.writers.budget.acquire_many(permits_for(piece));
+        let late = |_| {
+            let why = "uploads do not get ahead; is a keeper reachable?";
+            DfsError::new(
+                ErrorCode::TimedOut,
+                format!("write to inode {} waited {UPLOAD_DEADLINE:?} for memory: {why}", self.inode),
+            )
+        };
+        let closed = |_| DfsError::new(ErrorCode::Io, "the mount is shutting down");
+        tokio::time::timeout(UPLOAD_DEADLINE, room).await.map_err(late)?.map_err(closed)?.forget();
         Ok(())
     }
 
-    /// Puts data whose permits were taken into the dirty buffer, and gives back those it did not need.
-    fn put(&self, offset: u64, data: &[u8]) {
+    /// Puts data whose permits were taken into the dirty buffer, and gives back those it did not need. Refused while
+    /// there are failures that the writer has not heard of: its later bytes must not appear without the earlier.
+    pub(super) fn put(&self, offset: u64, data: &[u8], heard: u64) -> Result<(), DfsError> {
         let limit = self.writers.freeze_at;
         let mtime = self.writers.client.now();
         let mut grown = 0;
         let mut froze = false;
         let mut rest = data;
         let mut state = lock(&self.state);
+        if heard < state.failures
+            && let Some(error) = state.error.clone()
+        {
+            drop(state);
+            self.writers.budget.add_permits(data.len());
+            return Err(error);
+        }
         state.mtime = mtime;
         while !rest.is_empty() {
             let room = state.dirty.room(limit);
@@ -169,6 +173,7 @@ impl FileWriter {
         if froze {
             self.drive();
         }
+        Ok(())
     }
 
     /// Starts the upload of what is dirty.
@@ -180,11 +185,22 @@ impl FileWriter {
     }
 
     /// Uploads everything and returns when the master said success for every byte written before the
-    /// call. With `sync`, also when they are on stable storage (fsync).
+    /// call. For those who are no writers: what failed is told to the handles all the same.
     ///
     /// # Errors
-    /// The latched error of an upload, once; with `sync` also that of the master's answer.
-    pub async fn flush(&self, sync: bool) -> Result<(), DfsError> {
+    /// That of an upload that failed meanwhile.
+    pub async fn settle(&self) -> Result<(), DfsError> {
+        let (before, _) = self.failures();
+        self.upload_all(false).await;
+        match self.failures() {
+            (failures, Some(error)) if failures > before => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Returns when every byte written before the call was uploaded, or dropped because an upload failed.
+    /// Bounded, because each upload is.
+    pub(super) async fn upload_all(&self, sync: bool) {
         let target = {
             let mut state = lock(&self.state);
             state.freeze(sync);
@@ -194,26 +210,11 @@ impl FileWriter {
             state.next_number
         };
         self.drive();
-        self.finished(target).await?;
-        if sync {
-            self.writers.client.fsync(self.inode).await?;
-        }
-        Ok(())
-    }
-
-    /// Waits until every upload with a number below `target` has ended. Bounded, because each upload is.
-    async fn finished(&self, target: u64) -> Result<(), DfsError> {
         loop {
             let mut progress = std::pin::pin!(self.progress.notified());
             progress.as_mut().enable();
-            {
-                let mut state = lock(&self.state);
-                if let Some(error) = state.error.take() {
-                    return Err(error);
-                }
-                if state.uploads.front().is_none_or(|upload| upload.number >= target) {
-                    return Ok(());
-                }
+            if lock(&self.state).uploads.front().is_none_or(|upload| upload.number >= target) {
+                return;
             }
             progress.await;
         }
@@ -223,7 +224,7 @@ impl FileWriter {
     /// file. The kernel lets no write to the file pass meanwhile.
     ///
     /// # Errors
-    /// As [`FileWriter::flush`].
+    /// As [`FileWriter::settle`].
     pub async fn truncate(&self, size: u64) -> Result<(), DfsError> {
         let shrunk = {
             let mut state = lock(&self.state);
@@ -234,7 +235,7 @@ impl FileWriter {
             shrunk
         };
         self.writers.budget.add_permits(shrunk);
-        self.flush(false).await
+        self.settle().await
     }
 
     /// What of `[offset, offset + length)` is here alone.
@@ -293,11 +294,13 @@ impl FileWriter {
 
     /// For the driver: the upload with this number, or the next that is there.
     pub(super) fn upload_from(&self, number: u64) -> Option<Upload> {
-        lock(&self.state)
-            .uploads
-            .iter()
-            .find(|upload| upload.number >= number && upload.done.is_none())
-            .cloned()
+        let mut state = lock(&self.state);
+        let round = state.round;
+        let next =
+            state.uploads.iter_mut().find(|upload| upload.number >= number && upload.done.is_none())?;
+        next.round = round;
+        next.begun.get_or_insert_with(Instant::now);
+        Some(next.clone())
     }
 
     /// For the driver: nothing is left, and the next freeze has to start a new one. False if there is.
@@ -307,11 +310,35 @@ impl FileWriter {
         !state.driving
     }
 
-    /// For the driver: the master gave this upload a chunk.
-    pub(super) fn set_chunk(&self, number: u64, chunk: ChunkId) {
-        if let Some(upload) = lock(&self.state).uploads.iter_mut().find(|upload| upload.number == number) {
-            upload.chunk = Some(chunk);
+    /// For the driver: the master gave this upload a chunk. False when it is not wanted any more.
+    pub(super) fn take_place(&self, upload: &Upload, chunk: ChunkId) -> bool {
+        let mut state = lock(&self.state);
+        if state.round != upload.round {
+            return false;
         }
+        let known = state.uploads.iter_mut().find(|known| known.number == upload.number);
+        known.is_some_and(|known| {
+            known.chunk = Some(chunk);
+            true
+        })
+    }
+
+    /// For the driver: all that is unfinished has to be asked for again, from the oldest on, also what became
+    /// visible ahead of an older one, which would else cover it. Returns the chunks that the master must
+    /// forget, newest first.
+    pub(super) fn begin_anew(&self) -> Vec<ChunkId> {
+        let mut state = lock(&self.state);
+        state.round += 1;
+        let given = |upload: &mut Upload| {
+            let chunk = upload.chunk.take();
+            chunk.filter(|_| upload.done.take().is_none())
+        };
+        state.uploads.iter_mut().rev().filter_map(given).collect()
+    }
+
+    /// For the driver: since when the oldest upload has been under way.
+    pub(super) fn under_way_since(&self) -> Option<Instant> {
+        lock(&self.state).uploads.front().and_then(|upload| upload.begun)
     }
 
     /// For the driver: the master said success. Bytes stop being laid over reads in the order of uploads:
@@ -324,7 +351,7 @@ impl FileWriter {
                 upload.done = Some(attr);
             }
             while let Some(attr) = state.uploads.front().and_then(|upload| upload.done) {
-                (self.on_commit)(&attr);
+                (self.on_outcome)(Outcome::Committed(&attr));
                 released += state.uploads.pop_front().map_or(0, |upload| upload.frozen.len());
             }
         }
@@ -342,7 +369,10 @@ impl FileWriter {
         let frozen_bytes: usize = dropped.iter().map(|upload| upload.frozen.len()).sum();
         let dirty_bytes = state.dirty.truncate(0);
         state.dirty_since = None;
+        state.failures += 1;
+        state.round += 1;
         state.error = Some(error);
+        (self.on_outcome)(Outcome::Lost);
         drop(state);
         self.writers.budget.add_permits(frozen_bytes + dirty_bytes);
         self.progress.notify_waiters();
@@ -369,6 +399,8 @@ impl State {
             mtime: self.mtime,
             sync,
             chunk: None,
+            round: 0,
+            begun: None,
             done: None,
         });
         self.next_number += 1;
@@ -389,7 +421,7 @@ impl Drop for FileWriter {
 }
 
 /// Permits are bytes; a piece is never larger than a FUSE request or a chunk.
-fn permits_for(data: &[u8]) -> u32 {
+pub(super) fn permits_for(data: &[u8]) -> u32 {
     u32::try_from(data.len()).unwrap_or(u32::MAX)
 }
 

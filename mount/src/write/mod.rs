@@ -8,25 +8,27 @@
 //! What must hold:
 //! - chunks of one file are asked for, and so become visible, in the order in which they were frozen;
 //! - bytes leave memory only after the success message, or with an error that is latched on the file and
-//!   reported at the next write, fsync or close;
+//!   reported to each handle at its next write, fsync or close;
 //! - dirty and frozen bytes of all files together never exceed the budget (`--write-buffer`).
 
 pub mod dirty;
 mod file;
+mod handle;
 mod upload;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::client::Client;
 
 pub use file::{FileWriter, Pending};
+pub use handle::WriteHandle;
 
 /// Dirty bytes are frozen and uploaded when the oldest of them is this old, without being asked.
 const DIRTY_AGE: Duration = Duration::from_secs(1);
@@ -49,16 +51,27 @@ pub struct Writers {
     runtime: tokio::runtime::Handle,
     /// One permit is one byte of dirty or frozen data.
     budget: Semaphore,
-    transfers: Semaphore,
+    transfers: Arc<Semaphore>,
+    /// When an upload of any file last succeeded.
+    last_success: Mutex<Instant>,
     /// A dirty buffer is frozen at this many bytes.
     freeze_at: usize,
     /// Files that may have something dirty.
     dirty_files: Mutex<HashMap<InodeNo, Weak<FileWriter>>>,
 }
 
-/// Called at each commit with the inode's attributes after it, before the committed bytes stop being laid
-/// over reads. It runs under the writer's lock and must not call back into the writer.
-pub type OnCommit = Box<dyn Fn(&pb::Attr) + Send + Sync>;
+/// What became of bytes that were written.
+#[derive(Clone, Copy, Debug)]
+pub enum Outcome<'a> {
+    /// They are in the file, whose attributes after it these are. They will next stop being laid over reads.
+    Committed(&'a pb::Attr),
+    /// All that was unfinished is dropped: what the file is now, only the master knows.
+    Lost,
+}
+
+/// Told each outcome of a file's uploads, in order. It runs under the writer's lock and must not call back into
+/// the writer.
+pub type OnOutcome = Box<dyn Fn(Outcome<'_>) + Send + Sync>;
 
 impl Writers {
     /// `budget_bytes` bounds what all files together hold in memory; at least [`MIN_BUDGET`] is used.
@@ -71,7 +84,8 @@ impl Writers {
             client,
             runtime: tokio::runtime::Handle::current(),
             budget: Semaphore::new(budget),
-            transfers: Semaphore::new(TRANSFERS),
+            transfers: Arc::new(Semaphore::new(TRANSFERS)),
+            last_success: Mutex::new(Instant::now()),
             freeze_at: chunk_size.min(budget / 4).max(1),
             dirty_files: Mutex::default(),
         });
@@ -79,14 +93,15 @@ impl Writers {
         writers
     }
 
-    /// A writer for `inode`. There must be at most one at a time for an inode.
-    pub fn file(self: &Arc<Self>, inode: InodeNo) -> Arc<FileWriter> {
-        self.file_with(inode, Box::new(|_| {}))
+    /// For the only one who writes `inode` through these writers.
+    pub fn file(self: &Arc<Self>, inode: InodeNo) -> WriteHandle {
+        self.file_with(inode, Box::new(|_| {})).handle()
     }
 
-    /// A writer for `inode` that tells of its commits.
-    pub fn file_with(self: &Arc<Self>, inode: InodeNo, on_commit: OnCommit) -> Arc<FileWriter> {
-        FileWriter::new(self.clone(), inode, on_commit)
+    /// What all handles on `inode` share; it tells what becomes of its uploads. There must be at most one at a
+    /// time for an inode.
+    pub fn file_with(self: &Arc<Self>, inode: InodeNo, on_outcome: OnOutcome) -> Arc<FileWriter> {
+        FileWriter::new(self.clone(), inode, on_outcome)
     }
 
     /// Starts the upload of everything dirty, in all files.
@@ -103,8 +118,9 @@ impl Writers {
     pub async fn drain(&self, deadline: Duration) -> Result<(), DfsError> {
         let all = async {
             let mut outcome = Ok(());
+            self.freeze_all();
             for file in self.live_files() {
-                outcome = outcome.and(file.flush(false).await);
+                outcome = outcome.and(file.settle().await);
             }
             outcome
         };
@@ -118,7 +134,39 @@ impl Writers {
     }
 
     fn note_dirty(&self, file: &Arc<FileWriter>) {
-        lock(&self.dirty_files).entry(file.inode()).or_insert_with(|| Arc::downgrade(file));
+        // Not only where there is none: one that is there may be of an earlier open, and end any moment.
+        lock(&self.dirty_files).insert(file.inode(), Arc::downgrade(file));
+    }
+
+    /// Waits for the turn of one transfer, as long as others get ahead.
+    ///
+    /// # Errors
+    /// `TimedOut` when nothing at all was uploaded for [`UPLOAD_DEADLINE`].
+    async fn transfer_turn(&self) -> Result<OwnedSemaphorePermit, DfsError> {
+        let mut since = Instant::now();
+        loop {
+            let turn = self.transfers.clone().acquire_owned();
+            match tokio::time::timeout_at((since + UPLOAD_DEADLINE).into(), turn).await {
+                Ok(turn) => {
+                    return turn.map_err(|_| DfsError::new(ErrorCode::Io, "the mount is shutting down"));
+                }
+                Err(_) => {
+                    let last_success = *lock(&self.last_success);
+                    if last_success <= since {
+                        let why = "nothing could be uploaded";
+                        return Err(DfsError::new(
+                            ErrorCode::TimedOut,
+                            format!("{why} within {UPLOAD_DEADLINE:?}; is a keeper reachable?"),
+                        ));
+                    }
+                    since = last_success;
+                }
+            }
+        }
+    }
+
+    fn note_success(&self) {
+        *lock(&self.last_success) = Instant::now();
     }
 
     fn live_files(&self) -> Vec<Arc<FileWriter>> {

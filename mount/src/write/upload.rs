@@ -3,11 +3,15 @@
 //!
 //! One driver task per file asks for places, one after the other, because the order of asking is the order
 //! of becoming visible; the transfers then run side by side. A transfer that fails takes another place with the
-//! same rank (`Alloc.replaces`). When the master forgot the session's uploads (it was restarted), all that
+//! same rank (`Alloc.replaces`). When that rank is lost (the master was restarted, or forgot the session), all that
 //! are unfinished are asked for again in order. An upload that does not succeed in time fails the file's
 //! whole queue.
+//!
+//! What must hold: a place that was given and is not used any more is given back, for the master keeps later
+//! ones of the file waiting behind it.
 
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,8 +19,9 @@ use dfs_proto::block_sum::{BlockSummer, BlockSums};
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::ChunkId;
 use dfs_proto::{pb, upload_step};
-use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::UPLOAD_DEADLINE;
 use super::dirty::Frozen;
@@ -35,80 +40,137 @@ const BACKOFF: [Duration; 4] = [
 
 type Finished = (u64, Result<pb::UploadDone, DfsError>);
 
+/// Of a task.
+type Ended = Result<Finished, JoinError>;
+
+/// Longest that one upload is asked for anew, counted from the first time.
+const GIVE_UP: Duration = UPLOAD_DEADLINE.saturating_mul(2);
+
+/// Where the driver goes on.
+#[derive(PartialEq, Eq)]
+enum Then {
+    WithTheNext,
+    FromTheOldest,
+}
+
 /// Works until nothing frozen is left.
 pub(super) async fn drive(file: Arc<FileWriter>) {
     let mut running: JoinSet<Finished> = JoinSet::new();
     let mut next = 0;
     loop {
-        while let Some(finished) = running.try_join_next() {
-            settle(&file, finished.ok(), &mut running, &mut next).await;
-        }
         let upload = if running.len() < IN_FLIGHT { file.upload_from(next) } else { None };
-        if let Some(upload) = upload {
-            next = upload.number + 1;
-            begin(&file, upload, &mut running, &mut next).await;
+        let ended = if let Some(upload) = upload {
+            // The turn comes before the place: a ticket does not grow old in a queue, and no upload waits for a turn
+            // while later ones of its file, which wait for it, have them all.
+            tokio::select! {
+                biased;
+                Some(ended) = running.join_next() => Some(ended),
+                turn = file.writers().transfer_turn() => {
+                    next = upload.number + 1;
+                    begin(&file, upload, turn, &mut running).await
+                }
+            }
         } else if running.is_empty() {
             if file.stop_driving() {
                 return;
             }
             next = 0;
+            None
         } else {
             tokio::select! {
-                finished = running.join_next() => settle(&file, finished.and_then(Result::ok), &mut running, &mut next).await,
-                () = file.frozen.notified() => {}
+                ended = running.join_next() => ended,
+                () = file.frozen.notified() => None,
             }
+        };
+        if let Some(ended) = ended
+            && take_in(&file, ended, &mut running).await == Then::FromTheOldest
+        {
+            next = 0;
         }
     }
 }
 
-/// Steps 1 and 2 for one upload, and sends its transfer off.
-async fn begin(file: &Arc<FileWriter>, upload: Upload, running: &mut JoinSet<Finished>, next: &mut u64) {
-    let deadline = Instant::now() + UPLOAD_DEADLINE;
-    let attempt = Attempt { file: file.clone(), upload, deadline };
+/// Steps 1 and 2 for one upload, and sends its transfer off. Returns its end, if it got no place.
+async fn begin(
+    file: &Arc<FileWriter>,
+    upload: Upload,
+    turn: Result<OwnedSemaphorePermit, DfsError>,
+    running: &mut JoinSet<Finished>,
+) -> Option<Ended> {
+    let number = upload.number;
+    let turn = match turn {
+        Ok(turn) => turn,
+        Err(error) => return Some(Ok((number, Err(error)))),
+    };
+    let now = Instant::now();
+    let last = upload.begun.map_or(now, Instant::from_std) + GIVE_UP;
+    let attempt = Attempt { file: file.clone(), upload, deadline: last.min(now + UPLOAD_DEADLINE) };
     match attempt.place(0, &[]).await {
         Ok(placed) => {
-            let number = attempt.upload.number;
-            running.spawn(async move { (number, attempt.run(placed).await) });
+            running.spawn(async move {
+                let _turn = turn;
+                (number, attempt.run(placed).await)
+            });
+            None
         }
-        Err(error) => settle(file, Some((attempt.upload.number, Err(error))), running, next).await,
+        Err(error) => Some(Ok((number, Err(error)))),
     }
 }
 
 /// Takes in how one upload ended.
-async fn settle(
-    file: &Arc<FileWriter>,
-    finished: Option<Finished>,
-    running: &mut JoinSet<Finished>,
-    next: &mut u64,
-) {
-    match finished {
-        Some((number, Ok(done))) => file.committed(number, done.attr.unwrap_or_default()),
-        Some((number, Err(error))) if error.code == ErrorCode::Session => {
-            tracing::info!(inode = %file.inode(), upload = number, "the master forgot this file's uploads; asking again: {error}");
-            stop(running).await;
-            *next = 0;
-            sleep(BACKOFF[1]).await;
+async fn take_in(file: &Arc<FileWriter>, ended: Ended, running: &mut JoinSet<Finished>) -> Then {
+    let error = match ended {
+        Ok((number, Ok(done))) => {
+            file.committed(number, done.attr.unwrap_or_default());
+            return Then::WithTheNext;
         }
-        Some((_, Err(error))) => {
-            stop(running).await;
-            for chunk in file.failed(error) {
-                // The master drops it by itself when this does not get through.
-                let _ = file.writers().client.abort_upload(chunk).await;
-            }
-            *next = 0;
-        }
-        // Tasks are only ever cancelled by `stop`, which takes them out; what is left is a panic, which
-        // the upload must not survive in silence.
-        None => {
-            stop(running).await;
-            file.failed(DfsError::new(ErrorCode::Io, "an upload task ended without a result; see the log"));
+        Ok((_, Err(error))) => error,
+        // Only `stop` cancels, and takes out what it cancelled; what is left is a panic, which the upload
+        // must not survive in silence.
+        Err(error) => DfsError::new(ErrorCode::Io, format!("an upload task broke: {error}; see the log")),
+    };
+    stop(file, running).await;
+    let in_time = file.under_way_since().is_some_and(|since| since.elapsed() < GIVE_UP);
+    if error.code == ErrorCode::Session && in_time {
+        tracing::info!(inode = %file.inode(), "this file's uploads lost their order; asking again: {error}");
+        give_back(file, file.begin_anew()).await;
+        sleep(BACKOFF[1]).await;
+    } else {
+        give_back(file, file.failed(error)).await;
+    }
+    Then::FromTheOldest
+}
+
+/// Ends all transfers. Those that had ended well count.
+async fn stop(file: &FileWriter, running: &mut JoinSet<Finished>) {
+    running.abort_all();
+    while let Some(ended) = running.join_next().await {
+        if let Ok((number, Ok(done))) = ended {
+            file.committed(number, done.attr.unwrap_or_default());
         }
     }
 }
 
-async fn stop(running: &mut JoinSet<Finished>) {
-    running.abort_all();
-    while running.join_next().await.is_some() {}
+/// Has the master forget these chunks. Returns when all are asked for, in this order and so before whatever is asked
+/// for next; the answers are not waited for. The master drops by itself, later, what does not get through.
+async fn give_back(file: &Arc<FileWriter>, chunks: Vec<ChunkId>) {
+    let abort = |chunk| {
+        let file = file.clone();
+        Box::pin(async move {
+            if let Err(error) = file.writers().client.abort_upload(chunk).await {
+                tracing::warn!(inode = %file.inode(), %chunk, "an upload that is given up could not be taken back: {error}");
+            }
+        })
+    };
+    let mut aborts: Vec<_> = chunks.into_iter().map(abort).collect();
+    std::future::poll_fn(|context| {
+        aborts.retain_mut(|abort| abort.as_mut().poll(context).is_pending());
+        Poll::Ready(())
+    })
+    .await;
+    for abort in aborts {
+        file.writers().runtime.spawn(abort);
+    }
 }
 
 /// One upload until it succeeds, fails for good, or its time is over.
@@ -119,9 +181,9 @@ struct Attempt {
 }
 
 impl Attempt {
-    /// Asks for a place until there is one.
+    /// Asks for a place until there is one. One that was to take the place of another (`replaces`) and cannot
+    /// ends with code `Session`: the whole order has to be asked for anew.
     async fn place(&self, replaces: u64, avoid: &[u64]) -> Result<pb::Placed, DfsError> {
-        let client = &self.file.writers().client;
         let alloc = pb::Alloc {
             inode: self.file.inode().0,
             runs: self.upload.frozen.wire_runs(),
@@ -133,101 +195,130 @@ impl Attempt {
         let mut tries = 0;
         loop {
             tracing::debug!(target: "dfs::upload", step = 1, inode = alloc.inode, upload = self.upload.number, replaces = %ChunkId(replaces), "asks the master for a place");
-            match client.alloc(alloc.clone()).await {
-                Ok(placed) => {
-                    upload_step!(
-                        2,
-                        ChunkId(placed.chunk),
-                        inode = alloc.inode,
-                        upload = self.upload.number,
-                        "got a ticket"
-                    );
-                    self.file.set_chunk(self.upload.number, ChunkId(placed.chunk));
-                    return Ok(placed);
+            let placed = timeout_at(self.deadline, self.ask(alloc.clone())).await;
+            match placed.unwrap_or_else(|_| Err(self.late("got no place"))) {
+                Ok(placed) => return Ok(placed),
+                Err(error) if replaces != 0 && error.code == ErrorCode::TimedOut => {
+                    return Err(DfsError::new(ErrorCode::Session, error.message));
                 }
-                Err(error) => self.pause(&error, &mut tries).await?,
+                Err(error) => {
+                    self.may_go_on(&error)?;
+                    sleep(backoff(tries)).await;
+                    tries += 1;
+                }
             }
         }
     }
 
-    /// Waits before another try; gives the error back when there is none.
-    async fn pause(&self, error: &DfsError, tries: &mut usize) -> Result<(), DfsError> {
+    /// Asks in a task of its own, which goes on when the one who asks is stopped: so a place that comes too late is
+    /// still given back.
+    async fn ask(&self, alloc: pb::Alloc) -> Result<pb::Placed, DfsError> {
+        let (file, upload) = (self.file.clone(), self.upload.clone());
+        let asking = self.file.writers().runtime.spawn(async move {
+            let placed = file.writers().client.alloc(alloc).await?;
+            let chunk = ChunkId(placed.chunk);
+            if file.take_place(&upload, chunk) {
+                upload_step!(2, chunk, inode = file.inode().0, upload = upload.number, "got a ticket");
+                return Ok(placed);
+            }
+            give_back(&file, vec![chunk]).await;
+            Err(DfsError::new(
+                ErrorCode::Interrupted,
+                format!("chunk {chunk} was placed too late and is given back"),
+            ))
+        });
+        let broken = |error: JoinError| DfsError::new(ErrorCode::Io, format!("a task broke: {error}"));
+        asking.await.unwrap_or_else(|error| Err(broken(error)))
+    }
+
+    /// Gives the error back when another try makes no sense.
+    fn may_go_on(&self, error: &DfsError) -> Result<(), DfsError> {
         if !may_pass(error.code) || Instant::now() >= self.deadline {
             return Err(error.clone());
         }
         tracing::warn!(inode = %self.file.inode(), upload = self.upload.number, code = ?error.code, "upload is tried again: {error}");
-        sleep(BACKOFF[(*tries).min(BACKOFF.len() - 1)]).await;
-        *tries += 1;
         Ok(())
+    }
+
+    fn late(&self, what: &str) -> DfsError {
+        let (number, inode) = (self.upload.number, self.file.inode());
+        DfsError::new(
+            ErrorCode::TimedOut,
+            format!("upload {number} of inode {inode} {what} within {UPLOAD_DEADLINE:?}"),
+        )
     }
 
     /// Step 3, and the wait for step 6.
     async fn run(self, mut placed: pb::Placed) -> Result<pb::UploadDone, DfsError> {
         let writers = self.file.writers().clone();
-        let _one_of_few = writers
-            .transfers
-            .acquire()
-            .await
-            .map_err(|_| DfsError::new(ErrorCode::Io, "the mount is shutting down"))?;
         let pieces: Vec<Bytes> = self.upload.frozen.runs.iter().map(|(_, run)| run.clone()).collect();
         let sums = sum(&self.upload.frozen).await;
         let mut avoid = Vec::new();
         let mut tries = 0;
         loop {
             let chunk = ChunkId(placed.chunk);
-            let mut success = std::pin::pin!(writers.client.expect_upload(chunk));
-            let stored = timeout_at(
-                self.deadline,
-                writers.client.keepers().store(&placed, &pieces, &sums, self.upload.sync),
-            )
-            .await;
-            let late = || {
-                DfsError::new(
-                    ErrorCode::TimedOut,
-                    format!(
-                        "chunk {chunk} of inode {} was not stored within {UPLOAD_DEADLINE:?}",
-                        self.file.inode()
-                    ),
-                )
+            let mut success = writers.client.expect_upload(chunk);
+            let transfer = writers.client.keepers().store(&placed, &pieces, &sums, self.upload.sync);
+            let stored = timeout_at(self.deadline, transfer).await;
+            let stored = stored.unwrap_or_else(|_| Err(self.late("was not stored")));
+            // Also after a failure: the notice may have got through although the transfer's answer did not.
+            let patience = match &stored {
+                Ok(_) => self.deadline,
+                Err(_) => self.deadline.min(Instant::now() + backoff(tries)),
             };
-            let error = match stored {
-                Ok(Ok(_)) => match timeout_at(self.deadline, success.as_mut()).await {
-                    Ok(Ok(done)) => {
-                        upload_step!(
-                            6,
-                            chunk,
-                            inode = done.inode,
-                            copies = done.copies,
-                            "success message received"
-                        );
-                        return Ok(done);
-                    }
-                    Ok(Err(error)) => error,
-                    Err(_) => late(),
-                },
-                Ok(Err(error)) => {
-                    avoid.extend(
-                        placed
-                            .grant
-                            .iter()
-                            .flat_map(|grant| grant.keepers.first())
-                            .map(|keeper| keeper.keeper),
-                    );
-                    error
+            let told = timeout_at(patience, &mut success).await;
+            let success = match (told, stored) {
+                (Ok(Ok(done)), _) => return Ok(self.succeeded(chunk, done)),
+                (Ok(Err(refused)), _) => {
+                    self.may_go_on(&refused)?;
+                    sleep(backoff(tries)).await;
+                    None
                 }
-                Err(_) => late(),
+                (Err(_), Err(error)) => {
+                    avoid.extend(primary(&placed));
+                    self.may_go_elsewhere(&error)?;
+                    Some(success)
+                }
+                (Err(_), Ok(_)) => return Err(self.late("was stored, but not recorded")),
             };
-            self.pause(&error, &mut tries).await?;
-            placed = match self.place(chunk.0, &avoid).await {
-                Ok(placed) => placed,
-                // The notice may have got through although the transfer's answer did not.
-                Err(error) => match tokio::time::timeout(Duration::ZERO, success).await {
-                    Ok(Ok(done)) => return Ok(done),
-                    Ok(Err(_)) | Err(_) => return Err(error),
-                },
+            tries += 1;
+            placed = match (self.place(chunk.0, &avoid).await, success) {
+                (Ok(placed), _) => placed,
+                // It is in the file: the message came before this answer.
+                (Err(error), Some(success)) if error.code == ErrorCode::Exists => {
+                    return match timeout(Duration::ZERO, success).await {
+                        Ok(Ok(done)) => Ok(self.succeeded(chunk, done)),
+                        _ => Err(DfsError::new(ErrorCode::Session, error.message)),
+                    };
+                }
+                (Err(error), _) => return Err(error),
             };
         }
     }
+
+    fn succeeded(&self, chunk: ChunkId, done: pb::UploadDone) -> pb::UploadDone {
+        self.file.writers().note_success();
+        upload_step!(6, chunk, inode = done.inode, copies = done.copies, "success message received");
+        done
+    }
+
+    /// Gives a transfer's error back when no other keeper, nor the same one later, could do better. One that is
+    /// full is not the only one.
+    fn may_go_elsewhere(&self, error: &DfsError) -> Result<(), DfsError> {
+        if error.code == ErrorCode::NoSpace && Instant::now() < self.deadline {
+            return Ok(());
+        }
+        self.may_go_on(error)
+    }
+}
+
+fn backoff(tries: usize) -> Duration {
+    BACKOFF[tries.min(BACKOFF.len() - 1)]
+}
+
+/// Whom the bytes were sent to.
+fn primary(placed: &pb::Placed) -> Option<u64> {
+    placed.grant.as_ref()?.keepers.first().map(|keeper| keeper.keeper)
 }
 
 /// Checksums a buffer, a little at a time, so that the runtime's other tasks get their turn.

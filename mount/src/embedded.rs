@@ -59,6 +59,14 @@ pub enum EmbeddedError {
         /// Why not.
         error: io::Error,
     },
+    /// The directory is something else's.
+    #[error("data directory {path}: it is a {of}'s own, not a cluster's; name another with --data")]
+    Foreign {
+        /// The directory.
+        path: PathBuf,
+        /// Whose.
+        of: &'static str,
+    },
     /// Another process runs the cluster of this directory.
     #[error("data directory {path}: a mount runs its cluster already{}; {}", shown_pid(*.pid),
             remedy(.address.as_ref(), *.stopping))]
@@ -115,6 +123,11 @@ impl Embedded {
     /// # Errors
     /// [`EmbeddedError`]; nothing runs then.
     pub async fn start(wanted: &EmbeddedSettings) -> Result<Embedded, EmbeddedError> {
+        for (file, of) in [("IDENTITY", "keeper"), ("master.redb", "master")] {
+            if wanted.data.join(file).exists() {
+                return Err(EmbeddedError::Foreign { path: wanted.data.clone(), of });
+            }
+        }
         let mut lock = Lock::take_in_time(&wanted.data, GRACE).await?;
         let data = wanted.data.clone();
         let found =

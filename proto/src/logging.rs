@@ -29,7 +29,7 @@ const QUIET: &str = "h2=warn,hyper=warn,hyper_util=warn,tower=warn,tonic=warn";
 /// Says which directive of the filter cannot be read.
 pub fn init(filter: &str, json: bool) -> Result<(), String> {
     let parsed = EnvFilter::try_new(spelled_out(filter))
-        .map_err(|e| format!("log filter '{filter}' cannot be read: {e}"))?;
+        .map_err(|e| format!("log filter '{filter}' cannot be read: {e}; write a level (error, warn, info, debug, trace) or module=level"))?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(parsed)
         .with_writer(std::io::stderr)

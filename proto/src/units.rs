@@ -1,6 +1,7 @@
-//! Sizes and periods as people type them: `8MiB`, `10s`. For flags and their help.
+//! Sizes, periods and addresses as people type them: `8MiB`, `10s`, `localhost:3000`. For flags and their help.
 
 use std::fmt;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -91,9 +92,28 @@ impl fmt::Display for Period {
     }
 }
 
+/// An address to listen on: `127.0.0.1:3000`, or a name of this machine with a port (`localhost:3000`).
+///
+/// # Errors
+/// What is wrong with the text, for a person.
+pub fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    let wrong = |why: String| format!("{why}; write it as HOST:PORT, such as 127.0.0.1:3000");
+    let mut found = text.to_socket_addrs().map_err(|why| wrong(why.to_string()))?;
+    found.next().ok_or_else(|| wrong("the name has no address".to_owned()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn addresses_as_people_type_them() {
+        assert_eq!(socket_address("127.0.0.1:3000").map(|a| a.port()), Ok(3000));
+        assert_eq!(socket_address("localhost:3000").map(|a| a.ip().is_loopback()), Ok(true));
+        for text in ["", "nowhere", "127.0.0.1", "127.0.0.1:", "127.0.0.1:65536"] {
+            assert!(socket_address(text).is_err_and(|why| why.contains("HOST:PORT")), "{text}");
+        }
+    }
 
     #[test]
     fn sizes_as_people_type_them() {

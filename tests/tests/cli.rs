@@ -1,13 +1,17 @@
 //! The operators' command line.
 //!
 //! Covers: `dfs status | keepers | lookup | ls | put | get | rm`, with and without `--json`; what `dfs status --json` has at
-//! least; a progress bar on a terminal (bytes, rate, time left), none in a pipe; put of a missing file, get of a missing
+//! least; names of any bytes; an interrupted put; a progress bar on a terminal (bytes, rate, time left), none in a pipe; put of a missing file, get of a missing
 //! path; DFS_MASTER.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::process::Stdio;
 
 use dfs_tests::wait::secs;
-use dfs_tests::{Cluster, Rng, film, run};
+use dfs_tests::{Cluster, Rng, film, run, wait_for, wait_until};
+use rustix::process::{Pid, Signal};
 
 #[test]
 fn put_and_get_round_trip_and_overwrite() {
@@ -135,7 +139,8 @@ fn status_and_keepers_have_their_fields() {
 fn missing_things_are_named() {
     let cluster = Cluster::start();
     cluster.dfs(&["put", "/no/such/file", "/x"]).one_line_error("dfs", &["/no/such/file", "no such file"]);
-    cluster.dfs(&["get", "/no such path", "/tmp/never"]).one_line_error("dfs", &["/no such path"]);
+    let never = cluster.scratch.path("never");
+    cluster.dfs(&["get", "/no such path", never.to_str().unwrap()]).one_line_error("dfs", &["/no such path"]);
     cluster.dfs(&["rm", "/nothing"]).one_line_error("dfs", &["/nothing"]);
     cluster.dfs(&["lookup", "/nowhere"]).one_line_error("dfs", &["/nowhere"]);
     let file = film::small();
@@ -143,6 +148,76 @@ fn missing_things_are_named() {
     cluster
         .dfs(&["put", file.parent().unwrap().to_str().unwrap(), "/x"])
         .one_line_error("dfs", &["directory"]);
-    assert!(!std::path::Path::new("/tmp/never").exists());
+    assert!(!never.exists());
     assert_eq!(cluster.status("files"), 0, "a failed put left a file");
+}
+
+#[test]
+fn a_name_of_any_bytes_goes_in_and_out_and_cannot_break_a_table() {
+    let cluster = Cluster::start();
+    let name = OsStr::from_bytes(b"bad \xff\nname\x1b[2J");
+    let from = cluster.scratch.path("in");
+    fs::create_dir(&from).unwrap();
+    fs::write(from.join(name), b"content").unwrap();
+    let dfs = |args: &[&OsStr]| {
+        let mut command = cluster.scratch.command("dfs");
+        command.args(["--master", cluster.address()]).args(args).current_dir(&from);
+        run(&mut command, secs(30)).ok()
+    };
+    dfs(&[OsStr::new("put"), name]);
+    fs::remove_file(from.join(name)).unwrap();
+    for command in ["ls", "lookup"] {
+        let table = cluster.dfs(&[command]).ok().stdout;
+        assert!(!table.contains('\x1b'), "{command} hands on what moves the cursor: {table:?}");
+        let with_it = table.lines().filter(|line| line.contains("bad") || line.contains("name")).count();
+        assert_eq!(
+            with_it,
+            table.lines().filter(|line| line.contains("bad")).count(),
+            "{command}: {table:?}"
+        );
+    }
+    assert_eq!(cluster.json(&["ls"]).as_array().unwrap().len(), 1);
+    let path = OsStr::from_bytes(b"/bad \xff\nname\x1b[2J");
+    dfs(&[OsStr::new("get"), path]);
+    assert_eq!(fs::read(from.join(name)).unwrap(), b"content");
+    dfs(&[OsStr::new("rm"), path]);
+    assert_eq!(cluster.status("files"), 0);
+}
+
+#[test]
+fn an_interrupted_put_says_so_and_leaves_nothing() {
+    let cluster = Cluster::builder().chunk_size("64KiB").start();
+    // It reads from a pipe that never ends, so that it is always in the middle.
+    for signal in [Signal::INT, Signal::TERM] {
+        let mut command = cluster.scratch.command("dfs");
+        command.args(["--master", cluster.address(), "put", "-", "/half"]);
+        let mut put = command.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut pipe = put.stdin.take().unwrap();
+        std::io::Write::write_all(&mut pipe, &vec![7; 4 << 20]).unwrap();
+        wait_until(secs(20), "some of it is stored", || !cluster.chunk_files(0).is_empty());
+        rustix::process::kill_process(Pid::from_child(&put), signal).unwrap();
+        let status = wait_for(secs(20), "the interrupted put ends", || put.try_wait().unwrap());
+        assert!(!status.success());
+        let mut told = String::new();
+        std::io::Read::read_to_string(&mut put.stderr.take().unwrap(), &mut told).unwrap();
+        assert!(told.lines().count() == 1 && told.starts_with("dfs: interrupted"), "{told:?}");
+        assert!(cluster.json(&["ls"]).as_array().unwrap().is_empty(), "a name was left behind");
+        wait_until(secs(60), "its chunks are collected", || {
+            (0..3).all(|i| cluster.chunk_files(i).is_empty())
+        });
+    }
+}
+
+#[test]
+fn a_file_without_bytes_and_one_that_is_mostly_a_hole_have_no_rows_for_nothing() {
+    let mut cluster = Cluster::builder().chunk_size("64KiB").start();
+    let mount = cluster.mount();
+    fs::write(mount.path("empty"), b"").unwrap();
+    let sparse = fs::File::create(mount.path("sparse")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&sparse, b"end", 3 << 30).unwrap();
+    drop(sparse);
+    cluster.wait_copies("/sparse", 3, secs(15));
+    assert_eq!(cluster.lookup("/empty").len(), 0);
+    assert_eq!(cluster.lookup("/sparse").len(), 3, "one chunk in three copies");
+    assert_eq!(cluster.lookup("/").len(), 3);
 }

@@ -1,6 +1,6 @@
 //! dfs-mount as mount(8)'s helper, and so from /etc/fstab.
 //!
-//! Covers: `mount -t fuse.dfs HOST:PORT /mnt/dfs -o ...`.
+//! Covers: `mount -t fuse.dfs HOST:PORT /mnt/dfs -o ...`, and so from /etc/fstab.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -67,6 +67,15 @@ fn mount_t_fuse_dfs_mounts_with_options_and_umount_ends_it() {
     mount("ro").ok();
     assert_eq!(fs::read(dir.join("file")).unwrap(), b"bytes");
     assert_eq!(fs::write(dir.join("file"), b"x").unwrap_err().kind(), ErrorKind::ReadOnlyFilesystem);
+    unmount(&dir);
+
+    // As at boot: the line of an fstab.
+    let table = cluster.scratch.path("fstab");
+    let line = format!("{} {} fuse.dfs _netdev,nofail,nosuid 0 0\n", cluster.address(), dir.display());
+    fs::write(&table, line).unwrap();
+    let mut command = cluster.scratch.program("mount");
+    run(command.arg("-T").arg(&table).arg(&dir), secs(60)).ok();
+    assert_eq!(fs::read(dir.join("file")).unwrap(), b"bytes");
     unmount(&dir);
 
     let ran = mount("no_such_option");

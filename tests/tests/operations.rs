@@ -220,10 +220,15 @@ fn directories_are_made_listed_and_removed() {
     fs::remove_dir(mount.path("d/e")).unwrap();
     fs::remove_dir(mount.path("d")).unwrap();
     assert_eq!(fs::remove_dir(mount.path("d")).unwrap_err().kind(), ErrorKind::NotFound);
-    assert_eq!(
-        fs::metadata(mount.dir()).unwrap().ino(),
-        fs::metadata(mount.path("f/..").parent().unwrap().parent().unwrap()).unwrap().ino()
-    );
+    // "." and ".." are listed, and lead where they should.
+    fs::create_dir(mount.path("d")).unwrap();
+    let listed: Vec<_> = rustix::fs::Dir::new(File::open(mount.path("d")).unwrap())
+        .unwrap()
+        .map(|entry| entry.map(|entry| (entry.file_name().to_bytes().to_vec(), entry.ino())).unwrap())
+        .collect();
+    let inode = |path: &Path| fs::metadata(path).unwrap().ino();
+    assert_eq!(listed, [(b".".to_vec(), inode(&mount.path("d"))), (b"..".to_vec(), inode(mount.dir()))]);
+    assert_eq!(inode(&mount.path("d/..")), inode(mount.dir()));
 }
 
 fn listing(dir: &Path) -> Vec<String> {

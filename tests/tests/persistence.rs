@@ -1,14 +1,15 @@
 //! Everything is there again after everything was killed.
 //!
 //! Covers: stop everything with SIGKILL, start it again, every file whose cp had returned is there, bytes, names,
-//! modes, times; keepers keep their ids.
+//! modes, times; keepers keep their ids; a copy under way goes on when the master comes back.
 
 use std::fs::{self, Metadata, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
+use std::process::Command;
 
 use dfs_tests::wait::secs;
-use dfs_tests::{Cluster, Rng, film, run_ok};
+use dfs_tests::{Cluster, Rng, film, run_ok, wait_for, wait_until};
 
 /// What stat says and what must stay.
 #[derive(PartialEq, Debug)]
@@ -109,4 +110,24 @@ fn a_mount_goes_on_after_the_master_was_killed_and_started_again() {
     assert_eq!(fs::read(mount.path("before")).unwrap(), b"before");
     assert_eq!(fs::read(mount.path("after")).unwrap(), b"after");
     mount.unmount();
+}
+
+#[test]
+fn a_copy_under_way_goes_on_when_the_master_was_killed_and_comes_back() {
+    let mut cluster = Cluster::builder().chunk_size("1MiB").start();
+    let mount = cluster.mount();
+    let mut cp = Command::new("cp").arg(film::medium()).arg(mount.path("movie.mp4")).spawn().unwrap();
+    wait_until(secs(20), "a chunk is uploaded", || !cluster.chunk_files(0).is_empty());
+    cluster.master.kill();
+    assert!(cp.try_wait().unwrap().is_none(), "cp was done before the master could be killed");
+    // Away for so long that keepers have stored what they cannot tell anybody, and the mount has tried again in vain.
+    let again = "upload is tried again";
+    wait_until(secs(40), "an upload is tried again", || mount.process.log().contains(again));
+    cluster.restart_master();
+    let status = wait_for(secs(60), "cp ends", || cp.try_wait().unwrap());
+    assert!(status.success(), "cp failed though the master was back after some seconds");
+    film::same(&film::medium(), &mount.path("movie.mp4"));
+    mount.unmount();
+    let mount = cluster.mount();
+    film::same(&film::medium(), &mount.path("movie.mp4"));
 }

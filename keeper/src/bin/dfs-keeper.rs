@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::builder::FalseyValueParser;
 use dfs_keeper::{Config, Keeper};
-use dfs_proto::units::Period;
+use dfs_proto::units::{Period, socket_address};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// A Data Keeper: stores chunks in a directory, serves them, and copies them to other keepers.
@@ -20,7 +21,7 @@ struct Args {
     #[arg(long, env = "DFS_MASTER", value_name = "HOST:PORT")]
     master: String,
     /// Address of the data port; port 0 takes a free one.
-    #[arg(long, env = "DFS_LISTEN", value_name = "IP:PORT", default_value = "127.0.0.1:0")]
+    #[arg(long, env = "DFS_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:0", value_parser = socket_address)]
     listen: SocketAddr,
     /// Address under which others reach the data port [default: the one that it listens on, or, for
     /// 0.0.0.0, this machine's towards the master].
@@ -39,7 +40,7 @@ struct Args {
     #[arg(long, env = "DFS_LOG", value_name = "FILTER", default_value = "info")]
     log: String,
     /// Log in JSON, an object a line.
-    #[arg(long, env = "DFS_LOG_JSON")]
+    #[arg(long, env = "DFS_LOG_JSON", value_parser = FalseyValueParser::new())]
     log_json: bool,
 }
 

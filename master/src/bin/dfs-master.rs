@@ -10,7 +10,7 @@ use clap::Parser;
 use clap::builder::FalseyValueParser;
 use dfs_master::{Config, ConfigError, Master, MasterError};
 use dfs_proto::logging;
-use dfs_proto::units::{Period, Size};
+use dfs_proto::units::{Period, Size, socket_address};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The Master Tracker of a distributed file system: names, the look-up table, who is alive, who copies
@@ -23,7 +23,7 @@ struct Flags {
     data: PathBuf,
 
     /// Address and port to listen on; port 0 takes a free one (see the file `address` in the data directory)
-    #[arg(long, env = "DFS_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:3000")]
+    #[arg(long, env = "DFS_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:3000", value_parser = socket_address)]
     listen: SocketAddr,
 
     /// Copies wanted of every chunk, 1 to 16

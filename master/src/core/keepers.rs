@@ -265,7 +265,7 @@ impl State {
             return Err(if self.keepers.values().any(|keeper| keeper.alive && keeper.connected) {
                 DfsError::new(
                     ErrorCode::NoSpace,
-                    "every live keeper is full or read-only: add a keeper or make room",
+                    "every live keeper is full or read-only; add a keeper or make room",
                 )
             } else {
                 DfsError::new(ErrorCode::NoKeeper, "no keeper is live: start one, or see why they are gone")

@@ -14,6 +14,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 
 const LOCK_FILE: &str = "LOCK";
+/// Which a keeper makes in its own data directory.
+const KEEPERS_FILE: &str = "IDENTITY";
 const PRIVATE_DIR: u32 = 0o700;
 const PRIVATE_FILE: u32 = 0o600;
 
@@ -35,6 +37,8 @@ pub enum DataDirError {
     NotDirectory { path: PathBuf },
     #[error("data directory {}: not writable: {why}; make it writable for this user, or choose another with --data", path.display())]
     NotWritable { path: PathBuf, why: io::Error },
+    #[error("data directory {}: it is a keeper's, and never a master's too; choose another with --data", path.display())]
+    Keepers { path: PathBuf },
     #[error("data directory {}: in use by another process{holder}; stop that one, or choose another with --data", path.display())]
     Locked { path: PathBuf, holder: String },
 }
@@ -49,6 +53,9 @@ impl DataDir {
         if path.exists() {
             if !path.is_dir() {
                 return Err(DataDirError::NotDirectory { path });
+            }
+            if path.join(KEEPERS_FILE).exists() {
+                return Err(DataDirError::Keepers { path });
             }
         } else if let Err(why) = DirBuilder::new().recursive(true).mode(PRIVATE_DIR).create(&path) {
             return Err(DataDirError::Make { path, why });
@@ -102,6 +109,14 @@ mod tests {
         let dir = DataDir::open(&path).unwrap();
         assert_eq!(dir.path(), path);
         assert_eq!(path.metadata().unwrap().permissions().mode() & 0o777, 0o700);
+    }
+
+    #[test]
+    fn a_keepers_directory_is_refused_and_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("IDENTITY"), "").unwrap();
+        assert!(matches!(DataDir::open(dir.path()), Err(DataDirError::Keepers { .. })));
+        assert!(!dir.path().join("LOCK").exists());
     }
 
     #[test]

@@ -23,6 +23,7 @@ use std::io;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use clap::builder::FalseyValueParser;
 use clap::{Parser, Subcommand};
 use dfs_proto::error::DfsError;
 
@@ -45,10 +46,10 @@ struct Args {
     )]
     master: String,
     /// Print JSON instead of tables
-    #[arg(long, env = "DFS_JSON", global = true)]
+    #[arg(long, env = "DFS_JSON", global = true, value_parser = FalseyValueParser::new())]
     json: bool,
-    /// What to log on stderr: error, warn, info, debug, trace, or a filter such as dfs_mount=debug
-    #[arg(long, env = "DFS_LOG", value_name = "LEVEL", default_value = "error", global = true)]
+    /// What to log on stderr, beside the one line of an error: off, error, warn, info, debug, trace, or a filter such as dfs_mount=debug
+    #[arg(long, env = "DFS_LOG", value_name = "LEVEL", default_value = "off", global = true)]
     log: String,
     #[command(subcommand)]
     command: Command,

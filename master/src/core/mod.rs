@@ -5,7 +5,7 @@
 //! - [`command`], [`row`]: what goes in and comes out, and what is stored. `out` collects it.
 //! - `load`: the state from its rows. `invariants`: what must hold of it, always.
 //! - `inode`, `namespace`, `rename`, `attr`, `xattr`: names and attributes, as POSIX has them.
-//! - `content`: extents. `chunks`: chunks, their reference counts and copies, and indexes over them.
+//! - `content`: extents; `extent_ops`: holes and copies made of them alone. `chunks`: chunks, their reference counts and copies, and indexes over them.
 //! - `session`: mounts, what they hold open, and inodes without a name. `request`: their requests.
 //! - `upload`: steps 1, 2, 4 to 7; `commit`: what becomes visible, in which order.
 //! - `keepers`, `inventory`, `grant`: who is alive, what they have, and tickets for them.
@@ -21,6 +21,7 @@ mod chunks;
 pub mod command;
 mod commit;
 mod content;
+mod extent_ops;
 mod grant;
 mod ids;
 mod inode;

@@ -205,6 +205,25 @@ impl World {
         }
     }
 
+    fn extents(&mut self, (what, a, b, c): Step) {
+        let inode = self.inode(a).0;
+        let (offset, length) = (u64::from(b), u64::from(c % 64));
+        let op = if what == 57 {
+            let (keep_size, make_hole) = (c.is_multiple_of(2), c.is_multiple_of(3));
+            Op::Fallocate(pb::Fallocate { inode, offset, length, keep_size, make_hole })
+        } else {
+            let (target, target_offset) = (self.inode(b ^ c).0, u64::from(a ^ c));
+            Op::CopyRange(pb::CopyRange {
+                source: inode,
+                source_offset: offset,
+                target,
+                target_offset,
+                length,
+            })
+        };
+        self.kit.request_as(if b.is_multiple_of(2) { SESSION } else { OTHER }, op);
+    }
+
     fn step(&mut self, step: Step) {
         let (what, a, b, c) = step;
         match what {
@@ -229,6 +248,7 @@ impl World {
                     self.kit.keeper_hello(KeeperId(keeper), "h");
                 }
             }
+            57..=59 => self.extents(step),
             _ => self.kit.pass_ms(i64::from(a) * 10),
         }
         self.obey();
@@ -269,7 +289,7 @@ proptest! {
 
     #[test]
     fn whatever_happens_the_tables_fit_together_and_are_stored(
-        steps in prop::collection::vec((0u8..60, any::<u8>(), any::<u8>(), any::<u8>()), 1..250),
+        steps in prop::collection::vec((0u8..63, any::<u8>(), any::<u8>(), any::<u8>()), 1..250),
     ) {
         let mut world = World::new();
         for step in steps {

@@ -62,6 +62,8 @@ impl State {
             Op::Setxattr(op) => self.setxattr(by, op, out),
             Op::Listxattr(op) => self.listxattr(*op, out),
             Op::Removexattr(op) => self.removexattr(by, op, out),
+            Op::Fallocate(op) => self.fallocate(by, *op, out),
+            Op::CopyRange(op) => self.copy_range(by, *op, out),
             Op::ReportBad(op) => Ok(self.report_bad(op, out)),
             Op::Fsync(_) => fail(ErrorCode::Invalid, "fsync is answered elsewhere"),
         }

@@ -286,6 +286,23 @@ impl Client {
         self.done("removexattr", Op::Removexattr(op)).await
     }
 
+    /// Makes holes or a longer file. Returns the attributes as they are then.
+    ///
+    /// # Errors
+    /// `Stale`, `IsDirectory`, `Invalid`, `TooLarge`, ...
+    pub async fn fallocate(&self, fallocate: pb::Fallocate) -> Result<pb::Attr, DfsError> {
+        self.attr("fallocate", Op::Fallocate(fallocate)).await
+    }
+
+    /// Lets a range of one file have the content of a range of another, or its beginning at least.
+    ///
+    /// # Errors
+    /// `Stale`, `IsDirectory`, `Invalid`, `TooLarge`, ...
+    pub async fn copy_range(&self, copy: pb::CopyRange) -> Result<pb::RangeCopied, DfsError> {
+        let reply = self.call("copy_range", Op::CopyRange(copy)).await?;
+        expect!(reply, "copy_range", Reply::Copied)
+    }
+
     /// Tells the master of a copy that did not verify or could not be had. Never waits; may be dropped when too
     /// many are queued.
     pub fn report_bad(&self, chunk: ChunkId, keeper: KeeperId, error: &DfsError) {

@@ -6,6 +6,7 @@
 //! - [`dir`]: directory handles, and how a listing goes on where it left off.
 //! - [`cached`]: what the kernel may still have in its page cache.
 //! - [`events`]: what the master pushes, and what the kernel is told of it.
+//! - [`extent_ops`]: fallocate and copy_file_range.
 //! - here: the operations.
 //!
 //! What must hold: an answer never shows less than what this mount wrote and the master has not yet taken;
@@ -14,6 +15,7 @@
 pub mod cached;
 pub mod dir;
 pub mod events;
+pub mod extent_ops;
 pub mod open_file;
 
 use std::sync::Arc;

@@ -11,15 +11,16 @@ use dfs_proto::error::DfsError;
 use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
 use fuser::{
-    BsdFileFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo, InitFlags, KernelConfig,
-    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
-    ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow,
-    WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
+    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
+    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 
 use super::ServeOptions;
 use super::convert::{errno, file_attr, file_type};
+use crate::fs::extent_ops::Allocate;
 use crate::fs::{Caller, Fs, Opened, Seek};
 
 /// Largest write request that we ask the kernel for, in bytes. It sends at most 1 MiB.
@@ -428,6 +429,47 @@ impl Filesystem for Adapter {
                 // The one place where the kernel wants ENXIO (lseek(2)).
                 Err(error) if error.code == dfs_proto::error::ErrorCode::Invalid => reply.error(Errno::ENXIO),
                 Err(error) => reply.error(errno("lseek", ino.0, &error)),
+            }
+        });
+    }
+
+    fn fallocate(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: u64,
+        length: u64,
+        mode: i32,
+        reply: ReplyEmpty,
+    ) {
+        let Some(how) = Allocate::from_mode(mode) else { return reply.error(Errno::EOPNOTSUPP) };
+        let fs = self.fs.clone();
+        self.done("fallocate", ino, reply, async move { fs.fallocate(fh.0, offset, length, how).await });
+    }
+
+    fn copy_file_range(
+        &self,
+        _request: &Request,
+        _ino_in: INodeNo,
+        fh_in: FileHandle,
+        offset_in: u64,
+        ino_out: INodeNo,
+        fh_out: FileHandle,
+        offset_out: u64,
+        len: u64,
+        flags: CopyFileRangeFlags,
+        reply: ReplyWrite,
+    ) {
+        // There are no flags yet (copy_file_range(2)).
+        if flags.bits() != 0 {
+            return reply.error(Errno::EINVAL);
+        }
+        let fs = self.fs.clone();
+        self.runtime.spawn(async move {
+            match fs.copy_file_range((fh_in.0, offset_in), (fh_out.0, offset_out), len).await {
+                Ok(copied) => reply.written(copied),
+                Err(error) => reply.error(errno("copy_file_range", ino_out.0, &error)),
             }
         });
     }

@@ -6,6 +6,11 @@
 #
 #   DFS_TEST_BIG=10GiB   the size of the film in the memory test (default 1GiB)
 #   DFS_TEST_SEED=N      plays a random test again
+#   DFS_TEST_FSX_OPS=1000000   operations of each run of fsx (default 1500), with three seeds instead of two
+#   DFS_TEST_SQLITE=10000      transactions of the SQLite test (default 200)
+#   DFS_TEST_FILES=5000        files of the archive test (default 1000)
+#
+# docs/TESTING.md has the long forms with their commands.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -21,7 +26,7 @@ fail() {
 wanted=(
     cc:gcc ffmpeg:ffmpeg ffprobe:ffmpeg mpv:mpv fusermount3:fuse3 rsync:rsync git:git tar:tar sed:sed getfattr:attr
     script:bsdutils setpriv:util-linux unshare:util-linux setsid:util-linux
-    findmnt:util-linux mount:mount cmp:diffutils find:findutils
+    findmnt:util-linux mount:mount cmp:diffutils find:findutils sqlite3:sqlite3 zip:zip unzip:unzip setfattr:attr
 )
 
 missing_packages() {
@@ -46,6 +51,17 @@ fi
 command -v cargo >/dev/null || fail "cargo is missing; install Rust from https://rustup.rs"
 [ -e /dev/fuse ] || modprobe fuse 2>/dev/null || true
 [ -e /dev/fuse ] || fail "/dev/fuse is missing; run 'modprobe fuse' as root (in a container: --device /dev/fuse --cap-add SYS_ADMIN)"
+
+# The public suites, in the one version that the tests know. Unoptimized: building takes longer than they run.
+suites=(pjdfstest@0.2.2 fsx@0.3.2)
+tools="${CARGO_TARGET_DIR:-$PWD/target}/tools"
+for suite in "${suites[@]}"; do
+    [ "$("$tools/bin/${suite%@*}" --version 2>/dev/null)" = "${suite/@/ }" ] && continue
+    echo "installing $suite into $tools"
+    timeout 600 cargo install --locked --debug --root "$tools" --target-dir "$tools/build" "$suite" ||
+        fail "cargo install $suite failed or took over 10 minutes; with a network, run: cargo install --locked --root $tools $suite"
+done
+rm -rf "$tools/build"
 
 # The end-to-end tests start these from beside their own executables.
 cargo build --workspace --bins

@@ -1,0 +1,169 @@
+//! Large programs with habits of their own, on a mount.
+//!
+//! Covers: SQLite with a rollback journal and with WAL, two writers at once, and its own check afterwards; an archive of
+//! every file type out and in again; rsync with links and extended attributes; zip and unzip; ffmpeg that moves the index
+//! of an mp4 to its front in place; saving as vim does. DFS_TEST_SQLITE and DFS_TEST_FILES are numbers for the long forms.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::time::Duration;
+
+use dfs_tests::run::sh;
+use dfs_tests::wait::secs;
+use dfs_tests::{Cluster, Mount, film, require_root, run};
+
+fn mounted() -> (Cluster, Mount) {
+    let mut cluster = Cluster::builder().chunk_size("1MiB").start();
+    let mount = cluster.mount();
+    (cluster, mount)
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+}
+
+/// Two processes add rows, each row a transaction of its own; then another process looks at the whole.
+fn sqlite(journal: &str) {
+    let (cluster, mount) = mounted();
+    let each = number("DFS_TEST_SQLITE", 200) / 2;
+    let script = r#"
+        cd "$1"
+        [ "$(sqlite3 db "PRAGMA journal_mode=$2; CREATE TABLE t(who, n INTEGER, text);")" = "$2" ]
+        add() {
+            { echo '.timeout 60000'; for n in $(seq "$2"); do echo "INSERT INTO t VALUES('$1', $n, hex(randomblob(300)));"; done; } |
+                sqlite3 -bail db
+        }
+        add a "$3" & first=$!
+        add b "$3"
+        wait "$first"
+        [ "$(sqlite3 db 'PRAGMA integrity_check')" = ok ]
+        [ "$(sqlite3 db 'SELECT count(*), count(DISTINCT who || n), min(length(text)) FROM t')" = "$(($3 * 2))|$(($3 * 2))|600" ]
+        sqlite3 db "DELETE FROM t WHERE n % 2; VACUUM;"
+        [ "$(sqlite3 db 'PRAGMA integrity_check')" = ok ]
+    "#;
+    let mut command = cluster.scratch.program("sh");
+    command.args(["-euc", script, "sh"]).arg(mount.dir()).args([journal, &each.to_string()]);
+    run(&mut command, secs(60) + Duration::from_millis(each * 400)).ok();
+}
+
+#[test]
+fn sqlite_with_a_rollback_journal() {
+    sqlite("delete");
+}
+
+#[test]
+fn sqlite_with_wal() {
+    sqlite("wal");
+}
+
+/// A tree of all that a directory can hold, with extended attributes.
+const TREE: &str = r#"
+    mkdir "$1/tree"; cd "$1/tree"
+    for d in $(seq 0 9); do
+        mkdir "d$d"
+        for i in $(seq "$(($2 / 10))"); do echo "file $d $i" >"d$d/f$i"; done
+    done
+    ln -s f1 d0/link; ln -s "$(printf '%0900d' 7)" d0/long; ln d1/f1 d2/hard
+    mkfifo d3/pipe; mknod d3/zero c 1 5; mknod d3/disk b 7 200
+    truncate -s 5000000 d4/sparse; echo end >>d4/sparse; : >d4/empty; mkdir d5/none
+    chown daemon:nogroup d6/f1; chmod 6755 d6/f2; chmod 1777 d7
+    setfattr -n user.colour -v blue d8/f1; setfattr -n user.dir -v yes d8
+    find . -depth -exec touch -h -d '2001-02-03 04:05:06.123456789' {} +
+"#;
+
+/// Defines `facts DIR`: a line for everything in it, and the extended attributes.
+const FACTS: &str = r#"
+    facts() { (
+        cd "$1"
+        find . -type d -printf '%P %m %U:%G %T@\n' | sort
+        find . ! -type d -printf '%P %y %m %U:%G %s %n %T@ %l\n' | sort
+        find . -type b -exec stat -c '%n %t:%T' {} + ; find . -type c -exec stat -c '%n %t:%T' {} +
+        find . -type f -exec md5sum {} + | sort
+        getfattr -Rd . | grep -v '^$'
+    ) }
+"#;
+
+#[test]
+fn an_archive_of_every_file_type_comes_out_as_it_went_in() {
+    require_root();
+    let (cluster, mount) = mounted();
+    let files = number("DFS_TEST_FILES", 1000).to_string();
+    let script = format!(
+        r#"{TREE}{FACTS}
+        tar --format=posix --xattrs --sparse -C "$1/tree" -cf "$3/all.tar" .
+        mkdir "$3/out"
+        tar --xattrs --xattrs-include='*' --same-owner -xpf "$3/all.tar" -C "$3/out"
+        facts "$1/tree" >"$1/want"; facts "$3/out" >"$1/got"; diff "$1/want" "$1/got"
+        tar --format=posix --xattrs --sparse -C "$3/out" -cf "$1/again.tar" .
+        tar --xattrs --compare -f "$1/again.tar" -C "$1/tree"
+    "#
+    );
+    let mut command = cluster.scratch.program("sh");
+    command.args(["-euc", &script, "sh"]).arg(cluster.scratch.dir()).arg(&files).arg(mount.dir());
+    run(&mut command, secs(600)).ok();
+}
+
+#[test]
+fn rsync_with_links_and_attributes_copies_nothing_the_second_time() {
+    require_root();
+    let (cluster, mount) = mounted();
+    let script = format!(
+        r#"{TREE}{FACTS}
+        rsync -aHX "$1/tree/" "$3/there/"
+        facts "$1/tree" >"$1/want"; facts "$3/there" >"$1/got"; diff "$1/want" "$1/got"
+        [ -z "$(rsync -aHX --itemize-changes "$1/tree/" "$3/there/")" ]
+        [ -z "$(rsync -aHX --itemize-changes "$3/there/" "$1/tree/")" ]
+    "#
+    );
+    sh(&script, &[cluster.scratch.dir(), "300".as_ref(), mount.dir()]);
+}
+
+#[test]
+fn zip_and_unzip() {
+    let (cluster, mount) = mounted();
+    let script = r#"
+        mkdir "$1/tree"; cd "$1/tree"; mkdir sub
+        for i in $(seq 50); do head -c $((i * 1500)) /dev/urandom >"sub/f$i"; done; chmod 750 sub/f3; ln -s f1 sub/link
+        zip -qry "$2/all.zip" .; unzip -tq "$2/all.zip"
+        unzip -q "$2/all.zip" -d "$2/out"; diff -r --no-dereference . "$2/out"; [ "$(stat -c %a "$2/out/sub/f3")" = 750 ]
+        cd "$2/out"; echo new >sub/f2; zip -q ../all.zip sub/f2; zip -qd ../all.zip sub/f1; unzip -tq ../all.zip
+    "#;
+    sh(script, &[cluster.scratch.dir(), mount.dir()]);
+}
+
+#[test]
+fn ffmpeg_moves_the_index_of_an_mp4_to_its_front() {
+    let (_cluster, mount) = mounted();
+    let (source, fast) = (film::small(), mount.path("fast.mp4"));
+    let script = r#"ffmpeg -nostdin -v error -i "$1" -c copy -movflags +faststart "$2""#;
+    let ran = sh(script, &[&source, &fast]);
+    assert!(ran.stderr.is_empty(), "{ran:#?}");
+    let bytes = fs::read(&fast).unwrap();
+    let place = |name: &[u8]| bytes.windows(4).position(|four| four == name).unwrap();
+    assert!(place(b"moov") < place(b"mdat"), "the index is not in front");
+    assert!((film::duration_s(&fast) - film::duration_s(&source)).abs() < 0.1);
+    film::decode(&fast);
+}
+
+#[test]
+fn saving_as_vim_does_keeps_mode_and_never_leaves_half_a_file() {
+    let (_cluster, mount) = mounted();
+    let path = mount.path("notes");
+    fs::write(&path, "first\n").unwrap();
+    let before = fs::metadata(&path).unwrap().ino();
+    sh(
+        r#"
+        cd "$1"; chmod 640 notes
+        for i in $(seq 30); do
+            set -C; : >.notes.swp; set +C
+            mv notes notes~
+            echo "turn $i" >notes; chmod --reference=notes~ notes; sync notes
+            rm notes~ .notes.swp
+            echo "temporary $i" >.new; sync .new; mv .new other; [ "$(cat other)" = "temporary $i" ]
+        done
+        [ "$(cat notes)" = 'turn 30' ] && [ "$(stat -c %a notes)" = 640 ] && [ "$(ls -A | wc -l)" = 2 ]
+        "#,
+        &[mount.dir()],
+    );
+    assert_ne!(fs::metadata(&path).unwrap().ino(), before);
+}

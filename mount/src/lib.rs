@@ -13,6 +13,8 @@
 //!   background.
 //! - [`embedded`]: a whole cluster in one process. The only module that knows the master and the keeper.
 //! - [`cli`]: the commands of `dfs`.
+//!
+//! `lock` is how all of them take a lock.
 
 pub mod cli;
 pub mod client;
@@ -20,6 +22,7 @@ pub mod daemon;
 pub mod embedded;
 pub mod fs;
 pub mod fuse;
+mod lock;
 pub mod mountpoint;
 pub mod options;
 pub mod read;

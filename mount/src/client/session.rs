@@ -9,7 +9,7 @@
 //! before the stream is replaced, and `SessionResumed` before anything that comes over the new one.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use dfs_proto::error::{DfsError, ErrorCode};
@@ -24,6 +24,7 @@ use super::clock::Clock;
 use super::requests::{Op, Reply, ReplyTo, Requests};
 use super::uploads::Uploads;
 use super::{ClientConfig, ClusterInfo, Event, channel};
+use crate::lock::lock;
 
 const PING_EVERY: Duration = Duration::from_secs(1);
 /// Silence after which the stream counts as broken.
@@ -38,11 +39,6 @@ const UP_QUEUE: usize = 64;
 const EVENT_PATIENCE: Duration = Duration::from_secs(3);
 /// For what is still queued when the session ends.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing here panics while it holds a lock; if it did, the data would still be whole.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// What the calls and the session's task share.
 pub(super) struct Shared {

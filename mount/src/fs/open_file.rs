@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::InodeNo;
@@ -14,6 +14,7 @@ use dfs_proto::pb;
 
 use super::cached::PageCacheLedger;
 use crate::client::Client;
+use crate::lock::lock;
 use crate::read::{FileReader, ReadStream, Readers};
 use crate::write::{FileWriter, Outcome, WriteHandle, Writers};
 
@@ -268,8 +269,4 @@ impl<T> Handles<T> {
     pub fn remove(&self, number: u64) -> Option<Arc<T>> {
         lock(&self.table).remove(&number)
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -19,7 +19,7 @@ use fuser::{
 use tokio::runtime::Handle;
 
 use super::ServeOptions;
-use super::convert::{errno, file_attr, file_type};
+use super::convert::{errno, file_attr, file_type, given};
 use crate::fs::extent_ops::Allocate;
 use crate::fs::{Caller, Fs, Opened, Seek};
 
@@ -55,6 +55,23 @@ impl Adapter {
         Adapter { fs, options, runtime }
     }
 
+    /// Does `work` on the runtime, then replies: by `say` with what came of it, or with the errno of its error.
+    fn answer<T, R: Refuse>(
+        &self,
+        operation: &'static str,
+        inode: INodeNo,
+        reply: R,
+        work: impl Future<Output = Result<T, DfsError>> + Send + 'static,
+        say: impl FnOnce(R, T) + Send + 'static,
+    ) {
+        self.runtime.spawn(async move {
+            match work.await {
+                Ok(done) => say(reply, done),
+                Err(error) => reply.refuse(errno(operation, inode.0, &error)),
+            }
+        });
+    }
+
     /// Answers a request for an entry.
     fn entry(
         &self,
@@ -64,12 +81,21 @@ impl Adapter {
         work: impl Future<Output = Result<pb::Attr, DfsError>> + Send + 'static,
     ) {
         let (entry_ttl, attr_ttl) = (self.options.entry_timeout, self.options.attr_timeout);
-        self.runtime.spawn(async move {
-            match work.await {
-                Ok(attr) => reply.entry_with_ttls(&attr_ttl, &entry_ttl, &file_attr(&attr), GENERATION),
-                Err(error) => reply.error(errno(operation, parent.0, &error)),
-            }
+        self.answer(operation, parent, reply, work, move |reply, attr| {
+            reply.entry_with_ttls(&attr_ttl, &entry_ttl, &file_attr(&attr), GENERATION);
         });
+    }
+
+    /// Answers a request for attributes.
+    fn attr(
+        &self,
+        operation: &'static str,
+        inode: INodeNo,
+        reply: ReplyAttr,
+        work: impl Future<Output = Result<pb::Attr, DfsError>> + Send + 'static,
+    ) {
+        let ttl = self.options.attr_timeout;
+        self.answer(operation, inode, reply, work, move |reply, attr| reply.attr(&ttl, &file_attr(&attr)));
     }
 
     /// Answers a request that has nothing to say but that it is done.
@@ -80,14 +106,27 @@ impl Adapter {
         reply: ReplyEmpty,
         work: impl Future<Output = Result<(), DfsError>> + Send + 'static,
     ) {
-        self.runtime.spawn(async move {
-            match work.await {
-                Ok(()) => reply.ok(),
-                Err(error) => reply.error(errno(operation, inode.0, &error)),
-            }
-        });
+        self.answer(operation, inode, reply, work, |reply, ()| reply.ok());
     }
 }
+
+/// What all of fuser's replies can do.
+trait Refuse: Send + 'static {
+    /// Replies with an error.
+    fn refuse(self, errno: Errno);
+}
+
+macro_rules! refuse {
+    ($($reply:ty),*) => {
+        $(impl Refuse for $reply {
+            fn refuse(self, errno: Errno) {
+                self.error(errno);
+            }
+        })*
+    };
+}
+
+refuse!(ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, ReplyXattr);
 
 fn caller(request: &Request) -> Caller {
     Caller { uid: request.uid(), gid: request.gid() }
@@ -102,26 +141,6 @@ fn open_flags(opened: Opened) -> FopenFlags {
         flags |= FopenFlags::FOPEN_NOFLUSH;
     }
     flags
-}
-
-fn given(time: Option<TimeOrNow>) -> (Option<pb::Time>, bool) {
-    match time {
-        Some(TimeOrNow::SpecificTime(time)) => (Some(as_sent(time)), false),
-        Some(TimeOrNow::Now) => (None, true),
-        None => (None, false),
-    }
-}
-
-/// The time that the kernel sent. fuser 0.18.0 decodes a time before 1970 by subtracting the nanoseconds, which
-/// the kernel counts forward; seconds and nanoseconds are still to be had from what it makes.
-fn as_sent(decoded: SystemTime) -> pb::Time {
-    match SystemTime::UNIX_EPOCH.duration_since(decoded) {
-        Ok(before) if !before.is_zero() => {
-            let sec = i64::try_from(before.as_secs()).map_or(i64::MIN, |sec| -sec);
-            pb::Time { sec, nsec: before.subsec_nanos() }
-        }
-        Ok(_) | Err(_) => decoded.into(),
-    }
 }
 
 /// A value of any length, or its length alone when the caller's buffer is of no bytes.
@@ -157,13 +176,8 @@ impl Filesystem for Adapter {
     }
 
     fn getattr(&self, _request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        let (fs, ttl) = (self.fs.clone(), self.options.attr_timeout);
-        self.runtime.spawn(async move {
-            match fs.getattr(InodeNo(ino.0)).await {
-                Ok(attr) => reply.attr(&ttl, &file_attr(&attr)),
-                Err(error) => reply.error(errno("getattr", ino.0, &error)),
-            }
-        });
+        let fs = self.fs.clone();
+        self.attr("getattr", ino, reply, async move { fs.getattr(InodeNo(ino.0)).await });
     }
 
     fn setattr(
@@ -188,23 +202,14 @@ impl Filesystem for Adapter {
         let (mtime, mtime_now) = given(mtime);
         let mode = mode.map(|mode| mode & 0o7777);
         let setattr = pb::Setattr { inode: ino.0, mode, uid, gid, size, atime, mtime, atime_now, mtime_now };
-        let (fs, ttl) = (self.fs.clone(), self.options.attr_timeout);
-        self.runtime.spawn(async move {
-            match fs.setattr(setattr).await {
-                Ok(attr) => reply.attr(&ttl, &file_attr(&attr)),
-                Err(error) => reply.error(errno("setattr", ino.0, &error)),
-            }
-        });
+        let fs = self.fs.clone();
+        self.attr("setattr", ino, reply, async move { fs.setattr(setattr).await });
     }
 
     fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
         let fs = self.fs.clone();
-        self.runtime.spawn(async move {
-            match fs.readlink(InodeNo(ino.0)).await {
-                Ok(target) => reply.data(&target),
-                Err(error) => reply.error(errno("readlink", ino.0, &error)),
-            }
-        });
+        let work = async move { fs.readlink(InodeNo(ino.0)).await };
+        self.answer("readlink", ino, reply, work, |reply, target| reply.data(&target));
     }
 
     fn mknod(
@@ -294,11 +299,9 @@ impl Filesystem for Adapter {
 
     fn open(&self, _request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let fs = self.fs.clone();
-        self.runtime.spawn(async move {
-            match fs.open(InodeNo(ino.0), flags.0).await {
-                Ok(opened) => reply.opened(FileHandle(opened.handle), open_flags(opened)),
-                Err(error) => reply.error(errno("open", ino.0, &error)),
-            }
+        let work = async move { fs.open(InodeNo(ino.0), flags.0).await };
+        self.answer("open", ino, reply, work, |reply, opened| {
+            reply.opened(FileHandle(opened.handle), open_flags(opened));
         });
     }
 
@@ -343,12 +346,8 @@ impl Filesystem for Adapter {
             return reply.data(&data);
         }
         let fs = self.fs.clone();
-        self.runtime.spawn(async move {
-            match fs.read(fh.0, offset, size as usize).await {
-                Ok(data) => reply.data(&data),
-                Err(error) => reply.error(errno("read", ino.0, &error)),
-            }
-        });
+        let work = async move { fs.read(fh.0, offset, size as usize).await };
+        self.answer("read", ino, reply, work, |reply, data| reply.data(&data));
     }
 
     fn write(
@@ -370,12 +369,8 @@ impl Filesystem for Adapter {
             Some(Err(error)) => reply.error(errno("write", ino.0, &error)),
             None => {
                 let (fs, data) = (self.fs.clone(), data.to_vec());
-                self.runtime.spawn(async move {
-                    match fs.write(fh.0, offset, &data).await {
-                        Ok(()) => reply.written(length),
-                        Err(error) => reply.error(errno("write", ino.0, &error)),
-                    }
-                });
+                let work = async move { fs.write(fh.0, offset, &data).await };
+                self.answer("write", ino, reply, work, move |reply, ()| reply.written(length));
             }
         }
     }
@@ -466,12 +461,8 @@ impl Filesystem for Adapter {
             return reply.error(Errno::EINVAL);
         }
         let fs = self.fs.clone();
-        self.runtime.spawn(async move {
-            match fs.copy_file_range((fh_in.0, offset_in), (fh_out.0, offset_out), len).await {
-                Ok(copied) => reply.written(copied),
-                Err(error) => reply.error(errno("copy_file_range", ino_out.0, &error)),
-            }
-        });
+        let work = async move { fs.copy_file_range((fh_in.0, offset_in), (fh_out.0, offset_out), len).await };
+        self.answer("copy_file_range", ino_out, reply, work, |reply, copied| reply.written(copied));
     }
 
     fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
@@ -607,42 +598,18 @@ impl Filesystem for Adapter {
 
     fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
         let (fs, name) = (self.fs.clone(), name.as_bytes().to_vec());
-        self.runtime.spawn(async move {
-            match fs.getxattr(InodeNo(ino.0), &name).await {
-                Ok(value) => reply_value(reply, size, &value),
-                Err(error) => reply.error(errno("getxattr", ino.0, &error)),
-            }
-        });
+        let work = async move { fs.getxattr(InodeNo(ino.0), &name).await };
+        self.answer("getxattr", ino, reply, work, move |reply, value| reply_value(reply, size, &value));
     }
 
     fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let fs = self.fs.clone();
-        self.runtime.spawn(async move {
-            match fs.listxattr(InodeNo(ino.0)).await {
-                Ok(names) => reply_value(reply, size, &names),
-                Err(error) => reply.error(errno("listxattr", ino.0, &error)),
-            }
-        });
+        let work = async move { fs.listxattr(InodeNo(ino.0)).await };
+        self.answer("listxattr", ino, reply, work, move |reply, names| reply_value(reply, size, &names));
     }
 
     fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (fs, name) = (self.fs.clone(), name.as_bytes().to_vec());
         self.done("removexattr", ino, reply, async move { fs.removexattr(InodeNo(ino.0), &name).await });
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::time::Duration;
-
-    #[test]
-    fn times_before_1970_are_what_the_kernel_sent() {
-        // As fuser decodes -5 s and 999 999 999 ns.
-        let decoded = SystemTime::UNIX_EPOCH - Duration::new(5, 999_999_999);
-        assert_eq!(as_sent(decoded), pb::Time { sec: -5, nsec: 999_999_999 });
-        let after = SystemTime::UNIX_EPOCH + Duration::new(5, 7);
-        assert_eq!(as_sent(after), pb::Time { sec: 5, nsec: 7 });
-        assert_eq!(as_sent(SystemTime::UNIX_EPOCH), pb::Time { sec: 0, nsec: 0 });
     }
 }

@@ -4,7 +4,7 @@ use std::time::SystemTime;
 
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::pb;
-use fuser::{FileAttr, FileType, INodeNo};
+use fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
 
 /// What stat(2) says is a good size for reads and writes, in bytes.
 const BLOCK_SIZE: u32 = 128 * 1024;
@@ -77,9 +77,31 @@ pub fn errno(operation: &str, inode: u64, error: &DfsError) -> fuser::Errno {
     fuser::Errno::from_i32(code)
 }
 
+/// A time to set: one that is given, or true for now.
+pub fn given(time: Option<TimeOrNow>) -> (Option<pb::Time>, bool) {
+    match time {
+        Some(TimeOrNow::SpecificTime(time)) => (Some(as_sent(time)), false),
+        Some(TimeOrNow::Now) => (None, true),
+        None => (None, false),
+    }
+}
+
+/// The time that the kernel sent. fuser 0.18.0 decodes a time before 1970 by subtracting the nanoseconds, which
+/// the kernel counts forward; seconds and nanoseconds are still to be had from what it makes.
+fn as_sent(decoded: SystemTime) -> pb::Time {
+    match SystemTime::UNIX_EPOCH.duration_since(decoded) {
+        Ok(before) if !before.is_zero() => {
+            let sec = i64::try_from(before.as_secs()).map_or(i64::MIN, |sec| -sec);
+            pb::Time { sec, nsec: before.subsec_nanos() }
+        }
+        Ok(_) | Err(_) => decoded.into(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     #[test]
     fn attributes_are_told_as_stat_has_them() {
@@ -103,5 +125,15 @@ mod tests {
             let told = errno("test", 1, &DfsError::new(code, "for a test"));
             assert_eq!(told.code(), code.errno() as i32);
         }
+    }
+
+    #[test]
+    fn times_before_1970_are_what_the_kernel_sent() {
+        // As fuser decodes -5 s and 999 999 999 ns.
+        let decoded = SystemTime::UNIX_EPOCH - Duration::new(5, 999_999_999);
+        assert_eq!(as_sent(decoded), pb::Time { sec: -5, nsec: 999_999_999 });
+        let after = SystemTime::UNIX_EPOCH + Duration::new(5, 7);
+        assert_eq!(as_sent(after), pb::Time { sec: 5, nsec: 7 });
+        assert_eq!(as_sent(SystemTime::UNIX_EPOCH), pb::Time { sec: 0, nsec: 0 });
     }
 }

@@ -31,7 +31,7 @@ mod prefetch;
 mod suspects;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 
 use dfs_proto::ids::InodeNo;
 
@@ -42,11 +42,7 @@ use prefetch::Prefetcher;
 pub use prefetch::ReadStream;
 
 use crate::client::Client;
-
-/// The data under these locks is never left half-changed, so that a panic elsewhere does not spoil it.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
+use crate::lock::lock;
 
 /// All files being read by this process, and what they share: the cache, the fetches under way, and what is
 /// known of the keepers.

@@ -17,7 +17,7 @@ mod handle;
 mod upload;
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use dfs_proto::error::{DfsError, ErrorCode};
@@ -26,6 +26,7 @@ use dfs_proto::pb;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::client::Client;
+use crate::lock::lock;
 
 pub use file::{FileWriter, Pending};
 pub use handle::WriteHandle;
@@ -194,9 +195,4 @@ async fn freeze_by_age(writers: Weak<Writers>) {
             file.freeze();
         }
     }
-}
-
-/// The data under these locks is never left half-changed, so a panic elsewhere does not spoil it.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -5,6 +5,7 @@
 //!   change what the master says of them.
 //! - [`dir`]: directory handles, and how a listing goes on where it left off.
 //! - [`cached`]: what the kernel may still have in its page cache.
+//! - `locks`: locks of programs, against those of other mounts.
 //! - [`events`]: what the master pushes, and what the kernel is told of it.
 //! - here: the operations.
 //!
@@ -14,6 +15,7 @@
 pub mod cached;
 pub mod dir;
 pub mod events;
+mod locks;
 pub mod open_file;
 
 use std::sync::Arc;

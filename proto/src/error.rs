@@ -54,6 +54,7 @@ pub enum Errno {
     EINTR = 4,
     EIO = 5,
     E2BIG = 7,
+    EAGAIN = 11,
     EACCES = 13,
     EBUSY = 16,
     EEXIST = 17,
@@ -65,6 +66,7 @@ pub enum Errno {
     EROFS = 30,
     EMLINK = 31,
     ERANGE = 34,
+    EDEADLK = 35,
     ENAMETOOLONG = 36,
     ENOTEMPTY = 39,
     ELOOP = 40,
@@ -144,6 +146,10 @@ codes! {
     Session => EIO,
     /// A signal ended the wait.
     Interrupted => EINTR,
+    /// Waiting for the lock would never end.
+    Deadlock => EDEADLK,
+    /// Somebody else has the lock.
+    WouldBlock => EAGAIN,
 }
 
 /// What went wrong, ready for a peer or a person.

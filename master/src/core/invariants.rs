@@ -27,7 +27,8 @@ impl State {
         self.check_chunks()?;
         self.check_sessions()?;
         self.check_uploads()?;
-        self.check_orders()
+        self.check_orders()?;
+        self.check_locks()
     }
 
     fn check_names(&self) -> Result<(), String> {

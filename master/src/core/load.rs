@@ -136,6 +136,7 @@ impl State {
         self.orphans =
             self.inodes.iter().filter(|(_, node)| node.nlink == 0).map(|(inode, _)| *inode).collect();
         self.grace_until_ms = now.as_millis() + ORPHAN_GRACE_MS;
+        self.locks.begin_grace(now.as_millis());
         self.be_quiet_after_load(now.as_millis());
         self.check().map_err(CorruptRow)
     }

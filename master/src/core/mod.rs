@@ -10,6 +10,7 @@
 //! - `upload`: steps 1, 2, 4 to 7; `commit`: what becomes visible, in which order.
 //! - `keepers`, `inventory`, `grant`: who is alive, what they have, and tickets for them.
 //! - `replicate`: who copies what to whom, and trimming. `sync`: fsync.
+//! - `locks`, `lock_table`: locks of files.
 //! - `report`, `lookup_table`: what operators see.
 //!
 //! Stored: counters, inodes, dentries, extents, chunks with their copies, extended attributes, keepers.
@@ -29,6 +30,8 @@ mod invariants;
 mod inventory;
 mod keepers;
 mod load;
+mod lock_table;
+mod locks;
 mod lookup_table;
 mod namespace;
 mod out;
@@ -42,6 +45,8 @@ mod sync;
 mod upload;
 mod xattr;
 
+#[cfg(test)]
+mod lock_tests;
 #[cfg(test)]
 mod namespace_tests;
 #[cfg(test)]
@@ -98,6 +103,7 @@ pub struct State {
     uploads: BTreeMap<ChunkId, Upload>,
     orders: Orders,
     syncs: Syncs,
+    locks: locks::Locks,
     /// When a keeper was last asked to verify its copy, in ms; at most once a second.
     verify_asked: BTreeMap<(ChunkId, KeeperId), i64>,
     next_nonce: u64,
@@ -126,6 +132,7 @@ impl State {
             uploads: BTreeMap::new(),
             orders: Orders::default(),
             syncs: Syncs::default(),
+            locks: locks::Locks::default(),
             verify_asked: BTreeMap::new(),
             placements: 0,
             loading: load::Loading::default(),
@@ -162,6 +169,7 @@ impl State {
         self.find_dead_keepers(out);
         self.expire_orders(out);
         self.expire_uploads(out);
+        self.expire_locks(out);
         self.expire_sessions(out);
         self.reap_after_grace(out);
         self.expire_syncs(out);

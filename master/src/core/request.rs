@@ -30,6 +30,11 @@ impl State {
                     Ok(Some(result)) => Ok(result),
                     Err(error) => Err(error),
                 },
+                Some(Op::SetLock(op)) => match self.set_lock(by, id, &op, out) {
+                    Ok(None) => return,
+                    Ok(Some(result)) => Ok(result),
+                    Err(error) => Err(error),
+                },
                 Some(op) => self.do_op(by, &op, out),
                 None => fail(ErrorCode::NotSupported, "this master does not know that request"),
             }
@@ -65,6 +70,9 @@ impl State {
             Op::Fallocate(op) => self.fallocate(by, *op, out),
             Op::CopyRange(op) => self.copy_range(by, *op, out),
             Op::ReportBad(op) => Ok(self.report_bad(op, out)),
+            Op::GetLock(op) => self.get_lock(by, op, out),
+            Op::CancelLock(op) => self.cancel_lock(by, *op, out),
+            Op::SetLock(_) => fail(ErrorCode::Invalid, "set_lock is answered elsewhere"),
             Op::Fsync(_) => fail(ErrorCode::Invalid, "fsync is answered elsewhere"),
         }
     }

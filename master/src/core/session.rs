@@ -30,6 +30,8 @@ const DONE_KEPT: usize = 512;
 pub(super) struct Session {
     pub connected: bool,
     gone_at_ms: i64,
+    /// It was away for so long that others may have had its locks.
+    pub locks_lost: bool,
     /// How often it holds each inode open.
     pub opens: BTreeMap<InodeNo, u32>,
     /// Its uploads, per inode in the order of their Alloc.
@@ -39,6 +41,11 @@ pub(super) struct Session {
 }
 
 impl Session {
+    /// How long its stream has been gone; 0: it is there.
+    pub fn gone_for_ms(&self, now_ms: i64) -> i64 {
+        if self.connected { 0 } else { now_ms.saturating_sub(self.gone_at_ms) }
+    }
+
     /// Uploads under way.
     pub fn pending_count(&self) -> usize {
         self.pending.values().map(VecDeque::len).sum()
@@ -62,8 +69,12 @@ impl State {
         }
         let id = if hello.session == 0 { fresh } else { SessionId(hello.session) };
         let resumed = self.sessions.contains_key(&id);
-        self.sessions.entry(id).or_default().connected = true;
+        let session = self.sessions.entry(id).or_default();
+        session.connected = true;
+        let keeps_locks = resumed && !std::mem::take(&mut session.locks_lost);
         self.syncs.drop_waits_of(id);
+        self.drop_lock_waits(id, out);
+        let lost_locks = self.take_locks(id, &hello.held_locks, keeps_locks, out);
         out.answer(Effect::MountAnswer(mount_down::Msg::Welcome(pb::MountWelcome {
             cluster: bytes::Bytes::copy_from_slice(&self.settings.cluster.0),
             session: id.0,
@@ -73,6 +84,7 @@ impl State {
             min_copies: self.settings.min_copies,
             now: Some(out.now),
             resumed,
+            lost_locks,
         })));
         self.take_opens(id, &hello.open_inodes, out);
         self.repeat_done(id, out);
@@ -144,6 +156,7 @@ impl State {
             session.connected = false;
             session.gone_at_ms = out.now_ms;
             self.syncs.drop_waits_of(id);
+            self.drop_lock_waits(id, out);
         }
     }
 
@@ -156,6 +169,7 @@ impl State {
             self.sessions.iter().filter(|(_, session)| over(session)).map(|(id, _)| *id).collect();
         for id in gone {
             self.drop_uploads_of_session(id, out);
+            self.drop_locks_of_session(id, out);
             if let Some(session) = self.sessions.remove(&id) {
                 self.release_all(session.opens, out);
             }
@@ -232,6 +246,7 @@ impl State {
         self.orphans.remove(&inode);
         self.drop_uploads_of_inode(inode, out);
         self.cut(inode, 0, u64::MAX, out);
+        self.drop_locks_of_inode(inode, out);
         self.drop_xattrs(inode, out);
         self.inodes.remove(&inode);
         out.touch(RowKey::Inode(inode));

@@ -173,6 +173,7 @@ impl Kit {
             client: "test".to_owned(),
             open_inodes,
             version: String::new(),
+            held_locks: Vec::new(),
         };
         self.apply(Command::MountHello { fresh: SessionId(1), hello });
     }

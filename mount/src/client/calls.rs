@@ -14,9 +14,9 @@ use super::requests::{Op, Reply};
 use super::session::Shared;
 
 /// Takes the request back when its caller goes away.
-struct Abandon<'a> {
-    shared: &'a Shared,
-    id: u64,
+pub(super) struct Abandon<'a> {
+    pub(super) shared: &'a Shared,
+    pub(super) id: u64,
 }
 
 impl Drop for Abandon<'_> {
@@ -35,7 +35,7 @@ macro_rules! expect {
     };
 }
 
-fn unexpected(what: &str, reply: &Reply) -> DfsError {
+pub(super) fn unexpected(what: &str, reply: &Reply) -> DfsError {
     let kind = format!("{reply:?}");
     let kind = kind.split('(').next().unwrap_or("another");
     DfsError::new(
@@ -47,7 +47,7 @@ fn unexpected(what: &str, reply: &Reply) -> DfsError {
 }
 
 impl Client {
-    async fn call(&self, what: &str, op: Op) -> Result<Reply, DfsError> {
+    pub(super) async fn call(&self, what: &str, op: Op) -> Result<Reply, DfsError> {
         let shared = &*self.inner.shared;
         let (reply, answer) = oneshot::channel();
         let _abandon = Abandon { shared, id: shared.ask(op, reply)? };

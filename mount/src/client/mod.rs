@@ -3,6 +3,7 @@
 //! - `session`: one bidirectional stream to the master, kept alive, resumed after a break.
 //! - `requests`: what was asked and not answered yet, in the order of asking (pure).
 //! - `uploads`: who waits for the master's success message, upload step 6.
+//! - `held_locks`: locks that programs here hold (pure). `lock_calls`: how they get them.
 //! - `calls`: one method per operation of the protocol, with typed results.
 //! - `clock`: the master's clock as this machine knows it.
 //! - [`data`]: connections to keepers, and the two transfers over them.
@@ -17,6 +18,8 @@ mod calls;
 mod channel;
 mod clock;
 pub mod data;
+mod held_locks;
+mod lock_calls;
 mod requests;
 mod session;
 mod uploads;

@@ -12,6 +12,8 @@ use std::collections::{BTreeMap, HashMap};
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
+
+use super::held_locks::HeldLocks;
 use tokio::sync::oneshot;
 
 pub(super) use pb::mount_reply::Result as Reply;
@@ -43,10 +45,17 @@ pub(super) struct Requests {
     reports: usize,
     /// Opens that the master counts for this session, as of the last release sent.
     opens: HashMap<InodeNo, u64>,
+    /// Locks that programs of this mount hold.
+    pub(super) locks: HeldLocks,
 }
 
 fn wants_no_answer(op: &Op) -> bool {
     matches!(op, Op::Release(_) | Op::ReportBad(_))
+}
+
+/// A wait for a lock may be long: it takes no place among those that are out.
+fn counts(op: &Op) -> bool {
+    !matches!(op, Op::SetLock(set) if set.wait)
 }
 
 impl Requests {
@@ -69,6 +78,9 @@ impl Requests {
     }
 
     fn push(&mut self, op: Op, reply: Option<ReplyTo>) -> u64 {
+        if let Op::SetLock(pb::SetLock { lock: Some(lock), .. }) = &op {
+            self.locks.asked(lock);
+        }
         self.last_id += 1;
         self.pending.insert(self.last_id, Pending { op, reply });
         self.last_id
@@ -80,6 +92,8 @@ impl Requests {
         let op = pending.op.clone();
         if wants_no_answer(&op) {
             self.pending.remove(&id);
+        } else if !counts(&op) {
+            // Waits for a lock are bounded by the programs that wait.
         } else if self.in_flight < MAX_IN_FLIGHT {
             self.in_flight += 1;
         } else {
@@ -112,7 +126,13 @@ impl Requests {
         let Some(pending) = self.pending.remove(&id) else {
             return false;
         };
-        self.in_flight -= 1;
+        if counts(&pending.op) {
+            self.in_flight -= 1;
+        }
+        let locked = match (&pending.op, &result) {
+            (Op::SetLock(pb::SetLock { lock: Some(lock), .. }), Ok(_)) => Some(*lock),
+            _ => None,
+        };
         let opened = match (&pending.op, &result) {
             (Op::Open(_) | Op::Create(_), Ok(Reply::Attr(attr))) => Some(InodeNo(attr.inode)),
             _ => None,
@@ -120,7 +140,15 @@ impl Requests {
         if let Some(inode) = opened {
             *self.opens.entry(inode).or_default() += 1;
         }
+        if let Some(lock) = &locked {
+            self.locks.granted(lock);
+        }
         let taken = pending.reply.is_some_and(|reply| reply.send(result).is_ok());
+        if let Some(lock) = locked.filter(|lock| !taken && lock.mode != pb::LockMode::Unlock as i32) {
+            // Whoever wanted it is gone.
+            let lock = pb::FileLock { mode: pb::LockMode::Unlock as i32, ..lock };
+            self.push(Op::SetLock(pb::SetLock { lock: Some(lock), wait: false }), None);
+        }
         if let Some(inode) = opened.filter(|_| !taken) {
             self.release(inode);
         }

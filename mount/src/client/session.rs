@@ -51,6 +51,8 @@ pub(super) struct Shared {
     wake: Notify,
     /// The stream is there.
     up: AtomicBool,
+    /// Some lock was lost, ever.
+    pub(super) locks_lost: AtomicBool,
     close_asked: watch::Sender<bool>,
     /// The session's task has ended.
     closed: watch::Sender<bool>,
@@ -85,6 +87,10 @@ impl Shared {
         let id = self.requests().ask(op, reply);
         self.wake.notify_one();
         Ok(id)
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.up.load(Ordering::Relaxed)
     }
 
     pub(super) fn release(&self, inode: InodeNo) {
@@ -160,6 +166,7 @@ pub(super) async fn begin(
         info: Mutex::new(info),
         wake: Notify::new(),
         up: AtomicBool::new(true),
+        locks_lost: AtomicBool::new(false),
         close_asked: watch::Sender::new(false),
         closed: watch::Sender::new(false),
     });
@@ -181,7 +188,7 @@ fn info_of(link: &Link) -> ClusterInfo {
 /// Tries until `connect_timeout`: the master may just be starting.
 async fn first_link(config: &ClientConfig) -> Result<Link, DfsError> {
     let deadline = Instant::now() + config.connect_timeout;
-    let hello = hello(config, SessionId(0), Vec::new());
+    let hello = hello(config, SessionId(0), Vec::new(), Vec::new());
     let mut backoff = BACKOFF_FIRST;
     loop {
         let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
@@ -198,13 +205,19 @@ async fn first_link(config: &ClientConfig) -> Result<Link, DfsError> {
     }
 }
 
-fn hello(config: &ClientConfig, session: SessionId, open_inodes: Vec<u64>) -> pb::MountHello {
+fn hello(
+    config: &ClientConfig,
+    session: SessionId,
+    open_inodes: Vec<u64>,
+    held_locks: Vec<pb::FileLock>,
+) -> pb::MountHello {
     pb::MountHello {
         protocol_version: PROTOCOL_VERSION,
         session: session.0,
         client: config.name.clone(),
         open_inodes,
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        held_locks,
     }
 }
 
@@ -306,8 +319,11 @@ async fn replace(shared: &Shared, events: &mpsc::Sender<Event>, epoch: u64) -> L
     let mut session = shared.info().session;
     let mut backoff = BACKOFF_FIRST;
     loop {
-        let opens = shared.requests().open_inodes();
-        match connect(&shared.config, hello(&shared.config, session, opens), ATTEMPT).await {
+        let (opens, locks) = {
+            let requests = shared.requests();
+            (requests.open_inodes(), requests.locks.declare())
+        };
+        match connect(&shared.config, hello(&shared.config, session, opens, locks), ATTEMPT).await {
             Ok(link) if link.cluster == shared.info().cluster => {
                 let same_master = link.welcome.resumed && link.welcome.master_epoch == epoch;
                 install(shared, &link, same_master);
@@ -347,6 +363,14 @@ fn install(shared: &Shared, link: &Link, same_master: bool) {
         if !same_master {
             uploads.fail_older_than_resume("the master was restarted, or forgot the session");
         }
+    }
+    if !link.welcome.lost_locks.is_empty() {
+        tracing::error!(
+            locks = link.welcome.lost_locks.len(),
+            "locks were lost while the session was broken; their holders get errors until they close the files"
+        );
+        shared.requests().locks.lose(&link.welcome.lost_locks);
+        shared.locks_lost.store(true, Ordering::Relaxed);
     }
     shared.up.store(true, Ordering::Relaxed);
     tracing::info!(session = %SessionId(link.welcome.session), same_master, "session with the master resumed");

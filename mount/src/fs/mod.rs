@@ -5,6 +5,7 @@
 //!   change what the master says of them.
 //! - [`dir`]: directory handles, and how a listing goes on where it left off.
 //! - [`cached`]: what the kernel may still have in its page cache.
+//! - `locks`: locks of programs, against those of other mounts.
 //! - [`events`]: what the master pushes, and what the kernel is told of it.
 //! - [`extent_ops`]: fallocate and copy_file_range.
 //! - here: the operations.
@@ -16,6 +17,7 @@ pub mod cached;
 pub mod dir;
 pub mod events;
 pub mod extent_ops;
+mod locks;
 pub mod open_file;
 
 use std::sync::Arc;

@@ -128,6 +128,11 @@ impl OpenFile {
         usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX).min(length)
     }
 
+    /// The master said something of the file.
+    pub fn learn(&self, attr: &pb::Attr) {
+        self.known.take(attr);
+    }
+
     /// The content is another than what is known: somebody else changed it, or it is not sure what became of
     /// a change of ours.
     pub fn changed_elsewhere(&self) {

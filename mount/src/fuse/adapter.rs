@@ -4,22 +4,23 @@ use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
-use dfs_proto::error::DfsError;
+use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
 use fuser::{
     BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
     InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs,
-    ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen,
+    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 
 use super::ServeOptions;
 use super::convert::{errno, file_attr, file_type, given};
+use super::signals;
 use crate::fs::extent_ops::Allocate;
 use crate::fs::{Caller, Fs, Opened, Seek};
 
@@ -34,7 +35,9 @@ const GENERATION: Generation = Generation(0);
 
 /// Wanted of the kernel where it has it. None of those with which fuser 0.18.0 has trouble
 /// (FUSE_SETXATTR_EXT, FUSE_HANDLE_KILLPRIV_V2).
-const CAPABILITIES: [InitFlags; 5] = [
+const CAPABILITIES: [InitFlags; 6] = [
+    // Not FUSE_FLOCK_LOCKS: fuser 0.18.0 does not say which of the two a request is for.
+    InitFlags::FUSE_POSIX_LOCKS,
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_DO_READDIRPLUS,
     InitFlags::FUSE_READDIRPLUS_AUTO,
@@ -47,12 +50,19 @@ pub struct Adapter {
     fs: Arc<Fs>,
     options: ServeOptions,
     runtime: Handle,
+    /// There as soon as the kernel was greeted.
+    notifier: Arc<OnceLock<fuser::Notifier>>,
 }
 
 impl Adapter {
     /// Answers for `fs`, with what takes time on `runtime`.
-    pub fn new(fs: Arc<Fs>, options: ServeOptions, runtime: Handle) -> Adapter {
-        Adapter { fs, options, runtime }
+    pub fn new(
+        fs: Arc<Fs>,
+        options: ServeOptions,
+        runtime: Handle,
+        notifier: Arc<OnceLock<fuser::Notifier>>,
+    ) -> Adapter {
+        Adapter { fs, options, runtime, notifier }
     }
 
     /// Does `work` on the runtime, then replies: by `say` with what came of it, or with the errno of its error.
@@ -137,10 +147,37 @@ fn open_flags(opened: Opened) -> FopenFlags {
     if opened.keep_cache {
         flags |= FopenFlags::FOPEN_KEEP_CACHE;
     }
-    if opened.read_only {
-        flags |= FopenFlags::FOPEN_NOFLUSH;
-    }
     flags
+}
+
+fn lock_mode(typ: i32) -> Option<pb::LockMode> {
+    match typ {
+        libc::F_RDLCK => Some(pb::LockMode::Shared),
+        libc::F_WRLCK => Some(pb::LockMode::Exclusive),
+        libc::F_UNLCK => Some(pb::LockMode::Unlock),
+        _ => None,
+    }
+}
+
+fn lock_type(mode: i32) -> i32 {
+    if mode == pb::LockMode::Shared as i32 { libc::F_RDLCK } else { libc::F_WRLCK }
+}
+
+fn file_lock(
+    ino: INodeNo,
+    owner: LockOwner,
+    (start, end, mode): (u64, u64, pb::LockMode),
+    pid: u32,
+) -> pb::FileLock {
+    pb::FileLock { inode: ino.0, owner: owner.0, flock: false, start, end, mode: mode as i32, pid }
+}
+
+/// fcntl(2) has a word of its own for too many locks.
+fn lock_errno(operation: &str, ino: INodeNo, error: &DfsError) -> Errno {
+    match error.code {
+        ErrorCode::Busy => Errno::from_i32(libc::ENOLCK),
+        _ => errno(operation, ino.0, error),
+    }
 }
 
 /// A value of any length, or its length alone when the caller's buffer is of no bytes.
@@ -342,6 +379,9 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
+        if self.fs.lost_lock(fh.0) {
+            return reply.error(Errno::EIO);
+        }
         if let Some(data) = self.fs.try_read(fh.0, offset, size as usize) {
             return reply.data(&data);
         }
@@ -362,6 +402,9 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        if self.fs.lost_lock(fh.0) {
+            return reply.error(Errno::EIO);
+        }
         // The kernel never sends more than MAX_WRITE.
         let length = data.len() as u32;
         match self.fs.try_write(fh.0, offset, data) {
@@ -375,9 +418,14 @@ impl Filesystem for Adapter {
         }
     }
 
-    fn flush(&self, _request: &Request, ino: INodeNo, fh: FileHandle, _owner: LockOwner, reply: ReplyEmpty) {
+    fn flush(&self, _request: &Request, ino: INodeNo, fh: FileHandle, owner: LockOwner, reply: ReplyEmpty) {
         let fs = self.fs.clone();
-        self.done("flush", ino, reply, async move { fs.flush(fh.0).await });
+        self.done(
+            "flush",
+            ino,
+            reply,
+            async move { fs.close_and_unlock(fh.0, InodeNo(ino.0), owner.0).await },
+        );
     }
 
     fn fsync(&self, _request: &Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
@@ -397,8 +445,66 @@ impl Filesystem for Adapter {
     ) {
         let fs = self.fs.clone();
         self.done("release", ino, reply, async move {
+            fs.unlock_handle(InodeNo(ino.0), fh.0).await;
             fs.release(fh.0).await;
             Ok(())
+        });
+    }
+
+    fn getlk(
+        &self,
+        _request: &Request,
+        ino: INodeNo,
+        _fh: FileHandle,
+        lock_owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        reply: ReplyLock,
+    ) {
+        let Some(mode) = lock_mode(typ) else { return reply.error(Errno::EINVAL) };
+        let lock = file_lock(ino, lock_owner, (start, end, mode), pid);
+        let fs = self.fs.clone();
+        self.runtime.spawn(async move {
+            match fs.get_lock(lock).await {
+                Ok(Some(held)) => reply.locked(held.start, held.end, lock_type(held.mode), held.pid),
+                Ok(None) => reply.locked(start, end, libc::F_UNLCK, 0),
+                Err(error) => reply.error(lock_errno("getlk", ino, &error)),
+            }
+        });
+    }
+
+    fn setlk(
+        &self,
+        request: &Request,
+        ino: INodeNo,
+        fh: FileHandle,
+        lock_owner: LockOwner,
+        start: u64,
+        end: u64,
+        typ: i32,
+        pid: u32,
+        sleep: bool,
+        reply: ReplyEmpty,
+    ) {
+        let Some(mode) = lock_mode(typ) else { return reply.error(Errno::EINVAL) };
+        let lock = file_lock(ino, lock_owner, (start, end, mode), pid);
+        let signal = signals::wait_for_signal(request.pid());
+        let (fs, notifier) = (self.fs.clone(), self.notifier.clone());
+        self.runtime.spawn(async move {
+            match fs.set_lock(fh.0, lock, sleep, signal).await {
+                Ok(fresh) => {
+                    if let Some(notifier) = notifier.get().filter(|_| !fresh).cloned() {
+                        // What others wrote before they unlocked must be seen by who has the lock now. The
+                        // kernel may make the notice wait, so not on this thread.
+                        let told = move || notifier.inval_inode(ino, 0, 0);
+                        let _ = tokio::task::spawn_blocking(told).await;
+                    }
+                    reply.ok();
+                }
+                Err(error) => reply.error(lock_errno("setlk", ino, &error)),
+            }
         });
     }
 

@@ -7,10 +7,11 @@
 
 mod adapter;
 mod convert;
+mod signals;
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -87,10 +88,13 @@ impl Serve {
         config.n_threads = Some(self.options.threads.max(1));
         config.clone_fd = self.options.threads > 1;
         let acl = config.acl;
-        let adapter = Adapter::new(fs.clone(), self.options, self.runtime.clone());
+        let shared_notifier = Arc::new(OnceLock::new());
+        let adapter = Adapter::new(fs.clone(), self.options, self.runtime.clone(), shared_notifier.clone());
         let session = fuser::Session::from_fd(adapter, self.fd, acl, config)?.spawn()?;
         let (sender, notices) = mpsc::channel(NOTICES);
         let notifier = session.notifier();
+        // Empty until now.
+        let _ = shared_notifier.set(session.notifier());
         std::thread::Builder::new()
             .name("fuse-notices".into())
             .spawn(move || tell_kernel(&notifier, notices))?;

@@ -370,6 +370,8 @@ fn may_pass(code: ErrorCode) -> bool {
         | ErrorCode::Loop
         | ErrorCode::Version
         | ErrorCode::WrongCluster
-        | ErrorCode::Session => false,
+        | ErrorCode::Session
+        | ErrorCode::Deadlock
+        | ErrorCode::WouldBlock => false,
     }
 }

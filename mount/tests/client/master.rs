@@ -145,6 +145,7 @@ fn take(script: &Mutex<Script>, message: pb::MountUp, down: &Sender) -> Option<D
                 min_copies: 2,
                 now: Some(pb::Time::now()),
                 resumed,
+                lost_locks: Vec::new(),
             }))
         }
         Up::Ping(ping) => Some(Down::Pong(pb::Pong { seq: ping.seq, now: Some(pb::Time::now()) })),

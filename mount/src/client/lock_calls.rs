@@ -1,0 +1,146 @@
+//! Locks over the session: calls of which some may take for ever.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use dfs_proto::error::{DfsError, ErrorCode};
+use dfs_proto::ids::InodeNo;
+use dfs_proto::pb;
+use tokio::sync::oneshot;
+
+use super::Client;
+use super::calls::{Abandon, unexpected};
+use super::requests::{Op, Reply};
+
+/// How often a wait looks whether the master is still there.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+fn lost(inode: u64) -> DfsError {
+    let message = format!(
+        "inode {inode}: a lock was lost while the master could not be reached; close the file and begin again"
+    );
+    DfsError::new(ErrorCode::Io, message)
+}
+
+impl Client {
+    /// Who would be in the way of this lock?
+    ///
+    /// # Errors
+    /// `Stale`, `TimedOut`, ...; `Io` when the owner lost a lock of this file.
+    pub async fn get_lock(&self, lock: pb::FileLock) -> Result<Option<pb::FileLock>, DfsError> {
+        if self.inner.shared.requests().locks.is_lost(lock.inode, lock.owner) {
+            return Err(lost(lock.inode));
+        }
+        match self.call("get_lock", Op::GetLock(pb::GetLock { lock: Some(lock) })).await? {
+            Reply::Lock(info) => Ok(info.conflict),
+            other => Err(unexpected("get_lock", &other)),
+        }
+    }
+
+    /// Takes, changes or gives up a lock, asked for through `handle`; returns the file as it was at the grant.
+    /// With `wait`, waits until it is granted, or `interrupted` ends.
+    ///
+    /// # Errors
+    /// `WouldBlock`, `Deadlock`, `Interrupted`; `Io` when the owner lost a lock of this file; `Busy`: too many.
+    pub async fn set_lock(
+        &self,
+        handle: u64,
+        lock: pb::FileLock,
+        wait: bool,
+        interrupted: impl Future<Output = ()> + Send,
+    ) -> Result<Option<pb::Attr>, DfsError> {
+        let unlock = lock.mode() == pb::LockMode::Unlock;
+        {
+            let mut requests = self.inner.shared.requests();
+            if requests.locks.is_lost(lock.inode, lock.owner) {
+                return Err(lost(lock.inode));
+            }
+            if !unlock {
+                requests.locks.begin(&lock, handle);
+            }
+        }
+        let op = Op::SetLock(pb::SetLock { lock: Some(lock), wait });
+        let reply =
+            if wait { self.wait_for(op, interrupted).await? } else { self.call("set_lock", op).await? };
+        // The session may have been resumed in between, without the locks that the owner had before.
+        if self.inner.shared.requests().locks.is_lost(lock.inode, lock.owner) {
+            return Err(lost(lock.inode));
+        }
+        match reply {
+            Reply::Lock(info) => Ok(info.attr),
+            other => Err(unexpected("set_lock", &other)),
+        }
+    }
+
+    async fn wait_for(
+        &self,
+        op: Op,
+        interrupted: impl Future<Output = ()> + Send,
+    ) -> Result<Reply, DfsError> {
+        let shared = &*self.inner.shared;
+        let (reply, mut answer) = oneshot::channel();
+        let abandon = Abandon { shared, id: shared.ask(op, reply)? };
+        let ended = |result: Result<Result<Reply, DfsError>, oneshot::error::RecvError>| {
+            result.unwrap_or_else(|_| Err(shared.closed_error()))
+        };
+        tokio::select! {
+            biased;
+            result = &mut answer => return ended(result),
+            () = interrupted => {}
+            () = self.master_is_away() => return Err(shared.timed_out("set_lock")),
+        }
+        // It may be granted before the master hears of this: then that is the answer.
+        self.call("cancel_lock", Op::CancelLock(pb::CancelLock { request: abandon.id })).await?;
+        match tokio::time::timeout(shared.op_timeout(), answer).await {
+            Ok(result) => ended(result),
+            Err(_) => Err(shared.timed_out("cancel_lock")),
+        }
+    }
+
+    /// Ends when the session has been lost for as long as a call may take.
+    async fn master_is_away(&self) {
+        let shared = &*self.inner.shared;
+        let mut heard = Instant::now();
+        loop {
+            tokio::time::sleep(LOOK_EVERY).await;
+            if shared.is_up() {
+                heard = Instant::now();
+            } else if heard.elapsed() > shared.op_timeout() {
+                return;
+            }
+        }
+    }
+
+    /// Gives up all locks on a file of the owners that `which` chooses by owner and handles: they closed it.
+    ///
+    /// # Errors
+    /// `TimedOut`: the master could not be told; it finds out when the session is resumed.
+    pub async fn unlock_all(
+        &self,
+        inode: InodeNo,
+        which: impl Fn(u64, &std::collections::BTreeSet<u64>) -> bool,
+    ) -> Result<(), DfsError> {
+        let owners = self.inner.shared.requests().locks.owners(inode.0, which);
+        let mut result = Ok(());
+        for owner in owners {
+            let mode = pb::LockMode::Unlock as i32;
+            let lock =
+                pb::FileLock { inode: inode.0, owner, flock: false, start: 0, end: u64::MAX, mode, pid: 0 };
+            let op = Op::SetLock(pb::SetLock { lock: Some(lock), wait: false });
+            result = result.and(self.call("unlock", op).await.map(|_| ()));
+            self.inner.shared.requests().locks.forget(inode.0, owner);
+        }
+        result
+    }
+
+    /// Does the lock's owner hold any of its bytes exclusively?
+    pub fn holds_exclusively(&self, lock: &pb::FileLock) -> bool {
+        self.inner.shared.requests().locks.is_exclusive(lock)
+    }
+
+    /// Was a lock lost that was taken through this handle?
+    pub fn lost_lock(&self, handle: u64) -> bool {
+        let shared = &*self.inner.shared;
+        shared.locks_lost.load(Ordering::Relaxed) && shared.requests().locks.is_lost_through(handle)
+    }
+}

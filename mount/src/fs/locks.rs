@@ -1,0 +1,73 @@
+//! Locks of programs, fcntl(2)'s, against those of other mounts.
+//!
+//! What must hold: what was written under a lock is committed before the lock is given up, and whoever gets a lock
+//! sees what was committed before.
+
+use dfs_proto::ids::InodeNo;
+use dfs_proto::pb;
+
+use super::{Fs, Result};
+
+impl Fs {
+    /// Who would be in the way of this lock?
+    ///
+    /// # Errors
+    /// See [`crate::client::Client::get_lock`].
+    pub async fn get_lock(&self, lock: pb::FileLock) -> Result<Option<pb::FileLock>> {
+        self.client.get_lock(lock).await
+    }
+
+    /// Takes, changes or gives up a lock; with `wait`, until it is granted or `interrupted` ends. False: the
+    /// kernel's pages of the file are old and must go before the program goes on.
+    ///
+    /// # Errors
+    /// See [`crate::client::Client::set_lock`]; when a lock is given up, also that of the upload before.
+    pub async fn set_lock(
+        &self,
+        handle: u64,
+        lock: pb::FileLock,
+        wait: bool,
+        interrupted: impl Future<Output = ()> + Send,
+    ) -> Result<bool> {
+        let file = self.files.get(InodeNo(lock.inode));
+        let weaker = lock.mode() != pb::LockMode::Exclusive && self.client.holds_exclusively(&lock);
+        let mut written = Ok(());
+        if let Some(file) = file.as_ref().filter(|file| weaker && file.writer.has_pending()) {
+            written = file.writer.settle().await;
+        }
+        let attr = self.client.set_lock(handle, lock, wait, interrupted).await?;
+        written?;
+        let Some((attr, file)) = attr.zip(file) else { return Ok(true) };
+        let fresh = self.ledger.opened(&attr);
+        file.learn(&attr);
+        Ok(fresh)
+    }
+
+    /// close(2): everything written is safe, or here is the error; then the owner's locks are given up.
+    ///
+    /// # Errors
+    /// That of the upload.
+    pub async fn close_and_unlock(&self, handle: u64, inode: InodeNo, owner: u64) -> Result<()> {
+        let read_only = self.handles.get(handle).is_ok_and(|handle| handle.read_only);
+        let written = if read_only { Ok(()) } else { self.flush(handle).await };
+        self.unlock(inode, |of, _| of == owner).await;
+        written
+    }
+
+    /// The last use of a handle is over: what is still locked through it (an open file description's locks) is
+    /// given up.
+    pub async fn unlock_handle(&self, inode: InodeNo, handle: u64) {
+        self.unlock(inode, |_, handles| handles.contains(&handle)).await;
+    }
+
+    async fn unlock(&self, inode: InodeNo, which: impl Fn(u64, &std::collections::BTreeSet<u64>) -> bool) {
+        if let Err(error) = self.client.unlock_all(inode, which).await {
+            tracing::warn!(%inode, "locks of a closed file are still held at the master: {error}");
+        }
+    }
+
+    /// Was a lock lost that was taken through this handle?
+    pub fn lost_lock(&self, handle: u64) -> bool {
+        self.client.lost_lock(handle)
+    }
+}

@@ -100,6 +100,7 @@ impl Load {
             bytes_read: self.bytes_read.load(Ordering::Relaxed),
             bytes_written: self.bytes_written.load(Ordering::Relaxed),
             read_only: space.read_only,
+            file_system: space.file_system,
         }
     }
 }

@@ -20,6 +20,8 @@ const PROBE_LEN: usize = 4096;
 /// How the disk stands, as the master is told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Space {
+    /// Which file system, as statvfs(3) numbers them.
+    pub file_system: u64,
     /// Bytes of the file system.
     pub total: u64,
     /// Bytes that chunks may still take.
@@ -43,6 +45,7 @@ pub(crate) struct Disk {
     dir: PathBuf,
     reserve: Option<u64>,
     door: AtomicU8,
+    file_system: AtomicU64,
     total: AtomicU64,
     free: AtomicU64,
     read_only: AtomicBool,
@@ -58,6 +61,7 @@ impl Disk {
             dir: dir.to_owned(),
             reserve,
             door: AtomicU8::new(Door::Open as u8),
+            file_system: AtomicU64::new(0),
             total: AtomicU64::new(0),
             free: AtomicU64::new(0),
             read_only: AtomicBool::new(false),
@@ -69,6 +73,7 @@ impl Disk {
     /// As last looked at; asks no disk, so it never waits.
     pub fn space(&self) -> Space {
         Space {
+            file_system: self.file_system.load(Ordering::Relaxed),
             total: self.total.load(Ordering::Relaxed),
             free: self.free.load(Ordering::Relaxed),
             read_only: self.read_only.load(Ordering::Relaxed),
@@ -155,10 +160,11 @@ impl Disk {
         let free = available.saturating_sub(reserve);
         let mounted_read_only = stat.f_flag.contains(StatVfsMountFlags::RDONLY);
         let read_only = mounted_read_only || free == 0 || self.door() != Door::Open;
+        self.file_system.store(stat.f_fsid, Ordering::Relaxed);
         self.total.store(total, Ordering::Relaxed);
         self.free.store(free, Ordering::Relaxed);
         self.read_only.store(read_only, Ordering::Relaxed);
-        Ok((Space { total, free, read_only }, mounted_read_only))
+        Ok((Space { file_system: stat.f_fsid, total, free, read_only }, mounted_read_only))
     }
 }
 

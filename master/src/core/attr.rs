@@ -119,20 +119,42 @@ impl State {
     }
 
     /// Raw bytes that chunks have and may have, bytes that they may still take, and how many live keepers
-    /// there are. Keepers on one host whose file systems are of exactly one size are taken to share it, so
-    /// that its free space is counted once.
+    /// there are. The free space of a file system that keepers of one host share is counted once.
     pub(super) fn capacity(&self) -> (u64, u64, u64) {
         let mut free: BTreeMap<(&str, u64), u64> = BTreeMap::new();
         let (mut used, mut live) = (0u64, 0);
         for keeper in self.keepers.values().filter(|keeper| keeper.alive) {
             live += 1;
             used = used.saturating_add(keeper.load.used);
-            let most = free.entry((&keeper.row.host, keeper.load.total)).or_default();
+            let most = free.entry((&keeper.row.host, keeper.load.file_system)).or_default();
             if !keeper.load.read_only {
                 *most = (*most).max(keeper.load.free);
             }
         }
         let free = free.into_values().fold(0u64, u64::saturating_add);
         (used.saturating_add(free), free, live)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dfs_proto::ids::KeeperId;
+    use dfs_proto::pb::{self, keeper_up};
+
+    use super::super::testkit::Kit;
+
+    #[test]
+    fn a_file_system_that_two_keepers_share_is_counted_once() {
+        let mut kit = Kit::with_keepers(0);
+        let mut keeper = |number: u64, host: &str, file_system: u64| {
+            kit.keeper_hello(KeeperId(number), host);
+            let load = Some(pb::Load { total: 100, free: 100, used: 5, file_system, ..pb::Load::default() });
+            kit.keeper_says(KeeperId(number), keeper_up::Msg::Heartbeat(pb::Heartbeat { seq: 1, load }));
+            kit.state.capacity()
+        };
+        assert_eq!(keeper(1, "one", 7), (105, 100, 1));
+        assert_eq!(keeper(2, "one", 7), (110, 100, 2), "the same disk");
+        assert_eq!(keeper(3, "one", 8), (215, 200, 3), "another disk of the same size");
+        assert_eq!(keeper(4, "two", 7), (320, 300, 4), "another machine may number its disks alike");
     }
 }

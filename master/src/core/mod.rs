@@ -6,14 +6,14 @@
 //! - `load`: the state from its rows. `invariants`: what must hold of it, always.
 //! - `inode`, `namespace`, `rename`, `attr`, `xattr`: names and attributes, as POSIX has them.
 //! - `content`: extents; `extent_ops`: holes and copies made of them alone. `chunks`: chunks, their reference counts and copies, and indexes over them.
-//! - `session`: mounts, what they hold open, and inodes without a name. `request`: their requests.
+//! - `session`: mounts, what they hold open, and inodes without a name. `request`: their requests; `replies`: each done once.
 //! - `upload`: steps 1, 2, 4 to 7; `commit`: what becomes visible, in which order.
 //! - `keepers`, `inventory`, `grant`: who is alive, what they have, and tickets for them.
 //! - `replicate`: who copies what to whom, and trimming. `sync`: fsync.
 //! - `locks`, `lock_table`: locks of files.
 //! - `report`, `lookup_table`: what operators see.
 //!
-//! Stored: counters, inodes, dentries, extents, chunks with their copies, extended attributes, keepers.
+//! Stored: counters, inodes, dentries, extents, chunks with their copies, extended attributes, keepers, replies.
 //! All else (liveness, sessions, uploads under way, copy orders, what is synced) is learned again after
 //! a restart. `now` should come from a clock that never jumps: all time limits hang on it.
 
@@ -37,6 +37,7 @@ mod namespace;
 mod out;
 mod rename;
 mod replicate;
+mod replies;
 mod report;
 mod request;
 pub mod row;
@@ -72,6 +73,7 @@ use inode::{Body, Inode};
 use keepers::Keeper;
 use out::Out;
 use replicate::Orders;
+use replies::Replies;
 use row::{ExtentRow, Name};
 use session::Session;
 use sync::Syncs;
@@ -99,6 +101,7 @@ pub struct State {
     orphans: BTreeSet<InodeNo>,
     grace_until_ms: i64,
 
+    replies: Replies,
     /// Ticketed, and not yet in the table.
     uploads: BTreeMap<ChunkId, Upload>,
     orders: Orders,
@@ -129,6 +132,7 @@ impl State {
             opens: BTreeMap::new(),
             orphans: BTreeSet::new(),
             grace_until_ms: i64::MIN,
+            replies: Replies::default(),
             uploads: BTreeMap::new(),
             orders: Orders::default(),
             syncs: Syncs::default(),
@@ -172,6 +176,7 @@ impl State {
         self.expire_locks(out);
         self.expire_sessions(out);
         self.reap_after_grace(out);
+        self.forget_replies_after_grace(out);
         self.expire_syncs(out);
         self.verify_asked.retain(|_, asked_ms| out.now_ms.saturating_sub(*asked_ms) < VERIFY_EVERY_MS);
         self.recheck_uploads(out);
@@ -208,6 +213,10 @@ impl State {
             RowKey::Xattr { inode, name } => {
                 let value = self.xattrs.get(&(*inode, name.clone()))?.clone();
                 Row::Xattr { inode: *inode, name: name.clone(), value }
+            }
+            RowKey::Reply { session, request } => {
+                let reply = self.replies.get(*session, *request)?.clone();
+                Row::Reply { session: *session, request: *request, reply }
             }
             RowKey::Keeper(keeper) => Row::Keeper(*keeper, self.keepers.get(keeper)?.row.clone()),
         })

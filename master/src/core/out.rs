@@ -76,6 +76,11 @@ impl Out {
         self.touched.insert(key);
     }
 
+    /// Is there anything to store?
+    pub fn has_changes(&self) -> bool {
+        !self.touched.is_empty()
+    }
+
     /// Lists are sent at the end of the command, deletions before everything but the answer: an order in
     /// the same command to copy the chunk to that keeper again must come after.
     pub fn delete(&mut self, keeper: KeeperId, chunk: ChunkId) {

@@ -35,14 +35,14 @@ impl State {
                     Ok(Some(result)) => Ok(result),
                     Err(error) => Err(error),
                 },
-                Some(op) => self.do_op(by, &op, out),
+                Some(op) => self.do_once(by, (id, request.answered_below), &op, out),
                 None => fail(ErrorCode::NotSupported, "this master does not know that request"),
             }
         };
         out.answer(reply(by, id, result));
     }
 
-    fn do_op(&mut self, by: SessionId, op: &Op, out: &mut Out) -> Res<Reply> {
+    pub(super) fn do_op(&mut self, by: SessionId, op: &Op, out: &mut Out) -> Res<Reply> {
         match op {
             Op::Lookup(op) => self.lookup(op, out),
             Op::Getattr(op) => self.getattr(*op, out),

@@ -5,7 +5,7 @@
 //! reference counts are not: they are learned or derived again.
 
 use bytes::Bytes;
-use dfs_proto::ids::{ChunkId, InodeNo, KeeperId};
+use dfs_proto::ids::{ChunkId, InodeNo, KeeperId, SessionId};
 use dfs_proto::pb;
 
 /// A name of 1 to 255 bytes, any but '/' and NUL.
@@ -42,6 +42,15 @@ pub enum Row {
     },
     /// A keeper that has joined, ever.
     Keeper(KeeperId, KeeperRow),
+    /// What a mount's request was answered with, until the mount has the answer.
+    Reply {
+        /// Of this session.
+        session: SessionId,
+        /// Its id within the session.
+        request: u64,
+        /// A `MountReply`, as protobuf encodes it.
+        reply: Bytes,
+    },
 }
 
 /// What a row is found by.
@@ -55,6 +64,7 @@ pub enum RowKey {
     Chunk(ChunkId),
     Xattr { inode: InodeNo, name: Name },
     Keeper(KeeperId),
+    Reply { session: SessionId, request: u64 },
 }
 
 /// A change of one row. A command's changes are stored all or none.

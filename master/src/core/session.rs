@@ -168,6 +168,7 @@ impl State {
         let gone: Vec<SessionId> =
             self.sessions.iter().filter(|(_, session)| over(session)).map(|(id, _)| *id).collect();
         for id in gone {
+            self.forget_replies(id, |_| true, out);
             self.drop_uploads_of_session(id, out);
             self.drop_locks_of_session(id, out);
             if let Some(session) = self.sessions.remove(&id) {

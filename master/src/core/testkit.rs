@@ -35,6 +35,7 @@ pub(super) fn key_of(row: &Row) -> RowKey {
         Row::Dentry { parent, name, .. } => RowKey::Dentry { parent: *parent, name: name.clone() },
         Row::Extent(inode, row) => RowKey::Extent { inode: *inode, file_offset: row.file_offset },
         Row::Chunk(chunk, _) => RowKey::Chunk(*chunk),
+        Row::Reply { session, request, .. } => RowKey::Reply { session: *session, request: *request },
         Row::Xattr { inode, name, .. } => RowKey::Xattr { inode: *inode, name: name.clone() },
         Row::Keeper(keeper, _) => RowKey::Keeper(*keeper),
     }
@@ -185,8 +186,14 @@ impl Kit {
     pub fn request_as(&mut self, session: SessionId, op: Op) -> u64 {
         let id = self.next_request;
         self.next_request += 1;
-        self.apply(Command::Mount { session, request: pb::MountRequest { id, op: Some(op) } });
+        self.request_numbered(session, id, op);
         id
+    }
+
+    /// All before it are answered.
+    pub fn request_numbered(&mut self, session: SessionId, id: u64, op: Op) {
+        let request = pb::MountRequest { id, op: Some(op), answered_below: id };
+        self.apply(Command::Mount { session, request });
     }
 
     pub fn request(&mut self, op: Op) -> u64 {
@@ -486,6 +493,7 @@ fn all_rows(state: &State) -> BTreeMap<RowKey, Row> {
     }
     keys.extend(state.extents.keys().map(|(inode, at)| RowKey::Extent { inode: *inode, file_offset: *at }));
     keys.extend(state.chunks.iter().map(|(chunk, _)| RowKey::Chunk(chunk)));
+    keys.extend(state.replies.keys().map(|(session, request)| RowKey::Reply { session, request }));
     keys.extend(state.xattrs.keys().map(|(inode, name)| RowKey::Xattr { inode: *inode, name: name.clone() }));
     keys.extend(state.keepers.keys().map(|keeper| RowKey::Keeper(*keeper)));
     keys.into_iter().map(|key| (key.clone(), state.row(&key).unwrap())).collect()

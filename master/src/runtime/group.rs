@@ -175,8 +175,9 @@ fn touches(change: &RowChange, touched: &mut Vec<InodeNo>) {
             RowKey::Inode(inode) | RowKey::Extent { inode, .. } | RowKey::Xattr { inode, .. },
         ) => touched.push(*inode),
         RowChange::Delete(RowKey::Dentry { parent, .. }) => touched.push(*parent),
-        RowChange::Put(Row::Counters(_) | Row::Chunk(..) | Row::Keeper(..))
-        | RowChange::Delete(RowKey::Counters | RowKey::Chunk(_) | RowKey::Keeper(_)) => {}
+        RowChange::Put(Row::Counters(_) | Row::Chunk(..) | Row::Keeper(..) | Row::Reply { .. })
+        | RowChange::Delete(RowKey::Counters | RowKey::Chunk(_) | RowKey::Keeper(_) | RowKey::Reply { .. }) =>
+            {}
     }
 }
 

@@ -75,7 +75,7 @@ impl MountClient {
     }
 
     async fn call(&mut self, id: u64, op: mount_request::Op) -> mount_reply::Result {
-        self.send(mount_up::Msg::Request(pb::MountRequest { id, op: Some(op) })).await;
+        self.send(mount_up::Msg::Request(pb::MountRequest { id, op: Some(op), answered_below: 0 })).await;
         loop {
             match self.next().await.unwrap() {
                 mount_down::Msg::Reply(reply) => {

@@ -12,6 +12,7 @@
 //! chunk     chunk:8                    length checksum count keeper*count   (keepers ascending)
 //! xattr     inode:8 name               the value's bytes
 //! keeper    keeper:8                   address data_dir host version        (each: length, UTF-8)
+//! reply     session:8 request:8        the encoded reply
 //! ```
 //!
 //! Numbers in bodies are base-128 varints (as protobuf has them). A time is its seconds, zigzag, and its
@@ -21,7 +22,7 @@
 //! version and body: the engines below do not notice every flipped bit, and a wrong row is worse than none.
 
 use bytes::Bytes;
-use dfs_proto::ids::{ChunkId, InodeNo, KeeperId};
+use dfs_proto::ids::{ChunkId, InodeNo, KeeperId, SessionId};
 use dfs_proto::{MAX_NAME_LEN, pb};
 use prost::encoding::{decode_varint, encode_varint};
 
@@ -44,11 +45,12 @@ pub enum Table {
     Chunk = 5,
     Xattr = 6,
     Keeper = 7,
+    Reply = 9,
 }
 
 impl Table {
     /// Every table. Counters and keepers come first, they are needed to judge the others.
-    pub const ALL: [Table; 7] = [
+    pub const ALL: [Table; 8] = [
         Table::Counters,
         Table::Keeper,
         Table::Inode,
@@ -56,6 +58,7 @@ impl Table {
         Table::Extent,
         Table::Chunk,
         Table::Xattr,
+        Table::Reply,
     ];
 
     /// Its name, part of the format of engines that name their tables.
@@ -68,6 +71,7 @@ impl Table {
             Table::Chunk => "chunk",
             Table::Xattr => "xattr",
             Table::Keeper => "keeper",
+            Table::Reply => "reply",
         }
     }
 }
@@ -94,6 +98,7 @@ pub fn key_of(row: &Row) -> RowKey {
         Row::Chunk(chunk, _) => RowKey::Chunk(*chunk),
         Row::Xattr { inode, name, .. } => RowKey::Xattr { inode: *inode, name: name.clone() },
         Row::Keeper(keeper, _) => RowKey::Keeper(*keeper),
+        Row::Reply { session, request, .. } => RowKey::Reply { session: *session, request: *request },
     }
 }
 
@@ -108,6 +113,7 @@ pub fn encode_key(key: &RowKey) -> (Table, Vec<u8>) {
         RowKey::Chunk(chunk) => (Table::Chunk, pair(chunk.0, &[])),
         RowKey::Xattr { inode, name } => (Table::Xattr, pair(inode.0, name)),
         RowKey::Keeper(keeper) => (Table::Keeper, pair(keeper.0, &[])),
+        RowKey::Reply { session, request } => (Table::Reply, pair(session.0, &request.to_be_bytes())),
     }
 }
 
@@ -137,6 +143,7 @@ fn encode_body(row: &Row, out: &mut Vec<u8>) {
             put_numbers(out, &[u64::from(chunk.length), u64::from(chunk.checksum), count]);
             chunk.keepers.iter().for_each(|keeper| encode_varint(keeper.0, out));
         }
+        Row::Reply { reply, .. } => out.extend_from_slice(reply),
         Row::Xattr { value, .. } => out.extend_from_slice(value),
         Row::Keeper(_, keeper) => {
             for text in [&keeper.address, &keeper.data_dir, &keeper.host, &keeper.version] {
@@ -223,6 +230,12 @@ fn decode_body(table: Table, key: &[u8], body: &mut Body<'_>) -> Result<Row, Why
         Table::Xattr => {
             let (inode, name) = named_key(key)?;
             Row::Xattr { inode, name, value: Bytes::copy_from_slice(body.take_all()) }
+        }
+        Table::Reply => {
+            let (session, rest) = first_number(key)?;
+            let request = whole_key(rest)?;
+            let reply = Bytes::copy_from_slice(body.take_all());
+            Row::Reply { session: SessionId(session), request, reply }
         }
         Table::Keeper => {
             let row = KeeperRow {

@@ -260,6 +260,7 @@ fn row_table(row: &Row) -> Table {
         Row::Extent(..) => Table::Extent,
         Row::Chunk(..) => Table::Chunk,
         Row::Xattr { .. } => Table::Xattr,
+        Row::Reply { .. } => Table::Reply,
         Row::Keeper(..) => Table::Keeper,
     }
 }

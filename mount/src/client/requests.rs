@@ -4,8 +4,8 @@
 //! [`MAX_IN_FLIGHT`] are out at once; after a break everything that can be asked again is asked again, in the same
 //! order; and the count of opens is what the master must have, so that a resumed session can say it.
 //!
-//! A change of names that was sent and not answered is sent again too. It may then be done twice, and the
-//! second time fails (`Exists`, `NotFound`): the master does not tell repeated requests apart yet.
+//! A change that was sent and not answered is sent again under its old id, by which the master knows it: it is
+//! not done twice.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -105,7 +105,10 @@ impl Requests {
             Op::ReportBad(_) => self.reports -= 1,
             _ => {}
         }
-        Some(pb::MountRequest { id, op: Some(op) })
+        // Waits for locks may be long, and are not repeated under their id alone.
+        let answered_below =
+            self.pending.iter().find(|(_, p)| counts(&p.op)).map_or(id, |(&oldest, _)| oldest);
+        Some(pb::MountRequest { id, op: Some(op), answered_below: answered_below.min(id) })
     }
 
     fn count_release(&mut self, inode: InodeNo) {

@@ -111,7 +111,10 @@ impl Fixture {
     }
 
     async fn ask(&self, mount: &Mount, id: u64, op: mount_request::Op) {
-        self.engine.mount_request(&mount.link, pb::MountRequest { id, op: Some(op) }).await.unwrap();
+        self.engine
+            .mount_request(&mount.link, pb::MountRequest { id, op: Some(op), answered_below: 0 })
+            .await
+            .unwrap();
     }
 
     /// Asks and waits for the answer.
@@ -241,7 +244,7 @@ async fn commands_wait_when_the_queue_is_full_and_ticks_are_left_out() {
         let op = pb::Mkdir { parent: 1, name: format!("{id}").into(), mode: 0o755, uid: 0, gid: 0 };
         fixture.ask(&mount, id, mount_request::Op::Mkdir(op)).await;
     }
-    let request = pb::MountRequest { id: 1 << 20, op: Some(getattr(1)) };
+    let request = pb::MountRequest { id: 1 << 20, op: Some(getattr(1)), answered_below: 0 };
     let mut one_more = Box::pin(fixture.engine.mount_request(&mount.link, request));
     tokio::select! {
         biased;
@@ -265,7 +268,7 @@ async fn a_failed_commit_ends_everything_and_shows_nothing() {
     assert!(reason.starts_with("commit of changes: store gate: broken"), "{reason}");
     tokio::time::timeout(DEADLINE, fixture.engine.finished()).await.unwrap();
     assert_eq!(mount.inbox.recv().await, None, "no answer, and the stream ends");
-    let request = pb::MountRequest { id: 2, op: Some(getattr(1)) };
+    let request = pb::MountRequest { id: 2, op: Some(getattr(1)), answered_below: 0 };
     assert_eq!(fixture.engine.mount_request(&mount.link, request).await, Err(Stopped));
     assert_eq!(fixture.engine.tick(), Err(Stopped));
     assert_eq!(fixture.engine.read(|_, _| ()).await, Err(Stopped));

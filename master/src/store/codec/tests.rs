@@ -39,6 +39,7 @@ pub(crate) fn samples() -> Vec<Row> {
         Row::Chunk(ChunkId(7), ChunkRow { length: 1, checksum: 0, keepers: vec![] }),
         Row::Xattr { inode: InodeNo(1), name: (*b"user.k").into(), value: Bytes::from_static(b"v\0") },
         Row::Keeper(KeeperId(1), keeper),
+        Row::Reply { session: SessionId(5), request: 6, reply: Bytes::from_static(b"\x08\x06") },
     ]
 }
 
@@ -70,6 +71,7 @@ const GOLDEN: &[&str] = &[
     "5 0000000000000007 01010000974ab39f",
     "6 0000000000000001757365722e6b 01760089dafdc2",
     "7 0000000000000001 010d31302e302e302e313a34303030082f7372762f6466730568c3b67374003ed4fbd5",
+    "9 00000000000000050000000000000006 010806364a721a",
 ];
 
 #[test]
@@ -196,6 +198,9 @@ fn row() -> impl Strategy<Value = Row> {
         }),
         (n(), name(), prop::collection::vec(any::<u8>(), 0..1000)).prop_map(|(inode, name, value)| {
             Row::Xattr { inode: InodeNo(inode), name, value: value.into() }
+        }),
+        (n(), n(), prop::collection::vec(any::<u8>(), 0..200)).prop_map(|(session, request, reply)| {
+            Row::Reply { session: SessionId(session), request, reply: reply.into() }
         }),
         (n(), ["\\PC{0,40}", "\\PC{0,40}", "\\PC{0,40}", "\\PC{0,40}"]).prop_map(|(id, texts)| {
             let [address, data_dir, host, version] = texts;

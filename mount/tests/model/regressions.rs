@@ -1,0 +1,2 @@
+//! Sequences that once failed.
+

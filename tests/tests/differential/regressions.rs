@@ -1,0 +1,2 @@
+//! Sequences that once gave another outcome than the local file system.
+

@@ -66,6 +66,10 @@ impl Player {
     }
 }
 
+fn fails(why: &str, steps: &[Step]) -> ! {
+    panic!("{why}\nafter these steps: {steps:#?}");
+}
+
 fn from_environment(name: &str, default: u64) -> u64 {
     std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
 }
@@ -88,7 +92,7 @@ fn random_sequences_on_two_mounts_do_what_a_naive_tree_does() {
         .run(&sequences(LONGEST), |steps| player.play(&steps).map_err(TestCaseError::fail));
     match played {
         Ok(()) => {}
-        Err(TestError::Fail(why, steps)) => panic!("{why}\nafter these steps: {steps:?}"),
+        Err(TestError::Fail(why, steps)) => fails(&why.to_string(), &steps),
         Err(TestError::Abort(why)) => panic!("no sequence could be made: {why}"),
     }
 }

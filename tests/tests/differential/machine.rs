@@ -143,7 +143,8 @@ impl Machine {
                 done(fs::fallocate(&self.pick(*fd)?.fd, flags, u64::from(*offset), u64::from(*length)))
             }
             Copy { from, offset, to, to_offset, length } => {
-                let (from, to) = (self.pick(*from)?, self.pick(*to)?);
+                // Local file systems move the bytes, with O_DIRECT whole pages alone.
+                let (from, to) = (self.pick(*from).filter(|fd| !fd.direct)?, self.pick(*to).filter(|fd| !fd.direct)?);
                 let (mut offset, mut to_offset) = (u64::from(*offset), u64::from(*to_offset));
                 let copied = fs::copy_file_range(
                     &from.fd,

@@ -152,7 +152,7 @@ fn the_limit_of_a_process_is_kept_and_gives_efbig() {
     // In blocks of 512 bytes. Without the signal the write itself says why.
     let script = r#"trap '' XFSZ; ulimit -f 20; ! dd if=/dev/zero of="$1" bs=1000 count=30 2>"$2""#;
     let said = mount.path("said");
-    sh(&format!("{script}\""), &[&path, &said]);
+    sh(script, &[&path, &said]);
     assert_eq!(fs::metadata(&path).unwrap().len(), 20 * 512);
     let said = fs::read_to_string(said).unwrap();
     assert!(said.contains("File too large"), "{said}");

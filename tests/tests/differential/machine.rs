@@ -58,8 +58,9 @@ fn name(pick: u8) -> &'static [u8] {
     }
 }
 
-fn relative(path: &Path) -> Vec<u8> {
-    path.0.iter().map(|pick| name(*pick)).collect::<Vec<_>>().join(&b'/')
+/// The target of a symbolic link: without "..", see [`Machine::path`].
+fn target(path: &Path) -> Vec<u8> {
+    path.0.iter().map(|pick| name(if name(*pick) == b".." { 0 } else { *pick })).collect::<Vec<_>>().join(&b'/')
 }
 
 fn bytes(seed: u8, length: u32) -> Vec<u8> {
@@ -97,18 +98,21 @@ impl Machine {
         Machine { root, direct, descriptors: Vec::new(), mappings: Vec::new() }
     }
 
+    /// Never out of the tree, nor the root itself: before each ".." there is a name, and what a name leads to is deeper than
+    /// the directory that it is in, also through symbolic links, because their targets have no "..".
     fn path(&self, path: &Path) -> PathBuf {
-        // ".." must not lead out of the tree.
         let mut below: Vec<&[u8]> = Vec::new();
+        let mut depth = 0;
         for pick in &path.0 {
-            match name(*pick) {
-                b".." if below.is_empty() => {}
-                part => below.push(part),
+            let part = name(*pick);
+            let up = part == b"..";
+            if up && depth == 0 {
+                continue;
             }
+            depth = if up { depth - 1 } else { depth + 1 };
+            below.push(part);
         }
-        let climbs = below.iter().filter(|part| **part == b"..").count();
-        let climbs_out = climbs * 2 > below.len();
-        let below = if climbs_out { b"a".to_vec() } else { below.join(&b'/') };
+        let below = if below.is_empty() { name(0).to_vec() } else { below.join(&b'/') };
         self.root.join(OsStr::from_bytes(&below))
     }
 
@@ -328,7 +332,7 @@ impl Machine {
                 let flags = if *follow { AtFlags::SYMLINK_FOLLOW } else { AtFlags::empty() };
                 done(fs::linkat(CWD, self.path(path), CWD, self.path(to), flags))
             }
-            Symlink { path, target } => done(fs::symlink(OsStr::from_bytes(&relative(target)), self.path(path))),
+            Symlink { path, target } => done(fs::symlink(OsStr::from_bytes(&self::target(target)), self.path(path))),
             Readlink { path } => fs::readlink(self.path(path), Vec::new()).map(|to| Value::Bytes(to.into_bytes())),
             Rename { path, to, how } => {
                 let flags = match how {

@@ -33,7 +33,7 @@ const COMPARED_EVERY: usize = 25;
 /// A mount and a local directory, for many sequences.
 struct Pair {
     mount: PathBuf,
-    local: tempfile::TempDir,
+    local: PathBuf,
     direct: bool,
     sequences: Cell<u32>,
 }
@@ -44,10 +44,11 @@ fn takes_direct(dir: &Path) -> bool {
 }
 
 impl Pair {
-    fn new(mount: &Mount) -> Pair {
+    fn new(cluster: &Cluster, mount: &Mount) -> Pair {
         require_root();
-        let local = tempfile::tempdir().unwrap();
-        let direct = takes_direct(mount.dir()) && takes_direct(local.path());
+        let local = cluster.scratch.path("local");
+        create_dir(&local).unwrap();
+        let direct = takes_direct(mount.dir()) && takes_direct(&local);
         Pair { mount: mount.dir().to_owned(), local, direct, sequences: Cell::new(0) }
     }
 
@@ -55,7 +56,7 @@ impl Pair {
     fn machines(&self) -> [Machine; 2] {
         self.sequences.set(self.sequences.get() + 1);
         let name = format!("sequence-{}", self.sequences.get());
-        [self.mount.as_path(), self.local.path()].map(|dir| {
+        [&self.mount, &self.local].map(|dir| {
             create_dir(dir.join(&name)).unwrap();
             Machine::new(dir.join(&name), self.direct)
         })
@@ -83,7 +84,7 @@ impl Pair {
     fn same_after_remount(&self, fresh: &Mount) {
         for number in 1..=self.sequences.get() {
             let name = format!("sequence-{number}");
-            let trees = [fresh.dir(), self.local.path()].map(|dir| Machine::new(dir.join(&name), false));
+            let trees = [fresh.dir(), &self.local].map(|dir| Machine::new(dir.join(&name), false));
             same_trees(&trees[0], &trees[1]).unwrap_or_else(|error| panic!("{name} after a remount: {error}"));
         }
     }
@@ -138,7 +139,7 @@ fn random_system_calls_do_what_they_do_on_a_local_directory() {
         ..Config::default()
     };
     let (mut cluster, mount) = mounted();
-    let pair = Pair::new(&mount);
+    let pair = Pair::new(&cluster, &mount);
     let played = TestRunner::new(config)
         .run(&sequences(LONGEST), |calls| {
             let played = pair.play(&calls);

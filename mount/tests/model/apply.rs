@@ -44,7 +44,9 @@ impl Case<'_> {
             Lookup { .. } | Readlink { .. } | GetXattr { .. } => self.look(mount, &step.operation).await,
             Create { .. } => self.create(mount, &step.operation).await?,
             Mknod { .. } | Mkdir { .. } | Symlink { .. } => self.make(mount, &step.operation).await,
-            Link { .. } | Unlink { .. } | Rmdir { .. } | Rename { .. } => self.change_names(mount, &step.operation).await,
+            Link { .. } | Unlink { .. } | Rmdir { .. } | Rename { .. } => {
+                self.change_names(mount, &step.operation).await
+            }
             Open { file, truncate } => match self.pick_file(file) {
                 Some(id) => self.open(mount, id, truncate).await?,
                 None => return Ok(None),
@@ -72,8 +74,14 @@ impl Case<'_> {
                 self.remount(mount, closes).await?;
                 return Ok(None);
             }
-            Close { handle } | Read { handle, .. } | Write { handle, .. } | Append { handle, .. } | Fsync { handle }
-            | Fallocate { handle, .. } | Seek { handle, .. } | Copy { from: handle, .. } => match self.pick_handle(handle) {
+            Close { handle }
+            | Read { handle, .. }
+            | Write { handle, .. }
+            | Append { handle, .. }
+            | Fsync { handle }
+            | Fallocate { handle, .. }
+            | Seek { handle, .. }
+            | Copy { from: handle, .. } => match self.pick_handle(handle) {
                 Some(handle) => self.through(handle, &step.operation).await?,
                 None => return Ok(None),
             },
@@ -94,12 +102,18 @@ impl Case<'_> {
             Operation::Readlink { node } => {
                 let id = self.pick_node(node);
                 let real = fs.readlink(self.inode(id)).await;
-                (self.tree.readlink(id).map(Answer::Bytes), real.map(|t| Answer::Bytes(t.to_vec())).map_err(|e| errno(&e)))
+                (
+                    self.tree.readlink(id).map(Answer::Bytes),
+                    real.map(|t| Answer::Bytes(t.to_vec())).map_err(|e| errno(&e)),
+                )
             }
             Operation::GetXattr { node, name } => {
                 let (id, name) = (self.pick_node(node), xattr_name(name));
                 let real = fs.getxattr(self.inode(id), &name).await;
-                (self.tree.get_xattr(id, &name).map(Answer::Bytes), real.map(|v| Answer::Bytes(v.to_vec())).map_err(|e| errno(&e)))
+                (
+                    self.tree.get_xattr(id, &name).map(Answer::Bytes),
+                    real.map(|v| Answer::Bytes(v.to_vec())).map_err(|e| errno(&e)),
+                )
             }
             _ => unreachable!("not for look: {operation:?}"),
         }
@@ -132,14 +146,19 @@ impl Case<'_> {
             Operation::Mkdir { dir, name: pick, mode, user } => {
                 let (dir, name, caller) = (self.pick_dir(dir), name(pick), caller(user));
                 let real = fs.mkdir(caller, self.inode(dir), &name, mode).await;
-                let naive = self.tree.add(dir, &name, new(libc::S_IFDIR, mode, caller, Body::Dir(Default::default())));
+                let naive = self.tree.add(
+                    dir,
+                    &name,
+                    new(libc::S_IFDIR, mode, caller, Body::Dir(Default::default())),
+                );
                 self.made(naive, real)
             }
             Operation::Symlink { dir, name: pick, length } => {
                 let (dir, name) = (self.pick_dir(dir), name(pick));
                 let target = vec![b't'; usize::from(length)];
                 let real = fs.symlink(ROOT_CALLER, self.inode(dir), &name, &target).await;
-                let naive = self.tree.add(dir, &name, new(libc::S_IFLNK, 0o777, ROOT_CALLER, Body::Symlink(target)));
+                let naive =
+                    self.tree.add(dir, &name, new(libc::S_IFLNK, 0o777, ROOT_CALLER, Body::Symlink(target)));
                 self.made(naive, real)
             }
             _ => unreachable!("not for make: {operation:?}"),
@@ -200,7 +219,8 @@ impl Case<'_> {
                 (self.tree.rmdir(dir, &name).map(|_| Answer::Done), done(real))
             }
             Operation::Rename { dir, name: from, to_dir, to_name, how } => {
-                let (dir, to_dir, from, to) = (self.pick_dir(dir), self.pick_dir(to_dir), name(from), name(to_name));
+                let (dir, to_dir, from, to) =
+                    (self.pick_dir(dir), self.pick_dir(to_dir), name(from), name(to_name));
                 let rename = pb::Rename {
                     parent: self.inode(dir).0,
                     name: from.clone().into(),
@@ -245,7 +265,8 @@ impl Case<'_> {
             Operation::SetXattr { node, name, length, how } => {
                 let (id, name) = (self.pick_node(node), xattr_name(name));
                 let value = noise(u64::from(length), length as usize);
-                let (create, replace) = (matches!(how, Set::Create | Set::Both), matches!(how, Set::Replace | Set::Both));
+                let (create, replace) =
+                    (matches!(how, Set::Create | Set::Both), matches!(how, Set::Replace | Set::Both));
                 let change = pb::Setxattr {
                     inode: self.inode(id).0,
                     name: name.clone().into(),
@@ -314,7 +335,9 @@ impl Case<'_> {
                 let naive = self.tree.read(id, u64::from(offset), u64::from(length)).map(Answer::Bytes);
                 (naive, real.map(|bytes| Answer::Bytes(bytes.to_vec())).map_err(|e| errno(&e)))
             }
-            Operation::Write { offset, length, seed, .. } => self.write(handle, u64::from(offset), length, seed).await,
+            Operation::Write { offset, length, seed, .. } => {
+                self.write(handle, u64::from(offset), length, seed).await
+            }
             Operation::Append { length, seed, .. } => {
                 let end = self.tree.size(id).map_err(|e| format!("naive size: {e}"))?;
                 self.write(handle, end, length, seed).await
@@ -327,15 +350,19 @@ impl Case<'_> {
                     Allocate::Zero => (false, true),
                 };
                 let (offset, length) = (u64::from(offset), u64::from(length));
-                let real = done(fs.fallocate(number, offset, length, RealAllocate { keep_size, make_hole }).await);
+                let real =
+                    done(fs.fallocate(number, offset, length, RealAllocate { keep_size, make_hole }).await);
                 self.dirty.remove(&id);
                 self.changed(mount, id);
                 (self.tree.fallocate(id, offset, length, how).map(|()| Answer::Done), real)
             }
             Operation::Copy { from_offset, to, to_offset, length, .. } => {
-                let Some(to) = self.pick_handle_of(mount, to) else { return Ok((Ok(Answer::Done), Ok(Answer::Done))) };
+                let Some(to) = self.pick_handle_of(mount, to) else {
+                    return Ok((Ok(Answer::Done), Ok(Answer::Done)));
+                };
                 self.hand_over(mount, to.id).await?;
-                let (from_offset, to_offset, length) = (u64::from(from_offset), u64::from(to_offset), u64::from(length));
+                let (from_offset, to_offset, length) =
+                    (u64::from(from_offset), u64::from(to_offset), u64::from(length));
                 let real = fs.copy_file_range((number, from_offset), (to.number, to_offset), length).await;
                 self.clean(mount, id);
                 self.clean(mount, to.id);
@@ -419,7 +446,8 @@ impl Case<'_> {
         if removed {
             return Ok(());
         }
-        let names: Vec<&Vec<u8>> = listing.listed.iter().filter(|name| !matches!(&name[..], b"." | b"..")).collect();
+        let names: Vec<&Vec<u8>> =
+            listing.listed.iter().filter(|name| !matches!(&name[..], b"." | b"..")).collect();
         let unique: std::collections::BTreeSet<_> = names.iter().copied().cloned().collect();
         if unique.len() != names.len() {
             return Err(format!("a name was listed twice: {names:?}"));
@@ -435,7 +463,8 @@ impl Case<'_> {
 
     async fn remount(&mut self, mount: usize, closes: bool) -> Result<(), String> {
         let fs = self.fs(mount);
-        let (gone, stay): (Vec<Handle>, Vec<Handle>) = self.handles.iter().partition(|handle| handle.mount == mount);
+        let (gone, stay): (Vec<Handle>, Vec<Handle>) =
+            self.handles.iter().partition(|handle| handle.mount == mount);
         self.handles = stay;
         for handle in gone {
             let ended = if closes { self.close(handle).await } else { fs.flush(handle.number).await };

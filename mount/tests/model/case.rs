@@ -229,7 +229,9 @@ fn shown(outcome: &Outcome) -> String {
     match outcome {
         Ok(Answer::Done) => "success".into(),
         Ok(Answer::Number(number)) => number.to_string(),
-        Ok(Answer::Bytes(bytes)) => format!("{} bytes beginning with {:?}", bytes.len(), &bytes[..bytes.len().min(20)]),
+        Ok(Answer::Bytes(bytes)) => {
+            format!("{} bytes beginning with {:?}", bytes.len(), &bytes[..bytes.len().min(20)])
+        }
         Err(errno) => format!("errno {errno}"),
     }
 }

@@ -52,7 +52,8 @@ impl Case<'_> {
         let right: Vec<u8> = node.xattrs.keys().flat_map(|name| [name, &[0][..]].concat()).collect();
         same("the list of extended attributes", names, right)?;
         for (name, value) in &node.xattrs {
-            let real = fs.getxattr(self.inode(id), name).await.map_err(|error| format!("getxattr: {error}"))?;
+            let real =
+                fs.getxattr(self.inode(id), name).await.map_err(|error| format!("getxattr: {error}"))?;
             same("an extended attribute", &real[..], &value[..])?;
         }
         match &node.body {
@@ -98,14 +99,18 @@ impl Case<'_> {
                 Touched::Set(sec, nsec) => key(mtime) == (sec, nsec),
             };
             let how = node.mtime;
-            right.then_some(()).ok_or(format!("mtime was {old_mtime:?} and is {mtime:?}; changed: {how:?}"))?;
+            right
+                .then_some(())
+                .ok_or(format!("mtime was {old_mtime:?} and is {mtime:?}; changed: {how:?}"))?;
             let right = match node.ctime {
                 Touched::No => ctime == old_ctime,
                 Touched::Maybe | Touched::Set(..) => key(ctime) >= key(old_ctime),
                 Touched::Yes => key(ctime) > key(old_ctime),
             };
             let how = node.ctime;
-            right.then_some(()).ok_or(format!("ctime was {old_ctime:?} and is {ctime:?}; changed: {how:?}"))?;
+            right
+                .then_some(())
+                .ok_or(format!("ctime was {old_ctime:?} and is {ctime:?}; changed: {how:?}"))?;
         }
         // The other mount must see exactly what this one did.
         if let Some(node) = self.tree.get_mut(id) {
@@ -139,7 +144,8 @@ impl Case<'_> {
         if id != crate::tree::ROOT {
             same("'..'", above, Some(self.inode(parent)))?;
         }
-        let right: BTreeMap<Vec<u8>, _> = entries.iter().map(|(name, id)| (name.clone(), self.inode(*id))).collect();
+        let right: BTreeMap<Vec<u8>, _> =
+            entries.iter().map(|(name, id)| (name.clone(), self.inode(*id))).collect();
         same("the listing", real, right)
     }
 
@@ -180,7 +186,8 @@ impl Case<'_> {
         let fs = self.fs(mount);
         let mut all = Vec::new();
         loop {
-            let part = fs.read(handle, all.len() as u64, AT_ONCE).await.map_err(|error| format!("read: {error}"))?;
+            let part =
+                fs.read(handle, all.len() as u64, AT_ONCE).await.map_err(|error| format!("read: {error}"))?;
             all.extend_from_slice(&part);
             if part.len() < AT_ONCE {
                 return Ok(all);
@@ -194,5 +201,9 @@ fn same_bytes(how: &str, real: &[u8], naive: &[u8]) -> Check {
         return Ok(());
     }
     let at = real.iter().zip(naive).position(|(a, b)| a != b);
-    Err(format!("{how} {} bytes are read, and not {}; the first that differs: {at:?}", real.len(), naive.len()))
+    Err(format!(
+        "{how} {} bytes are read, and not {}; the first that differs: {at:?}",
+        real.len(),
+        naive.len()
+    ))
 }

@@ -32,39 +32,147 @@ pub enum Set {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Operation {
-    Lookup { dir: Pick, name: Pick },
-    Create { dir: Pick, name: Pick, mode: u32, user: bool, exclusive: bool, truncate: bool },
-    Mknod { dir: Pick, name: Pick, kind: Kind },
-    Mkdir { dir: Pick, name: Pick, mode: u32, user: bool },
-    Symlink { dir: Pick, name: Pick, length: u16 },
-    Link { node: Pick, dir: Pick, name: Pick },
-    Unlink { dir: Pick, name: Pick },
-    Rmdir { dir: Pick, name: Pick },
-    Rename { dir: Pick, name: Pick, to_dir: Pick, to_name: Pick, how: How },
-    Readlink { node: Pick },
-    Open { file: Pick, truncate: bool },
-    Close { handle: Pick },
-    Read { handle: Pick, offset: u32, length: u32 },
-    Write { handle: Pick, offset: u32, length: u32, seed: u8 },
-    Append { handle: Pick, length: u32, seed: u8 },
-    Fsync { handle: Pick },
-    Truncate { node: Pick, size: u32 },
-    Fallocate { handle: Pick, offset: u32, length: u32, how: Allocate },
-    Copy { from: Pick, from_offset: u32, to: Pick, to_offset: u32, length: u32 },
-    Seek { handle: Pick, offset: u32, data: bool },
-    Chmod { node: Pick, mode: u32 },
-    Chown { node: Pick, uid: Option<u32>, gid: Option<u32> },
-    SetMtime { node: Pick, sec: i64, nsec: u32 },
-    SetXattr { node: Pick, name: Pick, length: u32, how: Set },
-    GetXattr { node: Pick, name: Pick },
-    RemoveXattr { node: Pick, name: Pick },
-    OpenDir { dir: Pick },
+    Lookup {
+        dir: Pick,
+        name: Pick,
+    },
+    Create {
+        dir: Pick,
+        name: Pick,
+        mode: u32,
+        user: bool,
+        exclusive: bool,
+        truncate: bool,
+    },
+    Mknod {
+        dir: Pick,
+        name: Pick,
+        kind: Kind,
+    },
+    Mkdir {
+        dir: Pick,
+        name: Pick,
+        mode: u32,
+        user: bool,
+    },
+    Symlink {
+        dir: Pick,
+        name: Pick,
+        length: u16,
+    },
+    Link {
+        node: Pick,
+        dir: Pick,
+        name: Pick,
+    },
+    Unlink {
+        dir: Pick,
+        name: Pick,
+    },
+    Rmdir {
+        dir: Pick,
+        name: Pick,
+    },
+    Rename {
+        dir: Pick,
+        name: Pick,
+        to_dir: Pick,
+        to_name: Pick,
+        how: How,
+    },
+    Readlink {
+        node: Pick,
+    },
+    Open {
+        file: Pick,
+        truncate: bool,
+    },
+    Close {
+        handle: Pick,
+    },
+    Read {
+        handle: Pick,
+        offset: u32,
+        length: u32,
+    },
+    Write {
+        handle: Pick,
+        offset: u32,
+        length: u32,
+        seed: u8,
+    },
+    Append {
+        handle: Pick,
+        length: u32,
+        seed: u8,
+    },
+    Fsync {
+        handle: Pick,
+    },
+    Truncate {
+        node: Pick,
+        size: u32,
+    },
+    Fallocate {
+        handle: Pick,
+        offset: u32,
+        length: u32,
+        how: Allocate,
+    },
+    Copy {
+        from: Pick,
+        from_offset: u32,
+        to: Pick,
+        to_offset: u32,
+        length: u32,
+    },
+    Seek {
+        handle: Pick,
+        offset: u32,
+        data: bool,
+    },
+    Chmod {
+        node: Pick,
+        mode: u32,
+    },
+    Chown {
+        node: Pick,
+        uid: Option<u32>,
+        gid: Option<u32>,
+    },
+    SetMtime {
+        node: Pick,
+        sec: i64,
+        nsec: u32,
+    },
+    SetXattr {
+        node: Pick,
+        name: Pick,
+        length: u32,
+        how: Set,
+    },
+    GetXattr {
+        node: Pick,
+        name: Pick,
+    },
+    RemoveXattr {
+        node: Pick,
+        name: Pick,
+    },
+    OpenDir {
+        dir: Pick,
+    },
     /// Lists some more; the end of a listing closes it.
-    List { listing: Pick, entries: u8 },
+    List {
+        listing: Pick,
+        entries: u8,
+    },
     /// The master is stopped and started on its data.
     RestartMaster,
     /// The mount goes and another comes; with or without the last close of what was open.
-    Remount { closes: bool },
+    Remount {
+        closes: bool,
+    },
 }
 
 /// Who does what.

@@ -123,7 +123,10 @@ fn opens() -> BoxedStrategy<Call> {
         .prop_map(|(path, access, create, exclusive, truncate, append, direct, no_follow, directory)| {
             // Ends of files are seldom aligned as O_DIRECT needs it.
             let append = append && !direct;
-            Call::Open { path, open: Open { access, create, exclusive, truncate, append, direct, no_follow, directory } }
+            Call::Open {
+                path,
+                open: Open { access, create, exclusive, truncate, append, direct, no_follow, directory },
+            }
         })
         .boxed()
 }
@@ -131,7 +134,13 @@ fn opens() -> BoxedStrategy<Call> {
 fn descriptors() -> BoxedStrategy<Call> {
     use Call::*;
     let fd = any::<Pick>;
-    let from = prop_oneof![Just(From::Start), Just(From::Current), Just(From::End), Just(From::Data), Just(From::Hole)];
+    let from = prop_oneof![
+        Just(From::Start),
+        Just(From::Current),
+        Just(From::End),
+        Just(From::Data),
+        Just(From::Hole)
+    ];
     let how = prop_oneof![
         3 => Just(Allocate::Plain),
         3 => Just(Allocate::KeepSize),

@@ -7,7 +7,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 use dfs_tests::Rng;
-use rustix::fs::{self, AtFlags, CWD, FallocateFlags, Gid, Mode, OFlags, RenameFlags, SeekFrom, Stat, Uid, XattrFlags};
+use rustix::fs::{
+    self, AtFlags, CWD, FallocateFlags, Gid, Mode, OFlags, RenameFlags, SeekFrom, Stat, Uid, XattrFlags,
+};
 use rustix::fs::{Timespec, Timestamps};
 use rustix::io::{self, Errno};
 
@@ -60,7 +62,11 @@ fn name(pick: u8) -> &'static [u8] {
 
 /// The target of a symbolic link: without "..", see [`Machine::path`].
 fn target(path: &Path) -> Vec<u8> {
-    path.0.iter().map(|pick| name(if name(*pick) == b".." { 0 } else { *pick })).collect::<Vec<_>>().join(&b'/')
+    path.0
+        .iter()
+        .map(|pick| name(if name(*pick) == b".." { 0 } else { *pick }))
+        .collect::<Vec<_>>()
+        .join(&b'/')
 }
 
 fn bytes(seed: u8, length: u32) -> Vec<u8> {
@@ -79,8 +85,10 @@ fn done<T>(result: Result<T, Errno>) -> Outcome {
 pub fn shown(stat: &Stat) -> String {
     let is_dir = stat.st_mode & 0o170_000 == 0o040_000;
     let size = if is_dir { -1 } else { stat.st_size };
-    // By hand or not is the same on both; when it was not, the clock says what it is.
-    let mtime = (stat.st_mtime < SET_BY_HAND).then_some((stat.st_mtime, stat.st_mtime_nsec));
+    // By hand or not is the same on both; when it was not, the clock says what it is. Of what is written to a FIFO the kernel
+    // tells a FUSE file system nothing.
+    let is_fifo = stat.st_mode & 0o170_000 == 0o010_000;
+    let mtime = (stat.st_mtime < SET_BY_HAND && !is_fifo).then_some((stat.st_mtime, stat.st_mtime_nsec));
     format!(
         "mode {:o}, {} links, owner {}:{}, size {size}, mtime {mtime:?}",
         stat.st_mode, stat.st_nlink, stat.st_uid, stat.st_gid
@@ -131,7 +139,9 @@ impl Machine {
         Some(match call {
             Open { path, open } => self.open(path, open)?,
             Close { .. } | Dup { .. } => self.change_descriptors(call)?,
-            Map { .. } | Unmap { .. } | MapRead { .. } | MapWrite { .. } | Msync { .. } => self.mapped(call)?,
+            Map { .. } | Unmap { .. } | MapRead { .. } | MapWrite { .. } | Msync { .. } => {
+                self.mapped(call)?
+            }
             Read { .. } | Write { .. } | Pread { .. } | Pwrite { .. } => self.read_or_write(call)?,
             Seek { fd, offset, from } => self.seek(*fd, *offset, *from)?,
             Ftruncate { fd, size } => done(fs::ftruncate(&self.pick(*fd)?.fd, u64::from(*size))),
@@ -148,7 +158,8 @@ impl Machine {
             }
             Copy { from, offset, to, to_offset, length } => {
                 // Local file systems move the bytes, with O_DIRECT whole pages alone.
-                let (from, to) = (self.pick(*from).filter(|fd| !fd.direct)?, self.pick(*to).filter(|fd| !fd.direct)?);
+                let (from, to) =
+                    (self.pick(*from).filter(|fd| !fd.direct)?, self.pick(*to).filter(|fd| !fd.direct)?);
                 let (mut offset, mut to_offset) = (u64::from(*offset), u64::from(*to_offset));
                 let copied = fs::copy_file_range(
                     &from.fd,
@@ -230,14 +241,17 @@ impl Machine {
             }
             Call::Pread { fd, offset, length } => {
                 let fd = self.pick(fd)?;
-                let (offset, length) = if fd.direct { (down(offset), down(length)) } else { (offset, length) };
+                let (offset, length) =
+                    if fd.direct { (down(offset), down(length)) } else { (offset, length) };
                 let mut buffer = vec![0; (length + ALIGNED) as usize];
                 let part = aligned(&mut buffer, length as usize);
-                io::pread(&fd.fd, &mut part[..], u64::from(offset)).map(|got| Value::Bytes(part[..got].to_vec()))
+                io::pread(&fd.fd, &mut part[..], u64::from(offset))
+                    .map(|got| Value::Bytes(part[..got].to_vec()))
             }
             Call::Pwrite { fd, offset, length, seed } => {
                 let fd = self.pick(fd)?;
-                let (offset, length) = if fd.direct { (down(offset), down(length)) } else { (offset, length) };
+                let (offset, length) =
+                    if fd.direct { (down(offset), down(length)) } else { (offset, length) };
                 let mut buffer = vec![0; (length + ALIGNED) as usize];
                 let part = aligned(&mut buffer, length as usize);
                 part.copy_from_slice(&bytes(seed, length));
@@ -332,8 +346,12 @@ impl Machine {
                 let flags = if *follow { AtFlags::SYMLINK_FOLLOW } else { AtFlags::empty() };
                 done(fs::linkat(CWD, self.path(path), CWD, self.path(to), flags))
             }
-            Symlink { path, target } => done(fs::symlink(OsStr::from_bytes(&self::target(target)), self.path(path))),
-            Readlink { path } => fs::readlink(self.path(path), Vec::new()).map(|to| Value::Bytes(to.into_bytes())),
+            Symlink { path, target } => {
+                done(fs::symlink(OsStr::from_bytes(&self::target(target)), self.path(path)))
+            }
+            Readlink { path } => {
+                fs::readlink(self.path(path), Vec::new()).map(|to| Value::Bytes(to.into_bytes()))
+            }
             Rename { path, to, how } => {
                 let flags = match how {
                     self::Rename::Replace => RenameFlags::empty(),

@@ -71,10 +71,15 @@ impl Pair {
                 return Err(format!("call {number}, {call:?}: took {:?}", begun.elapsed()));
             }
             if got != wanted {
-                return Err(format!("call {number}, {call:?}: gave {}, and not {}", shown(&got), shown(&wanted)));
+                return Err(format!(
+                    "call {number}, {call:?}: gave {}, and not {}",
+                    shown(&got),
+                    shown(&wanted)
+                ));
             }
             if number % COMPARED_EVERY == COMPARED_EVERY - 1 {
-                same_trees(&ours, &right).map_err(|error| format!("after call {number}, {call:?}: {error}"))?;
+                same_trees(&ours, &right)
+                    .map_err(|error| format!("after call {number}, {call:?}: {error}"))?;
             }
         }
         same_trees(&ours, &right).map_err(|error| format!("at the end: {error}"))
@@ -85,14 +90,17 @@ impl Pair {
         for number in 1..=self.sequences.get() {
             let name = format!("sequence-{number}");
             let trees = [fresh.dir(), &self.local].map(|dir| Machine::new(dir.join(&name), false));
-            same_trees(&trees[0], &trees[1]).unwrap_or_else(|error| panic!("{name} after a remount: {error}"));
+            same_trees(&trees[0], &trees[1])
+                .unwrap_or_else(|error| panic!("{name} after a remount: {error}"));
         }
     }
 }
 
 fn shown(outcome: &Option<Outcome>) -> String {
     match outcome {
-        Some(Ok(Value::Bytes(bytes))) => format!("{} bytes, {:?}...", bytes.len(), &bytes[..bytes.len().min(20)]),
+        Some(Ok(Value::Bytes(bytes))) => {
+            format!("{} bytes, {:?}...", bytes.len(), &bytes[..bytes.len().min(20)])
+        }
         other => format!("{other:?}"),
     }
 }
@@ -140,14 +148,13 @@ fn random_system_calls_do_what_they_do_on_a_local_directory() {
     };
     let (mut cluster, mount) = mounted();
     let pair = Pair::new(&cluster, &mount);
-    let played = TestRunner::new(config)
-        .run(&sequences(LONGEST), |calls| {
-            let played = pair.play(&calls);
-            played.inspect_err(|error| println!("{} calls: {error}", calls.len())).map_err(TestCaseError::fail)
-        });
+    let played = TestRunner::new(config).run(&sequences(LONGEST), |calls| {
+        let played = pair.play(&calls);
+        played.inspect_err(|error| println!("{} calls: {error}", calls.len())).map_err(TestCaseError::fail)
+    });
     match played {
         Ok(()) => {}
-        Err(TestError::Fail(why, calls)) => panic!("{why}\nafter these calls: {calls:?}"),
+        Err(TestError::Fail(why, calls)) => panic!("{why}\nafter these calls: {calls:#?}"),
         Err(TestError::Abort(why)) => panic!("no sequence could be made: {why}"),
     }
     mount.unmount();

@@ -53,7 +53,11 @@ impl Mapping {
         if !bytes.is_empty() {
             // SAFETY: `within` saw that [offset, offset + len) lies in the mapping and in the file; `bytes` is our own.
             unsafe {
-                std::ptr::copy_nonoverlapping(self.start.cast::<u8>().add(offset), bytes.as_mut_ptr(), bytes.len());
+                std::ptr::copy_nonoverlapping(
+                    self.start.cast::<u8>().add(offset),
+                    bytes.as_mut_ptr(),
+                    bytes.len(),
+                );
             }
         }
         bytes

@@ -1,2 +1,1 @@
 //! Sequences that once gave another outcome than the local file system.
-

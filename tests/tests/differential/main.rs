@@ -11,7 +11,6 @@
 mod call;
 mod machine;
 mod mapping;
-mod regressions;
 
 use std::cell::Cell;
 use std::fs::create_dir;

@@ -1,1 +1,0 @@
-//! Sequences that once gave another outcome than the local file system.

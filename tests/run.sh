@@ -8,6 +8,8 @@
 #   DFS_TEST_SEED=N      plays a random test again
 #   DFS_TEST_FSX_OPS=1000000   operations of each run of fsx (default 1500), with three seeds instead of two
 #   DFS_TEST_SQLITE=10000      transactions of the SQLite test (default 200)
+#   DFS_TEST_MODEL_CASES=3000  sequences of the reference model (default 40)
+#   DFS_TEST_DIFFERENTIAL=1500 sequences of the differential run (default 20)
 #   DFS_TEST_FILES=5000        files of the archive test (default 1000)
 #
 # docs/TESTING.md has the long forms with their commands.

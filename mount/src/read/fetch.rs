@@ -252,7 +252,7 @@ fn all_failed(job: &Job, errors: &[DfsError]) -> DfsError {
         let message = format!(
             "{what}: no live keeper has a copy; start the keepers that have (dfs lookup shows which)"
         );
-        return DfsError::new(ErrorCode::Lost, message);
+        return DfsError::new(ErrorCode::Unavailable, message);
     }
     let gone = errors.iter().all(|error| matches!(error.code, ErrorCode::NotFound | ErrorCode::Lost));
     let code = if gone { ErrorCode::Lost } else { ErrorCode::Io };

@@ -18,6 +18,11 @@ use super::prefetch::{Prefetcher, ReadStream};
 
 /// For one read, everything included.
 const READ_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a read waits for a keeper that has the bytes while none is live. A master that was just started knows of
+/// its keepers when they have called again.
+const KEEPERS_RETURN_WITHIN: Duration = Duration::from_secs(5);
+/// Between two questions for one.
+const ASK_AGAIN_EVERY: Duration = Duration::from_millis(100);
 /// Ranges that one read has on their way at once.
 const RANGES_AT_ONCE: usize = 16;
 
@@ -70,7 +75,8 @@ impl FileReader {
     /// read as zeroes, so that the caller clips at the file's size.
     ///
     /// # Errors
-    /// `Lost` when no live keeper has a chunk, `Io` when none of those that have gives it, `TimedOut` after
+    /// `Unavailable` when no keeper that has a chunk is live nor comes back within 5 s, `Lost` when none of those
+    /// that should have it has it, `Io` when they do not give it, `TimedOut` after
     /// 30 s, and what the master refuses the layout with (`Stale`, ...).
     pub async fn read(&self, stream: &ReadStream, offset: u64, length: usize) -> Result<Bytes, DfsError> {
         let in_sequence = self.prefetcher.note(stream, &self.shared, offset, length as u64);
@@ -204,18 +210,26 @@ impl Shared {
         length: usize,
         in_sequence: bool,
     ) -> Result<Bytes, DfsError> {
-        match self.assemble(offset, length, in_sequence).await {
-            Ok(bytes) => return Ok(bytes),
-            Err(Failure::Layout(error)) => return Err(error),
-            Err(Failure::Copies(error)) => {
-                tracing::debug!(inode = %self.inode, %error, "asking for a new layout");
+        let began = Instant::now();
+        let mut asked_again = false;
+        loop {
+            let error = match self.assemble(offset, length, in_sequence).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(Failure::Layout(error)) => return Err(error),
+                Err(Failure::Copies(error)) => error,
+            };
+            let nobody = error.code == ErrorCode::Unavailable && began.elapsed() < KEEPERS_RETURN_WITHIN;
+            if asked_again && !nobody {
+                return Err(error);
             }
+            tracing::debug!(inode = %self.inode, %error, "asking for a new layout");
+            if nobody && asked_again {
+                tokio::time::sleep(ASK_AGAIN_EVERY).await;
+            }
+            asked_again = true;
+            // Tickets may have expired, copies may have moved, keepers may have come back.
+            lock(&self.state).layout.invalidate();
         }
-        // Tickets may have expired, copies may have moved.
-        lock(&self.state).layout.invalidate();
-        self.assemble(offset, length, in_sequence).await.map_err(|failure| match failure {
-            Failure::Layout(error) | Failure::Copies(error) => error,
-        })
     }
 
     async fn assemble(

@@ -42,6 +42,8 @@ pub enum Row {
     },
     /// A keeper that has joined, ever.
     Keeper(KeeperId, KeeperRow),
+    /// The limits of a directory. What is used of them is derived.
+    Quota(InodeNo, QuotaRow),
 }
 
 /// What a row is found by.
@@ -55,6 +57,7 @@ pub enum RowKey {
     Chunk(ChunkId),
     Xattr { inode: InodeNo, name: Name },
     Keeper(KeeperId),
+    Quota(InodeNo),
 }
 
 /// A change of one row. A command's changes are stored all or none.
@@ -128,4 +131,12 @@ pub struct KeeperRow {
     pub data_dir: String,
     pub host: String,
     pub version: String,
+}
+
+/// What may be below a directory; `None`: no limit. One of them is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[allow(missing_docs)]
+pub struct QuotaRow {
+    pub max_bytes: Option<u64>,
+    pub max_inodes: Option<u64>,
 }

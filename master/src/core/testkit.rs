@@ -37,6 +37,7 @@ pub(super) fn key_of(row: &Row) -> RowKey {
         Row::Chunk(chunk, _) => RowKey::Chunk(*chunk),
         Row::Xattr { inode, name, .. } => RowKey::Xattr { inode: *inode, name: name.clone() },
         Row::Keeper(keeper, _) => RowKey::Keeper(*keeper),
+        Row::Quota(inode, _) => RowKey::Quota(*inode),
     }
 }
 
@@ -488,5 +489,6 @@ fn all_rows(state: &State) -> BTreeMap<RowKey, Row> {
     keys.extend(state.chunks.iter().map(|(chunk, _)| RowKey::Chunk(chunk)));
     keys.extend(state.xattrs.keys().map(|(inode, name)| RowKey::Xattr { inode: *inode, name: name.clone() }));
     keys.extend(state.keepers.keys().map(|keeper| RowKey::Keeper(*keeper)));
+    keys.extend(state.quotas.directories().map(RowKey::Quota));
     keys.into_iter().map(|key| (key.clone(), state.row(&key).unwrap())).collect()
 }

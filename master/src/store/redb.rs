@@ -261,6 +261,7 @@ fn row_table(row: &Row) -> Table {
         Row::Chunk(..) => Table::Chunk,
         Row::Xattr { .. } => Table::Xattr,
         Row::Keeper(..) => Table::Keeper,
+        Row::Quota(..) => Table::Quota,
     }
 }
 

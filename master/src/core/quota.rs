@@ -319,6 +319,8 @@ impl State {
     /// Sets the limits that are given, or takes the quota away. Answers with what there is now, or was.
     pub(super) fn change_quota(&mut self, path: &[u8], limits: Option<QuotaRow>, out: &mut Out) {
         let answer = match limits {
+            // Not the root's: a script's variable was empty.
+            _ if path.is_empty() => fail(ErrorCode::Invalid, "the path is empty; name a directory"),
             Some(limits) => self.set_quota(path, limits, out),
             None => self.clear_quota(path, out),
         };
@@ -326,8 +328,7 @@ impl State {
     }
 
     fn set_quota(&mut self, path: &[u8], limits: QuotaRow, out: &mut Out) -> Res<pb::QuotaList> {
-        let (inode, _) = self.resolve(path)?;
-        self.dir(inode)?;
+        let inode = self.quota_directory(path)?;
         if limits == QuotaRow::default() {
             return fail(ErrorCode::Invalid, "a quota limits the size, or the number of files, or both");
         }
@@ -342,8 +343,15 @@ impl State {
         self.quotas(path)
     }
 
+    fn quota_directory(&self, path: &[u8]) -> Res<InodeNo> {
+        match self.resolve(path)?.0 {
+            inode if self.is_directory(inode) => Ok(inode),
+            _ => fail(ErrorCode::NotDirectory, "it is no directory; only directories have quotas"),
+        }
+    }
+
     fn clear_quota(&mut self, path: &[u8], out: &mut Out) -> Res<pb::QuotaList> {
-        let (inode, _) = self.resolve(path)?;
+        let inode = self.quota_directory(path)?;
         let was = self.quotas(path)?;
         self.drop_quota(inode, out);
         if !was.quotas.is_empty() && self.quotas_over(inode).is_empty() {
@@ -426,8 +434,8 @@ impl State {
             used_inodes: quota.used.inodes,
         };
         if !path.is_empty() {
-            let (inode, mut path) = self.resolve(path)?;
-            self.dir(inode)?;
+            let inode = self.quota_directory(path)?;
+            let (_, mut path) = self.resolve(path)?;
             if path.is_empty() {
                 path.push(b'/');
             }

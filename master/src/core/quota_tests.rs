@@ -277,6 +277,7 @@ fn what_can_have_no_quota_is_refused() {
     assert_eq!(code("/none", Some((1, 0))), Some(ErrorCode::NotFound));
     assert_eq!(code("/", Some((0, 0))), Some(ErrorCode::Invalid));
     assert_eq!(code("/none", None), Some(ErrorCode::NotFound));
+    assert_eq!(code("", None), Some(ErrorCode::Invalid));
     assert_eq!(code("/", Some((1 << 20, 0))), None);
     assert_eq!(used(&kit, "/"), (0, 1));
 }

@@ -10,7 +10,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::FileExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
@@ -58,28 +59,32 @@ fn a_directory_of_100000_entries_is_listed_in_3_seconds() {
     let limit = Duration::from_micros(30 * entries) + secs(1);
     let patience = secs(60) + Duration::from_millis(5 * entries);
     let mut cluster = Cluster::builder().keepers(1).copies(1).min_copies(1).start();
-    let mount = cluster.mount();
-    let dir = mount.path("many");
-    fs::create_dir(&dir).unwrap();
+    // The kernel makes one entry of a directory after the other, and each waits for the master's disk: so several mounts.
+    let mounts: Vec<Mount> = (0..MAKERS / 4).map(|_| cluster.mount()).collect();
+    let dirs: Vec<PathBuf> = mounts.iter().map(|mount| mount.path("many")).collect();
+    fs::create_dir(&dirs[0]).unwrap();
+    let path = |i: u64| dirs[i as usize % dirs.len()].join(format!("entry-{i}"));
     timed(&format!("making {entries} entries"), || {
         in_parallel(entries, |i| {
-            let file =
-                rustix::fs::open(dir.join(format!("entry-{i}")), OFlags::CREATE | OFlags::WRONLY, Mode::RUSR);
-            drop(file.unwrap());
+            let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
+            drop(rustix::fs::open(path(i), flags, Mode::RUSR).unwrap());
         });
     });
     let fresh = cluster.mount();
-    for (whose, mount) in [("the mount that made them", &mount), ("another mount", &fresh)] {
+    for (whose, mount) in [("a mount that made some of them", &mounts[0]), ("another mount", &fresh)] {
         let dir = mount.path("many");
         let (listed, took) = timed(&format!("ls by {whose}"), || shell(&dir, "ls | wc -l", patience));
         assert_eq!(listed, entries.to_string());
         assert!(took < limit, "ls of {entries} entries took {took:?} by {whose}, over {limit:?}");
-        let (listed, took) = timed(&format!("ls -l by {whose}"), || shell(&dir, "ls -l | wc -l", patience));
-        assert_eq!(listed, (entries + 1).to_string(), "and a line of the total");
-        assert!(took < limit * 4, "ls -l took {took:?} by {whose}, over {:?}", limit * 4);
     }
-    timed("rm -r", || shell(fresh.dir(), "rm -r many", patience));
-    assert_eq!(fs::read_dir(mount.dir()).unwrap().count(), 0);
+    // Not the kernel's own copy of what it was just told.
+    let sized = format!("{} 0", entries + 1);
+    let count = "ls -l | awk '{ n++; size += $5 } END { print n, size }'";
+    let (listed, _) = timed("ls -l", || shell(&fresh.path("many"), count, patience));
+    assert_eq!(listed, sized, "the entries and a line of the total");
+    timed("removing most", || in_parallel(entries - 1000, |i| fs::remove_file(path(i)).unwrap()));
+    timed("rm -r of 1000", || shell(fresh.dir(), "rm -r many", patience));
+    assert_eq!(fs::read_dir(mounts[0].dir()).unwrap().count(), 0);
     assert_eq!(cluster.status("files"), 0);
 }
 
@@ -124,7 +129,7 @@ fn a_thousand_directories_one_in_the_other() {
 
 #[test]
 fn thousands_of_open_files_are_all_readable() {
-    let count = number("DFS_TEST_OPEN", 3_000);
+    let count = number("DFS_TEST_OPEN", 2_000);
     let needed = count + 200;
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_some_and(|current| current < needed) {
@@ -133,22 +138,40 @@ fn thousands_of_open_files_are_all_readable() {
     }
     let mut cluster = Cluster::builder().keepers(1).copies(1).min_copies(1).start();
     let mount = cluster.mount();
-    let content = |i: u64| format!("the content of file {i}");
-    let (files, _) = timed(&format!("opening and writing {count} files"), || {
-        let made = std::sync::Mutex::new(BTreeMap::new());
-        in_parallel(count, |i| {
-            let options = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
-            let file = rustix::fs::open(mount.path(format!("file-{i}")), options, Mode::RWXU).unwrap();
-            let mut file = File::from(file);
+    let dir = mount.dir();
+    // One in ten is written; the others are each another part of one file, which takes less time.
+    let content = |i: u64| format!("the content of file {i:06}");
+    let all: String = (0..count).map(content).collect();
+    fs::write(dir.join("all"), &all).unwrap();
+    let all = File::open(dir.join("all")).unwrap();
+    let length = content(0).len();
+    let open = |i: u64| {
+        let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC;
+        let mut file =
+            File::from(rustix::fs::open(dir.join(format!("file-{i}")), flags, Mode::RWXU).unwrap());
+        if i.is_multiple_of(10) {
             file.write_all(content(i).as_bytes()).unwrap();
-            made.lock().unwrap().insert(i, file);
+        } else {
+            let mut from = i * length as u64;
+            let copied = rustix::fs::copy_file_range(&all, Some(&mut from), &file, None, length).unwrap();
+            assert_eq!(copied, length);
+        }
+        file
+    };
+    let (files, _) = timed(&format!("opening {count} files"), || {
+        let made = Mutex::new(BTreeMap::new());
+        in_parallel(count, |i| {
+            drop({
+                let file = open(i);
+                made.lock().unwrap().insert(i, file)
+            })
         });
         made.into_inner().unwrap()
     });
     assert_eq!(files.len() as u64, count);
     // Half of them lose their names, and are read all the same.
     timed("removing every second name", || {
-        in_parallel(count / 2, |i| fs::remove_file(mount.path(format!("file-{}", 2 * i))).unwrap());
+        in_parallel(count / 2, |i| fs::remove_file(dir.join(format!("file-{}", 2 * i))).unwrap());
     });
     timed("reading", || {
         in_parallel(count, |i| {
@@ -158,7 +181,7 @@ fn thousands_of_open_files_are_all_readable() {
         });
     });
     timed("closing", || drop(files));
-    assert_eq!(fs::read_dir(mount.dir()).unwrap().count() as u64, count - count.div_ceil(2).min(count / 2));
+    timed("readdir", || assert_eq!(fs::read_dir(dir).unwrap().count() as u64, count - count / 2 + 1));
 }
 
 /// The names in a directory by getdents alone, with a buffer of this many bytes: as often as they were given.
@@ -175,12 +198,12 @@ fn list(dir: &Path, buffer: usize) -> BTreeMap<String, u32> {
 }
 
 /// Makes and removes entries everywhere between those that stay, until it is told to stop.
-fn come_and_go(mount: &Mount, seed: u64, stop: &AtomicBool) {
+fn come_and_go(dir: &Path, seed: u64, stop: &AtomicBool) {
     let mut rng = Rng::new(seed);
     let mut mine = BTreeSet::new();
     while !stop.load(Ordering::Relaxed) {
         let n = rng.below(10_000);
-        let name = |n: u64, kind: &str| mount.path(format!("dir/{n:04}-{kind}-{seed}"));
+        let name = |n: u64, kind: &str| dir.join(format!("{n:04}-{kind}-{seed}"));
         if mine.insert(n) {
             drop(File::create(name(n, "a")).unwrap());
         } else if n.is_multiple_of(2) {
@@ -196,25 +219,27 @@ fn come_and_go(mount: &Mount, seed: u64, stop: &AtomicBool) {
 
 #[test]
 fn a_listing_has_what_stays_exactly_once_while_others_come_and_go() {
-    let rounds = number("DFS_TEST_ROUNDS", 25);
+    let rounds = number("DFS_TEST_ROUNDS", 12);
     let mut cluster = Cluster::builder().keepers(1).copies(1).min_copies(1).start();
     let (one, two) = (cluster.mount(), cluster.mount());
-    fs::create_dir(one.path("dir")).unwrap();
-    let stays: Vec<String> = (0..2500).map(|i| format!("{:04}-stays", i * 4)).collect();
+    let (dir, same) = (one.path("dir"), two.path("dir"));
+    fs::create_dir(&dir).unwrap();
+    let stays: Vec<String> = (0..1500).map(|i| format!("{:04}-stays", i * 6)).collect();
     in_parallel(stays.len() as u64, |i| {
-        drop(File::create(one.path("dir").join(&stays[i as usize])).unwrap())
+        let dir = if i % 2 == 0 { &dir } else { &same };
+        drop(File::create(dir.join(&stays[i as usize])).unwrap());
     });
     let stop = AtomicBool::new(false);
     let seen_others = std::thread::scope(|scope| {
-        for (seed, mount) in [(1, &one), (2, &two), (3, &two)] {
+        for (seed, dir) in [(1, &dir), (2, &same), (3, &same)] {
             let stop = &stop;
-            scope.spawn(move || come_and_go(mount, seed, stop));
+            scope.spawn(move || come_and_go(dir, seed, stop));
         }
         let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
             let mut others = 0;
             for round in 0..rounds {
-                let mount = if round % 2 == 0 { &one } else { &two };
-                let names = list(&mount.path("dir"), [512, 4096, 32_768][round as usize % 3]);
+                let dir = if round % 2 == 0 { &dir } else { &same };
+                let names = list(dir, [512, 4096, 32_768][round as usize % 3]);
                 for name in &stays {
                     assert_eq!(names.get(name), Some(&1), "round {round}: how often '{name}' is listed");
                 }
@@ -232,7 +257,7 @@ fn a_listing_has_what_stays_exactly_once_while_others_come_and_go() {
         Err(failed) => std::panic::resume_unwind(failed),
     }
     // When all is quiet, both mounts see the same.
-    assert_eq!(list(&one.path("dir"), 4096), list(&two.path("dir"), 4096));
-    sh("rm -r $1", &[two.path("dir")]);
+    assert_eq!(list(&dir, 4096), list(&same, 4096));
+    sh("rm -r $1", &[&same]);
     assert_eq!(fs::read_dir(one.dir()).unwrap().count(), 0);
 }

@@ -9,6 +9,10 @@
 #   DFS_TEST_FSX_OPS=1000000   operations of each run of fsx (default 1500), with three seeds instead of two
 #   DFS_TEST_SQLITE=10000      transactions of the SQLite test (default 200)
 #   DFS_TEST_FILES=5000        files of the archive test (default 1000)
+#   DFS_TEST_COMMITS=2000      commits of the git test (default 100)
+#   DFS_TEST_ENTRIES=100000    entries of one directory (default 10000)
+#   DFS_TEST_OPEN=10000        files open at once (default 2000)
+#   DFS_TEST_ROUNDS=200        listings while entries come and go (default 12)
 #
 # docs/TESTING.md has the long forms with their commands.
 set -euo pipefail

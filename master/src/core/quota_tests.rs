@@ -6,7 +6,7 @@ use dfs_proto::ids::{ChunkId, InodeNo, KeeperId};
 use dfs_proto::pb::{self, mount_reply::Result as Reply, mount_request::Op};
 
 use super::row::QuotaRow;
-use super::testkit::Kit;
+use super::testkit::{Kit, SESSION};
 use super::{Command, Effect};
 
 const ROOT: InodeNo = InodeNo::ROOT;
@@ -266,6 +266,30 @@ fn a_quota_goes_with_its_directory_and_a_lower_limit_takes_nothing_away() {
     kit.ok(Op::Rmdir(pb::Rmdir { parent: ROOT.0, name: bytes::Bytes::from_static(b"q") }));
     assert!(kit.state.quotas(b"").unwrap().quotas.is_empty());
     kit.compare_with_stored();
+}
+
+/// The kit would check the whole state after each command.
+#[test]
+fn a_quota_over_a_large_tree_is_counted_in_one_go() {
+    const FILES: u64 = 30_000;
+    let mut kit = Kit::with_keepers(1);
+    let dir = kit.mkdir(ROOT, "q");
+    let (now, session) = (kit.now(), SESSION);
+    let create = |id: u64| {
+        Op::Mknod(pb::Mknod { parent: dir.0, name: format!("file {id}").into(), ..Default::default() })
+    };
+    for id in 0..FILES {
+        let request = pb::MountRequest { id, op: Some(create(id)) };
+        kit.state.apply(Command::Mount { session, request }, now);
+    }
+    let limits = Some(QuotaRow { max_bytes: None, max_inodes: Some(FILES) });
+    let begun = std::time::Instant::now();
+    kit.state.apply(Command::Quota { path: "/q".into(), limits }, now);
+    println!("a quota over {FILES} files took {:?}", begun.elapsed());
+    assert_eq!(used(&kit, "/q"), (0, FILES));
+    let request = pb::MountRequest { id: FILES, op: Some(create(FILES)) };
+    kit.apply(Command::Mount { session, request });
+    assert_eq!(used(&kit, "/q"), (0, FILES), "one more was made");
 }
 
 #[test]

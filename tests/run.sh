@@ -11,6 +11,10 @@
 #   DFS_TEST_MODEL_CASES=3000  sequences of the reference model (default 40)
 #   DFS_TEST_DIFFERENTIAL=1500 sequences of the differential run (default 20)
 #   DFS_TEST_FILES=5000        files of the archive test (default 1000)
+#   DFS_TEST_COMMITS=2000      commits of the git test (default 100)
+#   DFS_TEST_ENTRIES=100000    entries of one directory (default 10000)
+#   DFS_TEST_OPEN=10000        files open at once (default 2000)
+#   DFS_TEST_ROUNDS=200        listings while entries come and go (default 12)
 #
 # docs/TESTING.md has the long forms with their commands.
 set -euo pipefail

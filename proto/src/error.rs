@@ -58,6 +58,7 @@ pub enum Errno {
     EACCES = 13,
     EBUSY = 16,
     EEXIST = 17,
+    EXDEV = 18,
     ENOTDIR = 20,
     EISDIR = 21,
     EINVAL = 22,
@@ -75,6 +76,7 @@ pub enum Errno {
     EOPNOTSUPP = 95,
     ETIMEDOUT = 110,
     ESTALE = 116,
+    EDQUOT = 122,
 }
 
 codes! {
@@ -150,6 +152,10 @@ codes! {
     Deadlock => EDEADLK,
     /// Somebody else has the lock.
     WouldBlock => EAGAIN,
+    /// A directory's quota allows no more.
+    QuotaExceeded => EDQUOT,
+    /// A directory cannot be moved into or out of a directory with a quota; it has to be copied.
+    CrossesQuota => EXDEV,
 }
 
 /// What went wrong, ready for a peer or a person.

@@ -1,8 +1,10 @@
 //! Large programs with habits of their own, on a mount.
 //!
-//! Covers: SQLite with a rollback journal and with WAL, two writers at once, and its own check afterwards; an archive of
-//! every file type out and in again; rsync with links and extended attributes; zip and unzip; ffmpeg that moves the index
-//! of an mp4 to its front in place; saving as vim does. DFS_TEST_SQLITE and DFS_TEST_FILES are numbers for the long forms.
+//! Covers: SQLite with a rollback journal and with WAL, two writers at once, on two mounts too, and its own check afterwards;
+//! an archive of every file type out and in again; rsync -aHAX with links and extended attributes; zip and unzip; ffmpeg that
+//! moves the index of an mp4 to its front in place; saving as vim does; cargo builds and tests a project, and finds out what
+//! has changed; git clones, collects and checks a long history. DFS_TEST_SQLITE, DFS_TEST_FILES and DFS_TEST_COMMITS are numbers
+//! for the long forms.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -43,6 +45,30 @@ fn sqlite(journal: &str) {
     "#;
     let mut command = cluster.scratch.program("sh");
     command.args(["-euc", script, "sh"]).arg(mount.dir()).args([journal, &each.to_string()]);
+    run(&mut command, secs(60) + Duration::from_millis(each * 400)).ok();
+}
+
+#[test]
+fn sqlite_on_two_mounts_at_once() {
+    let mut cluster = Cluster::builder().chunk_size("1MiB").start();
+    let (one, two) = (cluster.mount(), cluster.mount());
+    let each = number("DFS_TEST_SQLITE", 80) / 2;
+    let script = r#"
+        sqlite3 "$1/db" "CREATE TABLE t(who, n INTEGER, text);"
+        add() {
+            { echo '.timeout 60000'; for n in $(seq "$3"); do echo "INSERT INTO t VALUES('$2', $n, hex(randomblob(300)));"; done; } |
+                sqlite3 -bail "$1/db"
+        }
+        add "$1" a "$3" & first=$!
+        add "$2" b "$3"
+        wait "$first"
+        for mount in "$1" "$2"; do
+            [ "$(sqlite3 "$mount/db" 'PRAGMA integrity_check')" = ok ]
+            [ "$(sqlite3 "$mount/db" 'SELECT count(*), count(DISTINCT who || n) FROM t')" = "$(($3 * 2))|$(($3 * 2))" ]
+        done
+    "#;
+    let mut command = cluster.scratch.program("sh");
+    command.args(["-euc", script, "sh"]).args([one.dir(), two.dir()]).arg(each.to_string());
     run(&mut command, secs(60) + Duration::from_millis(each * 400)).ok();
 }
 
@@ -109,10 +135,13 @@ fn rsync_with_links_and_attributes_copies_nothing_the_second_time() {
     let (cluster, mount) = mounted();
     let script = format!(
         r#"{TREE}{FACTS}
-        rsync -aHX "$1/tree/" "$3/there/"
+        rsync -aHAX "$1/tree/" "$3/there/"
         facts "$1/tree" >"$1/want"; facts "$3/there" >"$1/got"; diff "$1/want" "$1/got"
-        [ -z "$(rsync -aHX --itemize-changes "$1/tree/" "$3/there/")" ]
-        [ -z "$(rsync -aHX --itemize-changes "$3/there/" "$1/tree/")" ]
+        rsync -aHAX --stats --itemize-changes "$1/tree/" "$3/there/" >"$1/told"
+        grep -qx 'Number of regular files transferred: 0' "$1/told"
+        grep -qx 'Total transferred file size: 0 bytes' "$1/told"
+        [ -z "$(rsync -aHAX --itemize-changes "$1/tree/" "$3/there/")" ]
+        [ -z "$(rsync -aHAX --itemize-changes "$3/there/" "$1/tree/")" ]
     "#
     );
     sh(&script, &[cluster.scratch.dir(), "300".as_ref(), mount.dir()]);
@@ -166,4 +195,61 @@ fn saving_as_vim_does_keeps_mode_and_never_leaves_half_a_file() {
         &[mount.dir()],
     );
     assert_ne!(fs::metadata(&path).unwrap().ino(), before);
+}
+
+#[test]
+fn cargo_builds_and_tests_a_project_and_knows_what_changed() {
+    let (_cluster, mount) = mounted();
+    // The toolchain itself: what rustup puts before it looks for its settings in a home directory.
+    let script = r#"
+        [ -z "${CARGO:-}" ] || PATH="$(dirname "$CARGO"):$PATH"
+        for name in $(env | sed -n 's/^\(CARGO[A-Z_]*\|RUST[A-Z_]*\|NEXTEST[A-Z_]*\)=.*/\1/p'); do
+            [ "$name" = RUSTUP_HOME ] || unset "$name"
+        done
+        cd "$1"; export CARGO_HOME="$1/home" CARGO_TARGET_DIR="$1/target" CARGO_TERM_COLOR=never
+        mkdir -p project/src project/tests; cd project
+        printf '[package]\nname = "counted"\nversion = "0.1.0"\nedition = "2021"\n[workspace]\n' >Cargo.toml
+        echo 'pub fn count(text: &str) -> usize { text.split_whitespace().count() }' >src/lib.rs
+        echo 'fn main() { println!("{}", counted::count(&std::env::args().nth(1).unwrap())); }' >src/main.rs
+        echo '#[test] fn counts() { assert_eq!(counted::count("one two  three"), 3); }' >tests/counts.rs
+        cargo build --offline
+        [ "$("$1/target/debug/counted" 'a b c d')" = 4 ]
+        cargo test --offline --test counts
+        cargo build --offline 2>"$1/told"; if grep -q Compiling "$1/told"; then cat "$1/told"; exit 7; fi
+        echo 'pub fn count(_: &str) -> usize { 42 }' >src/lib.rs
+        cargo build --offline
+        [ "$("$1/target/debug/counted" 'a b c d')" = 42 ]
+        if cargo test --offline --test counts; then exit 8; fi
+    "#;
+    let mut command = std::process::Command::new("sh");
+    run(command.args(["-euc", script, "sh"]).arg(mount.dir()), secs(180)).ok();
+}
+
+#[test]
+fn git_clones_collects_and_checks_a_long_history() {
+    let (cluster, mount) = mounted();
+    let commits = number("DFS_TEST_COMMITS", 100);
+    let script = r#"
+        git() { command git -c user.name=a -c user.email=a@b -c init.defaultBranch=main -c safe.directory='*' "$@"; }
+        git init -q --bare "$1/source"
+        for n in $(seq "$3"); do
+            printf 'commit refs/heads/main\ncommitter a <a@b> %s +0000\ndata <<X\nchange %s\nX\n' "$((1000000000 + n))" "$n"
+            printf 'M 644 inline dir%s/file%s\ndata <<X\nline %s\nX\n\n' "$((n % 7))" "$((n % 40))" "$n"
+        done | git --git-dir "$1/source" fast-import --quiet
+        git clone -q --no-hardlinks "$1/source" "$2/clone"
+        cd "$2/clone"
+        [ "$(git rev-list --count HEAD)" = "$3" ] && [ -z "$(git status --porcelain)" ]
+        for n in $(seq 15); do
+            echo "more $n" >>"dir1/new$n"; git add .; git commit -qm "more $n"
+        done
+        git checkout -q "HEAD~$(($3 / 2))"; [ -z "$(git status --porcelain)" ]; git checkout -q main
+        git fsck --strict --full; git gc -q --aggressive --prune=now; git fsck --strict --full
+        [ "$(git count-objects -v | sed -n 's/^count: //p')" = 0 ]
+        [ "$(git rev-list --count HEAD)" = "$(($3 + 15))" ] && [ -z "$(git status --porcelain)" ]
+        git clone -q "$2/clone" "$2/again"; diff -r -x .git "$2/clone" "$2/again"
+        git push -q "$1/source" main; [ "$(git --git-dir "$1/source" rev-list --count main)" = "$(($3 + 15))" ]
+    "#;
+    let mut command = cluster.scratch.program("sh");
+    command.args(["-euc", script, "sh"]).args([cluster.scratch.dir(), mount.dir()]).arg(commits.to_string());
+    run(&mut command, secs(120) + Duration::from_millis(commits * 50)).ok();
 }

@@ -108,14 +108,11 @@ impl State {
         Ok(true)
     }
 
-    pub(super) fn statfs(&self) -> Reply {
+    pub(super) fn statfs(&self, op: pb::Statfs) -> Reply {
         let (raw_total, raw_free, writable) = self.capacity();
         let each = u64::from(self.settings.copies).min(writable).max(1);
-        Reply::Statfs(pb::StatfsInfo {
-            total: raw_total / each,
-            free: raw_free / each,
-            inodes: self.inodes.len() as u64,
-        })
+        let (total, free) = self.quota_capacity(InodeNo(op.inode), (raw_total / each, raw_free / each));
+        Reply::Statfs(pb::StatfsInfo { total, free, inodes: self.inodes.len() as u64 })
     }
 
     /// Raw bytes that chunks have and may have, bytes that they may still take, and how many live keepers

@@ -1,9 +1,11 @@
 //! What goes into the core and what comes out of it.
 
+use bytes::Bytes;
+use dfs_proto::error::DfsError;
 use dfs_proto::ids::{ClusterId, InodeNo, KeeperId, SessionId};
 use dfs_proto::pb;
 
-use super::row::RowChange;
+use super::row::{QuotaRow, RowChange};
 
 /// What does not change while a master runs.
 #[derive(Clone)]
@@ -57,6 +59,13 @@ pub enum Command {
     /// The stream of a keeper's session ended. It is dead only after 3 s of silence.
     /// Not to be said of a stream that a later hello of the same keeper has taken over from.
     KeeperGone(KeeperId),
+    /// An operator sets a directory's quota, or takes it away.
+    Quota {
+        /// Absolute.
+        path: Bytes,
+        /// The limits that change; `None`: the quota goes.
+        limits: Option<QuotaRow>,
+    },
     /// Time passes. At least five times a second.
     Tick,
 }
@@ -83,6 +92,8 @@ pub enum Effect {
     MountAnswer(pb::mount_down::Msg),
     /// Answers `Command::KeeperHello`: welcome, or refused (and the stream ends).
     KeeperAnswer(pb::keeper_down::Msg),
+    /// Answers `Command::Quota`.
+    QuotaAnswer(Result<pb::QuotaList, DfsError>),
     /// To a mount, if it is connected: replies, upload step 6, invalidations.
     ToMount(SessionId, pb::mount_down::Msg),
     /// To a keeper, if it is connected.

@@ -32,7 +32,12 @@ pub(super) struct Span {
 
 impl State {
     /// The extents that overlap [from, to), by file offset.
-    fn overlapping(&self, inode: InodeNo, from: u64, to: u64) -> impl Iterator<Item = (u64, Span)> {
+    pub(super) fn overlapping(
+        &self,
+        inode: InodeNo,
+        from: u64,
+        to: u64,
+    ) -> impl Iterator<Item = (u64, Span)> {
         let before = self.extents.range((inode, 0)..(inode, from)).next_back();
         let before = before.filter(|((_, start), span)| start + u64::from(span.length) > from);
         let within = self.extents.range((inode, from)..(inode, to.max(from)));
@@ -80,7 +85,10 @@ impl State {
     /// Derived, so no row is touched.
     fn add_allocated(&mut self, inode: InodeNo, more: u64, less: u64) {
         if let Some(Body::File { allocated }) = self.inodes.get_mut(&inode).map(|node| &mut node.body) {
-            *allocated = (*allocated + more).saturating_sub(less);
+            let before = *allocated;
+            *allocated = (before + more).saturating_sub(less);
+            let after = *allocated;
+            self.quotas_note_bytes(inode, before, after);
         }
     }
 

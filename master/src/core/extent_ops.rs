@@ -7,7 +7,7 @@
 
 use dfs_proto::MAX_FILE_SIZE;
 use dfs_proto::error::ErrorCode;
-use dfs_proto::ids::{InodeNo, SessionId};
+use dfs_proto::ids::{ChunkId, InodeNo, SessionId};
 use dfs_proto::pb::{self, mount_reply::Result as Reply};
 
 use super::State;
@@ -60,6 +60,12 @@ impl State {
         let length = self.one_command(target, op.target_offset, length);
         let taken: Vec<(u64, Span)> =
             self.extents_within(source, op.source_offset, op.source_offset + length).collect();
+        let run = |(start, span): &(u64, Span)| pb::Run {
+            file_offset: op.target_offset + (start - op.source_offset),
+            length: u64::from(span.length),
+        };
+        let runs: Vec<pb::Run> = taken.iter().map(run).collect();
+        self.check_quota_for_bytes(target, &runs, ChunkId(0))?;
         let target_end = op.target_offset + length;
         self.cut(target, op.target_offset, target_end, out);
         for (start, span) in taken {

@@ -1,6 +1,8 @@
 //! The state from its rows, in any order; and what no row has: reference counts, allocated bytes, entries,
 //! parents. What was loaded has to pass every check of `invariants.rs` before it is served from.
 
+use std::collections::BTreeMap;
+
 use dfs_proto::ids::{ChunkId, InodeNo, KeeperId};
 use dfs_proto::pb;
 use dfs_proto::ticket::TicketKey;
@@ -12,7 +14,7 @@ use super::ids::Ids;
 use super::inode::{Body, Inode};
 use super::keepers::Keeper;
 use super::namespace::check_name;
-use super::row::{ChunkRow, Counters, ExtentRow, Name, Row};
+use super::row::{ChunkRow, Counters, ExtentRow, Name, QuotaRow, Row};
 use super::session::ORPHAN_GRACE_MS;
 use super::xattr::{MAX_XATTR_LEN, MAX_XATTR_NAME_LEN};
 
@@ -30,11 +32,12 @@ fn corrupt<T>(what: impl Into<String>) -> Result<T, CorruptRow> {
 pub(super) struct Loading {
     counters: Option<Counters>,
     dentries: Vec<(InodeNo, Name, InodeNo)>,
+    quotas: BTreeMap<InodeNo, QuotaRow>,
 }
 
 impl Loading {
     pub fn is_empty(&self) -> bool {
-        self.counters.is_none() && self.dentries.is_empty()
+        self.counters.is_none() && self.dentries.is_empty() && self.quotas.is_empty()
     }
 }
 
@@ -87,6 +90,10 @@ impl State {
                     Some(_) => corrupt(format!("keeper {id} is there twice")),
                 }
             }
+            Row::Quota(inode, row) => match self.loading.quotas.insert(inode, row) {
+                None => Ok(()),
+                Some(_) => corrupt(format!("the quota of directory {inode} is there twice")),
+            },
         }
     }
 
@@ -144,7 +151,12 @@ impl State {
         self.grace_until_ms = now.as_millis() + ORPHAN_GRACE_MS;
         self.locks.begin_grace(now.as_millis());
         self.be_quiet_after_load(now.as_millis());
-        self.check().map_err(CorruptRow)
+        self.check().map_err(CorruptRow)?;
+        // Last: what is counted has to be a tree.
+        for (inode, row) in loading.quotas {
+            self.load_quota(inode, row).map_err(CorruptRow)?;
+        }
+        self.check_quotas().map_err(CorruptRow)
     }
 
     fn load_dentry(&mut self, parent: InodeNo, name: Name, inode: InodeNo) -> Result<(), CorruptRow> {

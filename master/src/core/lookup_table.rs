@@ -104,7 +104,7 @@ impl Iterator for Walk<'_> {
 
 impl State {
     /// The inode at an absolute path (no symbolic link is followed), and the path without needless slashes.
-    fn resolve(&self, path: &[u8]) -> Result<(InodeNo, Vec<u8>), DfsError> {
+    pub(super) fn resolve(&self, path: &[u8]) -> Result<(InodeNo, Vec<u8>), DfsError> {
         let (mut inode, mut clean) = (InodeNo::ROOT, Vec::new());
         for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
             let next = match &self.inode(inode)?.body {

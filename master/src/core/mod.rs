@@ -11,9 +11,11 @@
 //! - `keepers`, `inventory`, `grant`: who is alive, what they have, and tickets for them.
 //! - `replicate`: who copies what to whom, and trimming. `sync`: fsync.
 //! - `locks`, `lock_table`: locks of files.
+//! - `quota`: limits of what is below a directory, and what is used of them.
 //! - `report`, `lookup_table`: what operators see.
 //!
-//! Stored: counters, inodes, dentries, extents, chunks with their copies, extended attributes, keepers, replies.
+//! Stored: counters, inodes, dentries, extents, chunks with their copies, extended attributes, keepers, quotas,
+//! replies.
 //! All else (liveness, sessions, uploads under way, copy orders, what is synced) is learned again after
 //! a restart. `now` should come from a clock that never jumps: all time limits hang on it.
 
@@ -35,6 +37,7 @@ mod locks;
 mod lookup_table;
 mod namespace;
 mod out;
+mod quota;
 mod rename;
 mod replicate;
 mod replies;
@@ -50,6 +53,8 @@ mod xattr;
 mod lock_tests;
 #[cfg(test)]
 mod namespace_tests;
+#[cfg(test)]
+mod quota_tests;
 #[cfg(test)]
 mod random_tests;
 #[cfg(test)]
@@ -92,6 +97,7 @@ pub struct State {
     xattrs: BTreeMap<(InodeNo, Name), Bytes>,
     chunks: Chunks,
     keepers: BTreeMap<KeeperId, Keeper>,
+    quotas: quota::Quotas,
 
     sessions: BTreeMap<SessionId, Session>,
     /// How often each inode is held open, over all sessions.
@@ -128,6 +134,7 @@ impl State {
             xattrs: BTreeMap::new(),
             chunks: Chunks::default(),
             keepers: BTreeMap::new(),
+            quotas: quota::Quotas::default(),
             sessions: BTreeMap::new(),
             opens: BTreeMap::new(),
             orphans: BTreeSet::new(),
@@ -164,6 +171,7 @@ impl State {
             Command::KeeperHello(hello) => self.keeper_hello(hello, &mut out),
             Command::Keeper { keeper, msg } => self.keeper_says(keeper, msg, &mut out),
             Command::KeeperGone(keeper) => self.keeper_gone(keeper, &mut out),
+            Command::Quota { path, limits } => self.change_quota(&path, limits, &mut out),
             Command::Tick => self.tick(&mut out),
         }
         out.finish(self)
@@ -219,6 +227,7 @@ impl State {
                 Row::Reply { session: *session, request: *request, reply }
             }
             RowKey::Keeper(keeper) => Row::Keeper(*keeper, self.keepers.get(keeper)?.row.clone()),
+            RowKey::Quota(inode) => Row::Quota(*inode, self.quotas.limits(*inode)?),
         })
     }
 }

@@ -140,11 +140,16 @@ impl State {
     ) -> Res<()> {
         let now = out.now;
         let directory = self.inode_mut(parent, out)?;
+        let mut replaced = None;
         if let Body::Dir(dir) = &mut directory.body {
-            dir.entries.insert(name.into(), inode);
+            replaced = dir.entries.insert(name.into(), inode);
             directory.mtime = now;
             directory.ctime = now;
         }
+        if let Some(replaced) = replaced {
+            self.quotas_lose_name(replaced, parent);
+        }
+        self.quotas_gain_name(inode, parent);
         out.touch(RowKey::Dentry { parent, name: name.into() });
         Ok(())
     }
@@ -153,10 +158,14 @@ impl State {
     pub(super) fn drop_entry(&mut self, parent: InodeNo, name: &[u8], out: &mut Out) -> Res<()> {
         let now = out.now;
         let directory = self.inode_mut(parent, out)?;
+        let mut removed = None;
         if let Body::Dir(dir) = &mut directory.body {
-            dir.entries.remove(name);
+            removed = dir.entries.remove(name);
             directory.mtime = now;
             directory.ctime = now;
+        }
+        if let Some(removed) = removed {
+            self.quotas_lose_name(removed, parent);
         }
         out.touch(RowKey::Dentry { parent, name: name.into() });
         Ok(())
@@ -170,6 +179,9 @@ impl State {
         node.nlink = if node.is_dir() { 0 } else { node.nlink.saturating_sub(1) };
         node.ctime = now;
         let attr = node.attr(inode);
+        if node.is_dir() {
+            self.drop_quota(inode, out);
+        }
         self.reap_if_unused(inode, out);
         Ok(attr)
     }
@@ -207,6 +219,7 @@ impl State {
         if kind == S_IFDIR {
             self.check_links(parent)?;
         }
+        self.check_quota_for_name(None, parent)?;
         let directory = self.inode(parent)?;
         let mut mode = new.mode;
         let mut gid = new.gid;
@@ -291,6 +304,7 @@ impl State {
             return fail(ErrorCode::NotFound, format!("inode {inode} has no name any more"));
         }
         self.check_links(inode)?;
+        self.check_quota_for_name(Some(inode), parent)?;
         let now = out.now;
         let node = self.inode_mut(inode, out)?;
         node.nlink += 1;

@@ -8,6 +8,8 @@ use dfs_proto::pb::{self, keeper_down, keeper_up, mount_request::Op};
 use proptest::prelude::*;
 
 use super::Effect;
+use super::lookup_table::Walk;
+use super::row::QuotaRow;
 use super::testkit::{Kit, SESSION, checksum};
 
 const OTHER: SessionId = SessionId(78);
@@ -224,6 +226,19 @@ impl World {
         self.kit.request_as(if b.is_multiple_of(2) { SESSION } else { OTHER }, op);
     }
 
+    /// Sets or clears a quota, tight or wide, of any directory that has a name.
+    fn quota(&mut self, a: u8, b: u8, c: u8) {
+        let walk = Walk::new(&self.kit.state, InodeNo::ROOT, b"/");
+        let is_dir = |inode: &InodeNo| self.kit.state.inodes.get(inode).is_some_and(|node| node.is_dir());
+        let mut dirs: Vec<Vec<u8>> = walk.filter(|(_, inode)| is_dir(inode)).map(|(path, _)| path).collect();
+        dirs.push(b"/".to_vec());
+        let path = dirs[usize::from(a) % dirs.len()].clone().into();
+        let limit = |n: u8, unit: u64| (!n.is_multiple_of(3)).then_some(u64::from(n) * unit);
+        let limits = QuotaRow { max_bytes: limit(b, 64), max_inodes: limit(c, 1) };
+        let limits = (!(b ^ c).is_multiple_of(4)).then_some(limits);
+        self.kit.apply(super::Command::Quota { path, limits });
+    }
+
     fn step(&mut self, step: Step) {
         let (what, a, b, c) = step;
         match what {
@@ -249,6 +264,7 @@ impl World {
                 }
             }
             57..=59 => self.extents(step),
+            60..=61 => self.quota(a, b, c),
             _ => self.kit.pass_ms(i64::from(a) * 10),
         }
         self.obey();
@@ -289,7 +305,7 @@ proptest! {
 
     #[test]
     fn whatever_happens_the_tables_fit_together_and_are_stored(
-        steps in prop::collection::vec((0u8..63, any::<u8>(), any::<u8>(), any::<u8>()), 1..250),
+        steps in prop::collection::vec((0u8..65, any::<u8>(), any::<u8>(), any::<u8>()), 1..250),
     ) {
         let mut world = World::new();
         for step in steps {

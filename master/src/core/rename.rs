@@ -54,6 +54,9 @@ impl State {
         if self.inode(source)?.is_dir() && self.is_within(to.parent, source)? {
             return fail(ErrorCode::Invalid, "a directory cannot be moved into itself");
         }
+        if target != Some(source) {
+            self.check_quota_for_rename(source, from.parent, to.parent, op.exchange)?;
+        }
         let removed = match target {
             Some(target) if target == source => None,
             Some(target) if op.exchange => {

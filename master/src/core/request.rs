@@ -62,7 +62,7 @@ impl State {
             Op::Layout(op) => self.layout(*op, out),
             Op::Alloc(op) => self.alloc(by, op, out),
             Op::AbortUpload(op) => self.abort_upload(by, *op, out),
-            Op::Statfs(_) => Ok(self.statfs()),
+            Op::Statfs(op) => Ok(self.statfs(*op)),
             Op::Getxattr(op) => self.getxattr(op, out),
             Op::Setxattr(op) => self.setxattr(by, op, out),
             Op::Listxattr(op) => self.listxattr(*op, out),

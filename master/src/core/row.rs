@@ -51,6 +51,8 @@ pub enum Row {
         /// A `MountReply`, as protobuf encodes it.
         reply: Bytes,
     },
+    /// The limits of a directory. What is used of them is derived.
+    Quota(InodeNo, QuotaRow),
 }
 
 /// What a row is found by.
@@ -65,6 +67,7 @@ pub enum RowKey {
     Xattr { inode: InodeNo, name: Name },
     Keeper(KeeperId),
     Reply { session: SessionId, request: u64 },
+    Quota(InodeNo),
 }
 
 /// A change of one row. A command's changes are stored all or none.
@@ -138,4 +141,12 @@ pub struct KeeperRow {
     pub data_dir: String,
     pub host: String,
     pub version: String,
+}
+
+/// What may be below a directory; `None`: no limit. One of them is there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[allow(missing_docs)]
+pub struct QuotaRow {
+    pub max_bytes: Option<u64>,
+    pub max_inodes: Option<u64>,
 }

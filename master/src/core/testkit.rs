@@ -38,6 +38,7 @@ pub(super) fn key_of(row: &Row) -> RowKey {
         Row::Reply { session, request, .. } => RowKey::Reply { session: *session, request: *request },
         Row::Xattr { inode, name, .. } => RowKey::Xattr { inode: *inode, name: name.clone() },
         Row::Keeper(keeper, _) => RowKey::Keeper(*keeper),
+        Row::Quota(inode, _) => RowKey::Quota(*inode),
     }
 }
 
@@ -496,5 +497,6 @@ fn all_rows(state: &State) -> BTreeMap<RowKey, Row> {
     keys.extend(state.replies.keys().map(|(session, request)| RowKey::Reply { session, request }));
     keys.extend(state.xattrs.keys().map(|(inode, name)| RowKey::Xattr { inode: *inode, name: name.clone() }));
     keys.extend(state.keepers.keys().map(|keeper| RowKey::Keeper(*keeper)));
+    keys.extend(state.quotas.directories().map(RowKey::Quota));
     keys.into_iter().map(|key| (key.clone(), state.row(&key).unwrap())).collect()
 }

@@ -108,6 +108,7 @@ impl State {
         } else if self.sessions.get(&by).is_some_and(|session| session.pending_count() >= MAX_PENDING) {
             return fail(ErrorCode::Busy, format!("{MAX_PENDING} uploads are under way; wait for some"));
         }
+        self.check_quota_for_bytes(inode, &op.runs, replaced)?;
         let placed = self.place(length, self.settings.min_copies, &op.avoid)?;
         let chunk = self.ids.chunk(out);
         let latest = pb::Time { sec: out.now.sec.saturating_add(1), nsec: out.now.nsec };

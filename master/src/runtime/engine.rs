@@ -10,6 +10,8 @@
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
+use dfs_proto::error::DfsError;
 use dfs_proto::ids::{KeeperId, SessionId};
 use dfs_proto::pb::{self, keeper_down, mount_down};
 use tokio::sync::{Semaphore, TryAcquireError, mpsc, oneshot, watch};
@@ -18,6 +20,7 @@ use super::clock::Clock;
 use super::committer::commit_thread;
 use super::group::{self, Admitted, GroupCommit};
 use super::outbox::{ConnectionNo, Outboxes};
+use crate::core::row::QuotaRow;
 use crate::core::{Applied, Command, CorruptRow, Effect, Settings, State};
 use crate::store::{Store, StoreError};
 
@@ -253,6 +256,34 @@ impl Engine {
         }
     }
 
+    /// Sets or takes away a quota (see [`Command::Quota`]), and returns when that is durable. The inner error is
+    /// the core's refusal.
+    ///
+    /// # Errors
+    /// As [`Engine::read`].
+    pub async fn change_quota(
+        &self,
+        path: Bytes,
+        limits: Option<QuotaRow>,
+    ) -> Result<Result<pb::QuotaList, DfsError>, Stopped> {
+        let answer = self
+            .run(|inner| {
+                let mut applied = inner.apply(Command::Quota { path, limits });
+                let mut answer = None;
+                applied.effects.retain(|effect| match effect {
+                    Effect::QuotaAnswer(found) => {
+                        answer = Some(found.clone());
+                        false
+                    }
+                    _ => true,
+                });
+                (applied, answer)
+            })
+            .await?;
+        self.read(|_, _| ()).await?;
+        Ok(answer.unwrap_or_else(|| Err(DfsError::from_wire(no_answer()))))
+    }
+
     /// Looks at the state, and returns when all that was seen is durable.
     ///
     /// # Errors
@@ -361,7 +392,7 @@ impl Inner {
                     self.keepers.welcome(keeper, welcome);
                 }
                 Effect::ToKeeper(keeper, message) => self.keepers.send(keeper, message),
-                Effect::MountAnswer(_) | Effect::KeeperAnswer(_) => {
+                Effect::MountAnswer(_) | Effect::KeeperAnswer(_) | Effect::QuotaAnswer(_) => {
                     tracing::error!("the core answered a hello that nobody sent; the answer is dropped");
                 }
             }

@@ -175,9 +175,12 @@ fn touches(change: &RowChange, touched: &mut Vec<InodeNo>) {
             RowKey::Inode(inode) | RowKey::Extent { inode, .. } | RowKey::Xattr { inode, .. },
         ) => touched.push(*inode),
         RowChange::Delete(RowKey::Dentry { parent, .. }) => touched.push(*parent),
-        RowChange::Put(Row::Counters(_) | Row::Chunk(..) | Row::Keeper(..) | Row::Reply { .. })
-        | RowChange::Delete(RowKey::Counters | RowKey::Chunk(_) | RowKey::Keeper(_) | RowKey::Reply { .. }) =>
-            {}
+        RowChange::Put(
+            Row::Counters(_) | Row::Chunk(..) | Row::Keeper(..) | Row::Reply { .. } | Row::Quota(..),
+        )
+        | RowChange::Delete(
+            RowKey::Counters | RowKey::Chunk(_) | RowKey::Keeper(_) | RowKey::Reply { .. } | RowKey::Quota(_),
+        ) => {}
     }
 }
 
@@ -187,7 +190,7 @@ pub(super) fn asks(command: &Command) -> bool {
     match command {
         Command::MountHello { .. } | Command::Mount { .. } | Command::KeeperHello(_) => true,
         Command::Keeper { msg, .. } => matches!(msg, pb::keeper_up::Msg::Heartbeat(_)),
-        Command::MountGone(_) | Command::KeeperGone(_) | Command::Tick => false,
+        Command::MountGone(_) | Command::KeeperGone(_) | Command::Quota { .. } | Command::Tick => false,
     }
 }
 
@@ -195,7 +198,7 @@ pub(super) fn asks(command: &Command) -> bool {
 pub(super) fn effects_answer(effects: &[Effect]) -> bool {
     use pb::{keeper_down, mount_down};
     effects.iter().all(|effect| match effect {
-        Effect::MountAnswer(_) | Effect::KeeperAnswer(_) => true,
+        Effect::MountAnswer(_) | Effect::KeeperAnswer(_) | Effect::QuotaAnswer(_) => true,
         Effect::ToMount(_, msg) => matches!(msg, mount_down::Msg::Reply(_) | mount_down::Msg::Welcome(_)),
         Effect::ToKeeper(_, msg) => {
             matches!(msg, keeper_down::Msg::Ack(_) | keeper_down::Msg::Welcome(_))

@@ -10,6 +10,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::core::LookupCursor;
+use crate::core::row::QuotaRow;
 use crate::runtime::{Engine, Stopped};
 
 /// Rows of the look-up table that are made at a time, under the engine's lock.
@@ -39,6 +40,30 @@ impl admin_service_server::AdminService for Admin {
     async fn keepers(&self, _: Request<pb::KeepersRequest>) -> Result<Response<pb::KeeperList>, Status> {
         let keepers = self.engine.read(|state, now| state.keepers(now)).await.map_err(stopped)?;
         Ok(Response::new(pb::KeeperList { keepers }))
+    }
+
+    async fn quotas(&self, request: Request<pb::QuotasRequest>) -> Result<Response<pb::QuotaList>, Status> {
+        let path = request.into_inner().path;
+        let found = self.engine.read(|state, _| state.quotas(&path)).await.map_err(stopped)?;
+        found.map(Response::new).map_err(status)
+    }
+
+    async fn set_quota(
+        &self,
+        request: Request<pb::SetQuotaRequest>,
+    ) -> Result<Response<pb::QuotaList>, Status> {
+        let pb::SetQuotaRequest { path, max_bytes, max_inodes } = request.into_inner();
+        let limits = Some(QuotaRow { max_bytes, max_inodes });
+        let answer = self.engine.change_quota(path, limits).await.map_err(stopped)?;
+        answer.map(Response::new).map_err(status)
+    }
+
+    async fn clear_quota(
+        &self,
+        request: Request<pb::ClearQuotaRequest>,
+    ) -> Result<Response<pb::QuotaList>, Status> {
+        let answer = self.engine.change_quota(request.into_inner().path, None).await.map_err(stopped)?;
+        answer.map(Response::new).map_err(status)
     }
 
     type LookupTableStream = ReceiverStream<Result<pb::LookupRow, Status>>;

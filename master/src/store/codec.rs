@@ -13,6 +13,7 @@
 //! xattr     inode:8 name               the value's bytes
 //! keeper    keeper:8                   address data_dir host version        (each: length, UTF-8)
 //! reply     session:8 request:8        the encoded reply
+//! quota     inode:8                    max_bytes max_inodes                 (each: 0 for none, else 1 and the number)
 //! ```
 //!
 //! Numbers in bodies are base-128 varints (as protobuf has them). A time is its seconds, zigzag, and its
@@ -26,7 +27,7 @@ use dfs_proto::ids::{ChunkId, InodeNo, KeeperId, SessionId};
 use dfs_proto::{MAX_NAME_LEN, pb};
 use prost::encoding::{decode_varint, encode_varint};
 
-use crate::core::row::{ChunkRow, Counters, ExtentRow, InodeRow, KeeperRow, Name};
+use crate::core::row::{ChunkRow, Counters, ExtentRow, InodeRow, KeeperRow, Name, QuotaRow};
 use crate::core::{Row, RowKey};
 
 const VALUE_VERSION: u8 = 1;
@@ -45,12 +46,13 @@ pub enum Table {
     Chunk = 5,
     Xattr = 6,
     Keeper = 7,
+    Quota = 8,
     Reply = 9,
 }
 
 impl Table {
     /// Every table. Counters and keepers come first, they are needed to judge the others.
-    pub const ALL: [Table; 8] = [
+    pub const ALL: [Table; 9] = [
         Table::Counters,
         Table::Keeper,
         Table::Inode,
@@ -59,6 +61,7 @@ impl Table {
         Table::Chunk,
         Table::Xattr,
         Table::Reply,
+        Table::Quota,
     ];
 
     /// Its name, part of the format of engines that name their tables.
@@ -72,6 +75,7 @@ impl Table {
             Table::Xattr => "xattr",
             Table::Keeper => "keeper",
             Table::Reply => "reply",
+            Table::Quota => "quota",
         }
     }
 }
@@ -99,6 +103,7 @@ pub fn key_of(row: &Row) -> RowKey {
         Row::Xattr { inode, name, .. } => RowKey::Xattr { inode: *inode, name: name.clone() },
         Row::Keeper(keeper, _) => RowKey::Keeper(*keeper),
         Row::Reply { session, request, .. } => RowKey::Reply { session: *session, request: *request },
+        Row::Quota(inode, _) => RowKey::Quota(*inode),
     }
 }
 
@@ -114,6 +119,7 @@ pub fn encode_key(key: &RowKey) -> (Table, Vec<u8>) {
         RowKey::Xattr { inode, name } => (Table::Xattr, pair(inode.0, name)),
         RowKey::Keeper(keeper) => (Table::Keeper, pair(keeper.0, &[])),
         RowKey::Reply { session, request } => (Table::Reply, pair(session.0, &request.to_be_bytes())),
+        RowKey::Quota(inode) => (Table::Quota, pair(inode.0, &[])),
     }
 }
 
@@ -149,6 +155,12 @@ fn encode_body(row: &Row, out: &mut Vec<u8>) {
             for text in [&keeper.address, &keeper.data_dir, &keeper.host, &keeper.version] {
                 encode_varint(text.len() as u64, out);
                 out.extend_from_slice(text.as_bytes());
+            }
+        }
+        Row::Quota(_, quota) => {
+            for limit in [quota.max_bytes, quota.max_inodes] {
+                encode_varint(u64::from(limit.is_some()), out);
+                limit.iter().for_each(|&n| encode_varint(n, out));
             }
         }
     }
@@ -246,6 +258,10 @@ fn decode_body(table: Table, key: &[u8], body: &mut Body<'_>) -> Result<Row, Why
             };
             Row::Keeper(KeeperId(whole_key(key)?), row)
         }
+        Table::Quota => {
+            let row = QuotaRow { max_bytes: body.limit()?, max_inodes: body.limit()? };
+            Row::Quota(InodeNo(whole_key(key)?), row)
+        }
     })
 }
 
@@ -314,6 +330,14 @@ impl<'a> Body<'a> {
 
     fn small(&mut self) -> Result<u32, Why> {
         u32::try_from(self.number()?).map_err(|_| "a number in it is too large")
+    }
+
+    fn limit(&mut self) -> Result<Option<u64>, Why> {
+        match self.number()? {
+            0 => Ok(None),
+            1 => self.number().map(Some),
+            _ => Err("a limit in it is neither there nor not"),
+        }
     }
 
     fn time(&mut self) -> Result<pb::Time, Why> {

@@ -262,6 +262,7 @@ fn row_table(row: &Row) -> Table {
         Row::Xattr { .. } => Table::Xattr,
         Row::Reply { .. } => Table::Reply,
         Row::Keeper(..) => Table::Keeper,
+        Row::Quota(..) => Table::Quota,
     }
 }
 

@@ -2,6 +2,7 @@
 //!
 //! - `admin`: status, keepers, lookup: what the master knows, as tables or as JSON.
 //! - `ls`, `rm`, `put`, `get`: files of the cluster, without a mount.
+//! - `quota`: limits of what is below a directory.
 //! - `path`: from a path to an inode, by the session's calls.
 //! - `output`: tables, JSON, and what to do when the reader of stdout goes away.
 //! - `progress`: the bar that `put` and `get` show on a terminal.
@@ -16,6 +17,7 @@ mod output;
 mod path;
 mod progress;
 mod put;
+mod quota;
 mod rm;
 
 use std::ffi::OsString;
@@ -92,6 +94,9 @@ enum Command {
         /// A file of the cluster
         path: OsString,
     },
+    /// Limit how much there may be below a directory
+    #[command(subcommand)]
+    Quota(quota::Quota),
 }
 
 /// Why a command failed.
@@ -175,6 +180,7 @@ async fn command(args: &Args) -> Result<(), CliError> {
         Command::Get { path, file } => {
             in_session(master, async |client| get::get(client, path, file.as_deref()).await).await
         }
+        Command::Quota(quota) => quota::quota(master, quota, *json).await,
         Command::Rm { path } => in_session(master, async |client| rm::rm(client, path).await).await,
     }
 }

@@ -70,3 +70,38 @@ pub async fn lookup_table(
     }
     Ok(())
 }
+
+/// Every quota by path, or with a path (absolute) that of one directory, if it has one.
+///
+/// # Errors
+/// As [`lookup_table`]; `Invalid` for what is no directory.
+pub async fn quotas(master: &str, path: &[u8]) -> Result<Vec<pb::QuotaInfo>, DfsError> {
+    let mut client = connect(master).await?;
+    let request = pb::QuotasRequest { path: Bytes::copy_from_slice(path) };
+    Ok(within(master, client.quotas(request)).await?.into_inner().quotas)
+}
+
+/// Sets the limits that are given, of a directory's bytes and inodes; the other stays. It holds when this returns.
+///
+/// # Errors
+/// As [`quotas`].
+pub async fn set_quota(
+    master: &str,
+    path: &[u8],
+    max_bytes: Option<u64>,
+    max_inodes: Option<u64>,
+) -> Result<(), DfsError> {
+    let mut client = connect(master).await?;
+    let request = pb::SetQuotaRequest { path: Bytes::copy_from_slice(path), max_bytes, max_inodes };
+    within(master, client.set_quota(request)).await.map(drop)
+}
+
+/// Takes a directory's quota away. False: it had none.
+///
+/// # Errors
+/// As [`quotas`].
+pub async fn clear_quota(master: &str, path: &[u8]) -> Result<bool, DfsError> {
+    let mut client = connect(master).await?;
+    let request = pb::ClearQuotaRequest { path: Bytes::copy_from_slice(path) };
+    Ok(!within(master, client.clear_quota(request)).await?.into_inner().quotas.is_empty())
+}

@@ -245,8 +245,8 @@ impl Client {
     ///
     /// # Errors
     /// `TimedOut`, ...
-    pub async fn statfs(&self) -> Result<pb::StatfsInfo, DfsError> {
-        let reply = self.call("statfs", Op::Statfs(pb::Statfs {})).await?;
+    pub async fn statfs(&self, inode: InodeNo) -> Result<pb::StatfsInfo, DfsError> {
+        let reply = self.call("statfs", Op::Statfs(pb::Statfs { inode: inode.0 })).await?;
         expect!(reply, "statfs", Reply::Statfs)
     }
 

@@ -246,8 +246,8 @@ impl Fs {
     }
 
     /// Space, as users have it.
-    pub async fn statfs(&self) -> Result<pb::StatfsInfo> {
-        self.client.statfs().await
+    pub async fn statfs(&self, inode: InodeNo) -> Result<pb::StatfsInfo> {
+        self.client.statfs(inode).await
     }
 
     // Files.

@@ -661,7 +661,7 @@ impl Filesystem for Adapter {
         const FREE_INODES: u64 = 1 << 40;
         let fs = self.fs.clone();
         self.runtime.spawn(async move {
-            match fs.statfs().await {
+            match fs.statfs(InodeNo(ino.0)).await {
                 Ok(info) => {
                     let (blocks, free) = (info.total / u64::from(BLOCK), info.free / u64::from(BLOCK));
                     let name_len = dfs_proto::MAX_NAME_LEN as u32;

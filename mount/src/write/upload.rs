@@ -372,6 +372,8 @@ fn may_pass(code: ErrorCode) -> bool {
         | ErrorCode::WrongCluster
         | ErrorCode::Session
         | ErrorCode::Deadlock
-        | ErrorCode::WouldBlock => false,
+        | ErrorCode::WouldBlock
+        | ErrorCode::QuotaExceeded
+        | ErrorCode::CrossesQuota => false,
     }
 }

@@ -40,6 +40,8 @@ pub(crate) fn samples() -> Vec<Row> {
         Row::Xattr { inode: InodeNo(1), name: (*b"user.k").into(), value: Bytes::from_static(b"v\0") },
         Row::Keeper(KeeperId(1), keeper),
         Row::Reply { session: SessionId(5), request: 6, reply: Bytes::from_static(b"\x08\x06") },
+        Row::Quota(InodeNo(1), QuotaRow { max_bytes: Some(0), max_inodes: None }),
+        Row::Quota(InodeNo(258), QuotaRow { max_bytes: None, max_inodes: Some(300) }),
     ]
 }
 
@@ -72,6 +74,8 @@ const GOLDEN: &[&str] = &[
     "6 0000000000000001757365722e6b 01760089dafdc2",
     "7 0000000000000001 010d31302e302e302e313a34303030082f7372762f6466730568c3b67374003ed4fbd5",
     "9 00000000000000050000000000000006 010806364a721a",
+    "8 0000000000000001 010100005747337f",
+    "8 0000000000000102 010001ac0292cabb45",
 ];
 
 #[test]
@@ -139,6 +143,7 @@ fn what_no_encoder_writes_is_refused() {
         (Table::Chunk, KEY, 1, &[0x80], "a number in it is broken"),
         (Table::Keeper, KEY, 1, &[1, 0xff, 0, 0, 0], "a text in it is not UTF-8"),
         (Table::Keeper, KEY, 1, &[200, 1, b'a'], "it is too short"),
+        (Table::Quota, KEY, 1, &[2, 0], "a limit in it is neither there nor not"),
     ];
     for (table, key, version, body, why) in cases {
         let result = decode(*table, key, &sealed(*table, key, *version, body));
@@ -205,6 +210,9 @@ fn row() -> impl Strategy<Value = Row> {
         (n(), ["\\PC{0,40}", "\\PC{0,40}", "\\PC{0,40}", "\\PC{0,40}"]).prop_map(|(id, texts)| {
             let [address, data_dir, host, version] = texts;
             Row::Keeper(KeeperId(id), KeeperRow { address, data_dir, host, version })
+        }),
+        (n(), any::<[Option<u64>; 2]>()).prop_map(|(id, [max_bytes, max_inodes])| {
+            Row::Quota(InodeNo(id), QuotaRow { max_bytes, max_inodes })
         }),
     ]
 }

@@ -25,6 +25,7 @@ pub(super) fn settings() -> Settings {
         min_copies: 2,
         chunk_size: CHUNK_SIZE,
         replicate_every_ms: 10_000,
+        compact_after_ms: 10_000,
     }
 }
 

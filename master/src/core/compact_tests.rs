@@ -1,0 +1,1 @@
+//! Tests of `compact.rs` and its parts.

@@ -93,9 +93,9 @@ impl RemoteChunk {
             want_sums: self.sums.is_none(),
         };
         let (encoded, block) = peers.read(&keeper.address, &request, node)?;
+        let chunk = self.chunk();
         let corrupt = |what: &str| {
-            let message =
-                format!("{what} of chunk {} from keeper {} does not verify", self.chunk(), keeper.keeper);
+            let message = format!("{what} of chunk {chunk} from keeper {} does not verify", keeper.keeper);
             DfsError::new(ErrorCode::Corrupt, message)
         };
         if self.sums.is_none() {

@@ -84,6 +84,12 @@ impl Compaction {
         self.sweep_wanted = true;
     }
 
+    /// Looks at all files again, without waiting for the time of the next sweep.
+    #[cfg(test)]
+    pub fn sweep_now(&mut self) {
+        (self.sweep_wanted, self.next_sweep_ms) = (true, i64::MIN);
+    }
+
     /// Nothing is known of any file yet.
     pub fn begin_after_load(&mut self, now_ms: i64) {
         self.sweep = Some(InodeNo(0));

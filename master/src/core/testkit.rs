@@ -49,6 +49,8 @@ pub(super) fn checksum(chunk: u64) -> u32 {
 /// See the module.
 pub(super) struct Kit {
     pub state: State,
+    /// Also of the next master.
+    pub settings: Settings,
     rows: BTreeMap<RowKey, Row>,
     now_ms: i64,
     /// Keepers that send heartbeats as time passes.
@@ -56,13 +58,23 @@ pub(super) struct Kit {
     /// Every effect since it was last cleared.
     pub sent: Vec<Effect>,
     next_request: u64,
+    /// What chunks of compaction are made of: (chunk of a mount, offset, length).
+    made_of: BTreeMap<ChunkId, Vec<Part>>,
+    /// After each command: no file's bytes have changed unless its content version has.
+    pub watches_content: bool,
 }
+
+/// A part of a chunk that a mount wrote: (chunk, offset, length).
+type Part = (ChunkId, u32, u32);
 
 impl Kit {
     /// A fresh cluster with one mount and no keeper.
     pub fn new() -> Kit {
         let mut kit = Kit {
             state: State::new(settings()),
+            settings: settings(),
+            made_of: BTreeMap::new(),
+            watches_content: false,
             rows: BTreeMap::new(),
             now_ms: 1_700_000_000_000,
             beating: Vec::new(),
@@ -109,18 +121,78 @@ impl Kit {
 
     pub fn apply(&mut self, command: Command) {
         let told = format!("{command:?}");
+        let before = if self.watches_content { self.contents() } else { BTreeMap::new() };
         let applied = self.state.apply(command, self.now());
         self.store_rows(applied.changes);
+        for effect in &applied.effects {
+            if let Effect::ToKeeper(_, keeper_down::Msg::Build(order)) = effect {
+                self.note_build(order);
+            }
+        }
+        let after = if self.watches_content { self.contents() } else { BTreeMap::new() };
+        for (inode, (version, bytes)) in &before {
+            let same = after.get(inode).is_none_or(|(now, other)| now != version || other == bytes);
+            assert!(same, "after {told}: inode {inode} was {bytes:?}, is {:?}", after[inode]);
+        }
         self.sent.extend(applied.effects);
         if let Err(broken) = self.state.check() {
             panic!("after {told}: {broken}");
         }
     }
 
+    fn note_build(&mut self, order: &pb::BuildChunk) {
+        let mut parts = Vec::new();
+        for piece in &order.pieces {
+            let source = order.sources[piece.source as usize].info.unwrap();
+            parts.extend(self.parts(ChunkId(source.chunk), piece.offset, piece.length));
+        }
+        self.made_of.insert(ChunkId(order.chunk), parts);
+    }
+
+    /// What a mount wrote there.
+    fn parts(&self, chunk: ChunkId, offset: u32, length: u32) -> Vec<Part> {
+        let Some(made_of) = self.made_of.get(&chunk) else { return vec![(chunk, offset, length)] };
+        let (mut found, mut at) = (Vec::new(), 0);
+        for (origin, start, part) in made_of {
+            let (from, to) = (offset.max(at), (offset + length).min(at + part));
+            if from < to {
+                found.push((*origin, start + (from - at), to - from));
+            }
+            at += part;
+        }
+        found
+    }
+
+    /// Of a file, where each byte came from: (file offset, part), joined as far as possible.
+    pub fn content(&self, inode: InodeNo) -> Vec<(u64, Part)> {
+        let mut content: Vec<(u64, Part)> = Vec::new();
+        for (start, span) in self.state.extents_from(inode, 0) {
+            let mut at = start;
+            for (chunk, offset, length) in self.parts(span.chunk, span.chunk_offset, span.length) {
+                match content.last_mut() {
+                    Some((begin, last))
+                        if *begin + u64::from(last.2) == at
+                            && (last.0, last.1 + last.2) == (chunk, offset) =>
+                    {
+                        last.2 += length;
+                    }
+                    _ => content.push((at, (chunk, offset, length))),
+                }
+                at += u64::from(length);
+            }
+        }
+        content
+    }
+
+    fn contents(&self) -> BTreeMap<InodeNo, (u64, Vec<(u64, Part)>)> {
+        let files = self.state.inodes.iter().filter(|(_, node)| node.is_file());
+        files.map(|(inode, node)| (*inode, (node.content_version, self.content(*inode)))).collect()
+    }
+
     /// A new master on what was stored.
     pub fn restart(&mut self) {
         self.now_ms += 1;
-        let mut state = State::new(settings());
+        let mut state = State::new(self.settings.clone());
         for row in self.stored_rows() {
             state.load_row(row).unwrap();
         }
@@ -131,7 +203,7 @@ impl Kit {
 
     /// Rebuilds the state from the stored rows, and compares all that is stored of both.
     pub fn compare_with_stored(&self) {
-        let mut rebuilt = State::new(settings());
+        let mut rebuilt = State::new(self.settings.clone());
         for row in self.stored_rows() {
             rebuilt.load_row(row).unwrap();
         }
@@ -446,7 +518,8 @@ impl Kit {
 
     pub fn length_of(&self, chunk: ChunkId) -> u32 {
         let in_table = self.state.chunks.get(chunk).map(|row| row.length);
-        in_table.or(self.state.uploads.get(&chunk).map(|upload| upload.length)).unwrap_or(1)
+        let job = self.state.compaction.jobs.get(&chunk).map(|job| job.length);
+        in_table.or(self.state.uploads.get(&chunk).map(|upload| upload.length)).or(job).unwrap_or(1)
     }
 
     /// Every copy order is carried out, and every one that follows.
@@ -454,6 +527,37 @@ impl Kit {
         while let Some((order, chunk, _, destination)) = self.pushes().first().copied() {
             self.say_copied(order, chunk, self.length_of(chunk), destination);
         }
+    }
+
+    /// Chunks that keepers were ordered to build, and have not: (chunk, keeper).
+    pub fn builds(&self) -> Vec<(ChunkId, KeeperId)> {
+        let jobs = self.state.compaction.jobs.iter().filter(|(_, job)| job.checksum.is_none());
+        jobs.map(|(chunk, job)| (*chunk, job.builder)).collect()
+    }
+
+    /// Says that a chunk is built.
+    pub fn say_built(&mut self, chunk: ChunkId, length: u32, builder: KeeperId) {
+        let info = Some(pb::ChunkInfo { chunk: chunk.0, length, checksum: checksum(chunk.0) });
+        self.keeper_says(builder, keeper_up::Msg::Built(pb::ChunkBuilt { info, bad: Vec::new() }));
+    }
+
+    /// Every chunk that is ordered is built, copied and synced, and every one that follows.
+    pub fn compact_all(&mut self) {
+        for _ in 0..1000 {
+            for (chunk, builder) in self.builds() {
+                self.say_built(chunk, self.length_of(chunk), builder);
+            }
+            self.copy_all();
+            for keeper in self.beating.clone() {
+                let chunks: Vec<u64> = self.state.syncs.unsynced().map(|(chunk, _)| chunk.0).collect();
+                self.keeper_says(keeper, keeper_up::Msg::Synced(pb::Synced { chunks }));
+            }
+            self.pass_ms(1_000);
+            if self.state.compaction.waiting() == 0 {
+                return;
+            }
+        }
+        panic!("compaction has no end");
     }
 
     fn was_told(&self, keeper: KeeperId, what: impl Fn(&keeper_down::Msg) -> bool) -> bool {

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use dfs_proto::MAX_FILE_SIZE;
 use dfs_proto::block_sum::BLOCK_SIZE;
 use dfs_proto::error::{DfsError, ErrorCode};
-use dfs_proto::ids::InodeNo;
+use dfs_proto::ids::{ChunkId, InodeNo};
 use tokio::sync::watch;
 
 use super::fetch::{Fetcher, Wanted};
@@ -18,6 +18,8 @@ use super::prefetch::{Prefetcher, ReadStream};
 
 /// For one read, everything included.
 const READ_DEADLINE: Duration = Duration::from_secs(30);
+/// Layouts that one read asks for anew when chunks of the last one are gone.
+const FRESH_LAYOUTS: usize = 5;
 /// Ranges that one read has on their way at once.
 const RANGES_AT_ONCE: usize = 16;
 
@@ -53,6 +55,8 @@ pub struct FileReader {
 enum Failure {
     Layout(DfsError),
     Copies(DfsError),
+    /// Every keeper that the layout names says that it has no such chunk.
+    Gone(ChunkId, DfsError),
 }
 
 impl FileReader {
@@ -204,18 +208,25 @@ impl Shared {
         length: usize,
         in_sequence: bool,
     ) -> Result<Bytes, DfsError> {
-        match self.assemble(offset, length, in_sequence).await {
-            Ok(bytes) => return Ok(bytes),
-            Err(Failure::Layout(error)) => return Err(error),
-            Err(Failure::Copies(error)) => {
-                tracing::debug!(inode = %self.inode, %error, "asking for a new layout");
-            }
+        let (mut layouts, mut gone) = (0, Vec::new());
+        loop {
+            let error = match self.assemble(offset, length, in_sequence).await {
+                Ok(bytes) => return Ok(bytes),
+                Err(Failure::Layout(error)) => return Err(error),
+                // Another chunk each time: the file is changed, or compacted, while it is read.
+                Err(Failure::Gone(chunk, error)) if layouts < FRESH_LAYOUTS && !gone.contains(&chunk) => {
+                    gone.push(chunk);
+                    error
+                }
+                Err(Failure::Gone(_, error)) => return Err(DfsError { code: ErrorCode::Lost, ..error }),
+                // Tickets may have expired, copies may have moved; but once is enough.
+                Err(Failure::Copies(error)) if layouts == 0 => error,
+                Err(Failure::Copies(error)) => return Err(error),
+            };
+            layouts += 1;
+            tracing::debug!(inode = %self.inode, %error, "asking for a new layout");
+            lock(&self.state).layout.invalidate();
         }
-        // Tickets may have expired, copies may have moved.
-        lock(&self.state).layout.invalidate();
-        self.assemble(offset, length, in_sequence).await.map_err(|failure| match failure {
-            Failure::Layout(error) | Failure::Copies(error) => error,
-        })
     }
 
     async fn assemble(
@@ -267,7 +278,7 @@ impl Shared {
         for ((piece, _), wanted) in group.iter().zip(begun) {
             let blocks = match wanted {
                 Some(Wanted::Here(blocks)) => blocks,
-                Some(Wanted::Coming(seat)) => seat.arrive().await.map_err(Failure::Copies)?,
+                Some(Wanted::Coming(seat)) => seat.arrive().await.map_err(|error| not_read(piece, error))?,
                 None => Vec::new(),
             };
             match piece {
@@ -276,6 +287,13 @@ impl Shared {
             }
         }
         Ok(())
+    }
+}
+
+fn not_read(piece: &Piece, error: DfsError) -> Failure {
+    match piece {
+        Piece::Data(data) if error.code == ErrorCode::NotFound => Failure::Gone(data.chunk, error),
+        _ => Failure::Copies(error),
     }
 }
 

@@ -68,7 +68,9 @@ fn what_is_as_it_should_be_is_left_alone() {
     let size = u64::from(CHUNK_SIZE);
     let file = kit.create(InodeNo::ROOT, "f");
     // In one go; small at its end; and one write into the middle.
-    (0..5).for_each(|i| drop(kit.upload(file, i * size, size)));
+    (0..5).for_each(|i| {
+        kit.upload(file, i * size, size);
+    });
     kit.upload(file, 5 * size, 10);
     kit.upload(file, 2 * size + 5, 10);
     kit.copy_all();
@@ -177,7 +179,9 @@ fn holes_stay_holes_and_take_no_room() {
     let mut kit = Kit::with_keepers(3);
     kit.watches_content = true;
     let file = kit.create(InodeNo::ROOT, "f");
-    (0..30).for_each(|i| drop(kit.upload(file, (29 - i) << 30, 10)));
+    (0..30).for_each(|i| {
+        kit.upload(file, (29 - i) << 30, 10);
+    });
     kit.copy_all();
     let before = kit.attr(file);
     kit.pass_ms(QUIET_MS + 1_000);
@@ -207,9 +211,13 @@ fn what_another_file_keeps_anyway_is_not_stored_twice_until_that_file_is_gone() 
     let size = u64::from(CHUNK_SIZE);
     let first = kit.create(InodeNo::ROOT, "first");
     let second = kit.create(InodeNo::ROOT, "second");
-    (0..3).for_each(|i| drop(kit.upload(first, i * size, size)));
+    (0..3).for_each(|i| {
+        kit.upload(first, i * size, size);
+    });
     copy_range(&mut kit, first, second, 3 * size);
-    (0..10).for_each(|i| drop(kit.upload(second, size + i * 50_000, 100)));
+    (0..10).for_each(|i| {
+        kit.upload(second, size + i * 50_000, 100);
+    });
     kit.copy_all();
     kit.pass_ms(QUIET_MS + 1_000);
     kit.compact_all();
@@ -247,7 +255,9 @@ fn after_a_round_the_file_rests_for_as_long_as_it_was_big() {
     let before = moved(&kit);
     kit.settings.compact_after_ms = 100;
     kit.state.settings.compact_after_ms = 100;
-    (0..10).for_each(|i| drop(kit.upload(file, i * 300_000, 10)));
+    (0..10).for_each(|i| {
+        kit.upload(file, i * 300_000, 10);
+    });
     kit.copy_all();
     kit.pass_silently_ms(200);
     assert!(kit.builds().is_empty(), "4 MB take 1 s at the rate of compaction");

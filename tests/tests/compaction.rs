@@ -153,9 +153,10 @@ fn pieces_from_two_mounts_are_packed_while_they_are_read_and_keeper_and_master_f
     cluster.wait_copies("/pieces", 3, secs(60));
     assert_eq!((cluster.status("lost"), cluster.status("endangered")), (0, 0));
     // What was built in vain, and what came back with the keeper, is gone.
-    let listed: BTreeSet<String> =
-        cluster.lookup("/pieces").iter().map(|row| row["path"].as_str().unwrap().to_owned()).collect();
     wait_until(secs(60), "the keepers have nothing but what the look-up table lists", || {
+        let rows = cluster.lookup("/pieces");
+        let listed: BTreeSet<String> =
+            rows.iter().map(|row| row["path"].as_str().unwrap().to_owned()).collect();
         let files = (0..4).flat_map(|index| cluster.chunk_files(index));
         files.map(|file| file.display().to_string()).collect::<BTreeSet<_>>() == listed
     });

@@ -179,7 +179,8 @@ impl State {
                 return;
             };
             self.compaction.sweep = Some(InodeNo(inode.0.saturating_add(1)));
-            if !self.compaction.candidates.contains_key(&inode) {
+            let compaction = &self.compaction;
+            if !compaction.candidates.contains_key(&inode) && !compaction.rounds.contains_key(&inode) {
                 self.note_candidate(inode, now_ms);
             }
         }
@@ -258,7 +259,9 @@ impl State {
         if round.moved_bytes > 0 {
             tracing::debug!(%inode, bytes = round.moved_bytes, "compaction ends");
             // At most MAX_REST_MS.
-            self.compaction.resting.insert(inode, now_ms.saturating_add(rest_ms as i64));
+            let until_ms = now_ms.saturating_add(rest_ms as i64);
+            let resting = self.compaction.resting.entry(inode).or_insert(until_ms);
+            *resting = until_ms.max(*resting);
         }
         if round.failed {
             let due_ms = now_ms.saturating_add(RETRY_MS);

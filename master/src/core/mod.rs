@@ -51,6 +51,8 @@ mod upload;
 mod xattr;
 
 #[cfg(test)]
+mod compact_testkit;
+#[cfg(test)]
 mod compact_tests;
 #[cfg(test)]
 mod lock_tests;

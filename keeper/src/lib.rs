@@ -5,16 +5,18 @@
 //! - `store/`: chunk files: format, receiving, index, syncing, the disk.
 //! - `server/`: the TCP data port: uploads and reads, a thread per connection.
 //! - `wire`: frames on one blocking connection, with deadlines.
-//! - `relay`: a chunk goes out to another keeper.
+//! - `relay`: a chunk goes out to another keeper; `fetch`: blocks of one come in.
 //! - `session`: the gRPC session with the master; `outbox`: notices on their way to it.
-//! - `orders`: what the master has us do; `syncer`: group sync.
+//! - `orders`: what the master has us do; `build`: a new chunk of parts of others; `syncer`: group sync.
 //! - `node`: what all of those share; `load`: counters; `queue`: work for threads.
 //!
 //! Control is asynchronous (tokio, tonic); the data plane and the disk are plain threads. Between them
 //! stand the outbox, and the queues of orders and syncs; all are bounded.
 
+mod build;
 pub mod config;
 pub mod error;
+mod fetch;
 mod identity;
 mod load;
 mod node;
@@ -137,6 +139,7 @@ impl Keeper {
         spawn("sync", syncer::run)?;
         spawn("chores", orders::run_chores)?;
         spawn("disk", watch_disk)?;
+        spawn("build", build::run_builds)?;
         for _ in 0..orders::PUSHERS {
             spawn("push", orders::run_pushes)?;
         }

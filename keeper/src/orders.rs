@@ -1,5 +1,5 @@
-//! What the master orders: push a copy to another keeper, delete, verify. Orders are taken in at once
-//! and carried out by threads of their own. Pushes yield to foreground traffic.
+//! What the master orders: push a copy to another keeper, build a chunk, delete, verify. Orders are taken in at once
+//! and carried out by threads of their own (builds: `build.rs`). Pushes and builds yield to foreground traffic.
 
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,8 @@ use crate::store::error::StoreError;
 pub(crate) const PUSHERS: usize = 4;
 /// Pushes that may wait beyond those; the master gives out far fewer.
 const PUSHES: usize = 64;
+/// Builds that may wait; the master gives out one at a time.
+const BUILDS: usize = 8;
 /// Chunks that may wait to be deleted or verified.
 const CHORES: usize = 1 << 20;
 
@@ -25,8 +27,8 @@ const CHORES: usize = 1 << 20;
 const YIELDING_RATE: f64 = 50.0 * 1024.0 * 1024.0;
 
 /// Each frame of a push has this long; longer than a relay's, for nobody waits.
-const PUSH_PATIENCE: Duration = Duration::from_secs(5);
-const NOTICE_PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PUSH_PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const NOTICE_PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug)]
 enum Chore {
@@ -38,12 +40,17 @@ enum Chore {
 #[derive(Debug)]
 pub(crate) struct Orders {
     pushes: WorkQueue<pb::PushChunk>,
+    pub builds: WorkQueue<pb::BuildChunk>,
     chores: WorkQueue<Chore>,
 }
 
 impl Orders {
     pub fn new() -> Orders {
-        Orders { pushes: WorkQueue::new(PUSHES), chores: WorkQueue::new(CHORES) }
+        Orders {
+            pushes: WorkQueue::new(PUSHES),
+            builds: WorkQueue::new(BUILDS),
+            chores: WorkQueue::new(CHORES),
+        }
     }
 
     /// Takes in a push; a refusal goes back as `CopyFailed`.
@@ -51,6 +58,15 @@ impl Orders {
         if let Err(order) = self.pushes.push(order) {
             let busy = DfsError::new(ErrorCode::Busy, "this keeper has too many copies to push; order fewer");
             node.outbox.post_or_drop(copy_failed(&order, &busy));
+        }
+    }
+
+    /// Takes in a build; a refusal goes back as `BuildFailed`.
+    pub fn build(&self, node: &Node, order: pb::BuildChunk) {
+        if let Err(order) = self.builds.push(order) {
+            let busy =
+                DfsError::new(ErrorCode::Busy, "this keeper has too many chunks to build; order fewer");
+            node.outbox.post_or_drop(build_failed(order.chunk, &busy, Vec::new()));
         }
     }
 
@@ -71,6 +87,7 @@ impl Orders {
 
     pub fn close(&self) {
         self.pushes.close();
+        self.builds.close();
         self.chores.close();
     }
 }
@@ -109,6 +126,10 @@ pub(crate) fn run_pushes(node: &Node) {
             }
         }
     }
+}
+
+pub(crate) fn build_failed(chunk: u64, error: &DfsError, bad: Vec<pb::BadSource>) -> Msg {
+    Msg::BuildFailed(pb::BuildFailed { chunk, error: Some(error.to_wire()), bad })
 }
 
 fn copy_failed(order: &pb::PushChunk, error: &DfsError) -> Msg {
@@ -167,17 +188,18 @@ fn push(node: &Node, order: &pb::PushChunk) -> Result<(), DfsError> {
     Ok(())
 }
 
-/// Holds a push back while the foreground is busy.
-struct Pace {
+/// Holds a push or a build back while the foreground is busy.
+pub(crate) struct Pace {
     last: Instant,
 }
 
 impl Pace {
-    fn new() -> Pace {
+    pub fn new() -> Pace {
         Pace { last: Instant::now() }
     }
 
-    fn sent(&mut self, node: &Node, bytes: usize) {
+    /// So many bytes were done.
+    pub fn sent(&mut self, node: &Node, bytes: usize) {
         if node.load.foreground_is_busy() {
             let due = Duration::from_secs_f64(bytes as f64 / YIELDING_RATE);
             let left = due.saturating_sub(self.last.elapsed());

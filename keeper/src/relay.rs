@@ -1,5 +1,5 @@
-//! Sending a chunk to another keeper: the relay of an upload to its companions, and the push of a
-//! copy. Both speak the upload's frames as a client does.
+//! Connections to other keepers: the relay of an upload to its companions, the push of a copy, and reads
+//! for a build. All speak the frames that a client does.
 
 use std::net::{TcpStream, ToSocketAddrs};
 use std::sync::Arc;
@@ -77,6 +77,36 @@ impl Outgoing {
     /// Waits for the answer.
     pub fn done(&mut self, patience: Duration) -> Result<pb::WriteDone, DfsError> {
         let answer = self.answer(patience);
+        self.used = Instant::now();
+        answer
+    }
+
+    /// Reads a range of a chunk: the encoded block checksums, if they were asked for, and the bytes. Nothing of
+    /// it is verified here.
+    pub fn read(&mut self, request: &pb::ReadRequest) -> Result<(Bytes, Vec<u8>), DfsError> {
+        self.request = self.request.wrapping_add(1);
+        let sent = self.wire.send(Kind::Read, self.request, request);
+        sent.map_err(|error| self.broken(&error))?;
+        let header = self.wire.header().map_err(|error| self.broken(&error))?;
+        let answer = match header {
+            Header { kind: Kind::ReadData, data_len, request: number, .. }
+                if number == self.request && data_len == request.length as usize =>
+            {
+                let meta: Result<pb::ReadReply, WireError> = self.wire.meta(&header);
+                let meta = meta.map_err(|error| self.broken(&error))?;
+                let mut data = vec![0; data_len];
+                self.wire.data(&mut data).map_err(|error| self.broken(&error))?;
+                Ok((meta.block_sums, data))
+            }
+            Header { kind: Kind::Error, data_len: 0, .. } => {
+                let error: pb::Error = self.wire.meta(&header).map_err(|error| self.broken(&error))?;
+                Err(DfsError::from_wire(error))
+            }
+            other => Err(DfsError::new(
+                ErrorCode::Protocol,
+                format!("the keeper at {} answered a read with a {:?} frame", self.address, other.kind),
+            )),
+        };
         self.used = Instant::now();
         answer
     }

@@ -373,6 +373,7 @@ impl Session {
             }
             Some(down::Msg::Delete(order)) => node.orders.delete(order.chunks.into_iter().map(ChunkId)),
             Some(down::Msg::Sync(order)) => node.syncs.ask(order.chunks.into_iter().map(ChunkId)),
+            Some(down::Msg::Build(order)) => node.orders.build(node, order),
             Some(down::Msg::Verify(order)) => node.orders.verify(ChunkId(order.chunk)),
             Some(down::Msg::Refused(error)) => return Err(self.refused(DfsError::from_wire(error))),
             Some(down::Msg::Welcome(_)) | None => {

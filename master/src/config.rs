@@ -17,6 +17,8 @@ pub const MIN_CHUNK_SIZE: u32 = block_sum::MIN_CHUNK_SIZE as u32;
 pub const MAX_CHUNK_SIZE: u32 = block_sum::MAX_CHUNK_SIZE as u32;
 /// The shortest time between two replication scans.
 pub const MIN_REPLICATE_EVERY: Duration = Duration::from_millis(100);
+/// How long a file may have to be quiet before it is compacted; 0 is for never.
+pub const MAX_COMPACT_AFTER: Duration = Duration::from_secs(86_400);
 /// The longest time between two replication scans.
 pub const MAX_REPLICATE_EVERY: Duration = Duration::from_secs(3_600);
 
@@ -35,6 +37,8 @@ pub struct Config {
     pub chunk_size: u32,
     /// Between two replication scans.
     pub replicate_every: Duration,
+    /// How long a file has to be quiet before it is compacted; zero: never is one.
+    pub compact_after: Duration,
 }
 
 /// A choice that cannot be.
@@ -56,6 +60,8 @@ pub enum ConfigError {
         Period(*.0), Period(MIN_REPLICATE_EVERY), Period(MAX_REPLICATE_EVERY)
     )]
     ReplicateEvery(Duration),
+    #[error("compact-after: {} is not possible; choose up to {}, or 0 to compact nothing", Period(*.0), Period(MAX_COMPACT_AFTER))]
+    CompactAfter(Duration),
 }
 
 impl Config {
@@ -68,6 +74,7 @@ impl Config {
             min_copies: 2,
             chunk_size: 8 * 1024 * 1024,
             replicate_every: Duration::from_secs(10),
+            compact_after: Duration::from_secs(10),
         }
     }
 
@@ -88,6 +95,9 @@ impl Config {
         }
         if !(MIN_REPLICATE_EVERY..=MAX_REPLICATE_EVERY).contains(&self.replicate_every) {
             return Err(ConfigError::ReplicateEvery(self.replicate_every));
+        }
+        if self.compact_after > MAX_COMPACT_AFTER {
+            return Err(ConfigError::CompactAfter(self.compact_after));
         }
         Ok(())
     }
@@ -126,6 +136,9 @@ mod tests {
         for period in [Duration::from_millis(99), Duration::from_secs(3_601)] {
             assert_eq!(check(|c| c.replicate_every = period), Err(ConfigError::ReplicateEvery(period)));
         }
+        assert_eq!(check(|c| c.compact_after = Duration::ZERO), Ok(()));
+        let week = Duration::from_secs(7 * 86_400);
+        assert_eq!(check(|c| c.compact_after = week), Err(ConfigError::CompactAfter(week)));
     }
 
     #[test]

@@ -238,12 +238,12 @@ async fn start_master(
 ) -> Result<Master, EmbeddedError> {
     let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let mut config = dfs_master::Config {
-        data: wanted.data.join("master"),
         listen: last_address.unwrap_or(any_port),
         copies: plan.copies,
         min_copies: plan.min_copies,
         chunk_size: wanted.chunk_size,
         replicate_every: wanted.replicate_every,
+        ..dfs_master::Config::new(wanted.data.join("master"))
     };
     match Master::start(config.clone()).await {
         Err(MasterError::PortInUse { address }) if last_address.is_some() => {

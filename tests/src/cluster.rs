@@ -25,6 +25,7 @@ pub struct Builder {
     min_copies: u32,
     chunk_size: String,
     replicate_every: String,
+    compact_after: String,
     log: String,
 }
 
@@ -56,6 +57,12 @@ impl Builder {
     /// As typed: `1s` (the default here).
     pub fn replicate_every(mut self, period: &str) -> Builder {
         self.replicate_every = period.to_owned();
+        self
+    }
+
+    /// As typed: `10s` (the default), `off`.
+    pub fn compact_after(mut self, period: &str) -> Builder {
+        self.compact_after = period.to_owned();
         self
     }
 
@@ -99,6 +106,7 @@ fn master_recipe(
         ("--min-copies", settings.min_copies.to_string()),
         ("--chunk-size", settings.chunk_size.clone()),
         ("--replicate-every", settings.replicate_every.clone()),
+        ("--compact-after", settings.compact_after.clone()),
         ("--log", settings.log.clone()),
     ];
     recipe(
@@ -146,6 +154,7 @@ impl Cluster {
             min_copies: 2,
             chunk_size: "8MiB".into(),
             replicate_every: "1s".into(),
+            compact_after: "10s".into(),
             log: "info".into(),
         }
     }

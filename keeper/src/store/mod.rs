@@ -219,6 +219,22 @@ impl ChunkStore {
         Ok(())
     }
 
+    /// Reads the block of this index, and quarantines the chunk when the block does not verify.
+    ///
+    /// # Errors
+    /// `Corrupt` or `Io`.
+    pub fn read_block(&self, open: &ChunkFile, index: usize) -> Result<Vec<u8>, StoreError> {
+        let ChunkHeader { chunk, length, ref sums } = open.header;
+        let at = index * BLOCK_SIZE;
+        let mut block = vec![0; BLOCK_SIZE.min(length.saturating_sub(at))];
+        let read = open.file.read_exact_at(&mut block, DATA_AT + at as u64);
+        read.map_err(|source| StoreError::Io { chunk, what: "read it", source })?;
+        if sums.verify(index, &block) {
+            return Ok(block);
+        }
+        Err(self.quarantine(chunk, Some(open.inode), &format!("block {index} has another checksum")))
+    }
+
     /// Reads a chunk and checks every byte.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use clap::builder::FalseyValueParser;
@@ -42,6 +43,11 @@ struct Flags {
     #[arg(long, env = "DFS_REPLICATE_EVERY", value_name = "TIME", default_value = "10s")]
     replicate_every: Period,
 
+    /// Pack a file of many small pieces into full chunks when it was not written to for this long (10s, 2m);
+    /// 0 or off: never
+    #[arg(long, env = "DFS_COMPACT_AFTER", value_name = "TIME", default_value = "10s", value_parser = period_or_off)]
+    compact_after: Period,
+
     /// What to log to stderr: error, warn, info, debug, trace, or per module (dfs_master=debug)
     #[arg(long, env = "DFS_LOG", value_name = "FILTER", default_value = "info")]
     log: String,
@@ -61,8 +67,17 @@ impl Flags {
             min_copies: self.min_copies,
             chunk_size: u32::try_from(bytes).map_err(|_| ConfigError::ChunkSize(bytes))?,
             replicate_every: self.replicate_every.0,
+            compact_after: self.compact_after.0,
         };
         config.validate().map(|()| config)
+    }
+}
+
+/// A period; zero for what switches it off.
+fn period_or_off(text: &str) -> Result<Period, String> {
+    match text {
+        "0" | "off" => Ok(Period(Duration::ZERO)),
+        _ => text.parse().map_err(|error| format!("{error}, or off")),
     }
 }
 
@@ -109,7 +124,6 @@ async fn serve(config: Config) -> Result<(), MasterError> {
 mod tests {
     use super::*;
     use clap::CommandFactory;
-    use std::time::Duration;
 
     fn parse(args: &[&str]) -> Result<Config, String> {
         let all = ["dfs-master"].iter().chain(args);
@@ -141,6 +155,14 @@ mod tests {
     }
 
     #[test]
+    fn compaction_can_be_switched_off() {
+        for (typed, means) in [("off", 0), ("0", 0), ("1s", 1), ("2m", 120)] {
+            let config = parse(&["--data", "d", "--compact-after", typed]).unwrap();
+            assert_eq!(config.compact_after, Duration::from_secs(means), "{typed}");
+        }
+    }
+
+    #[test]
     fn what_makes_no_sense_is_named() {
         for (flag, value) in [
             ("--chunk-size", "8"),
@@ -150,6 +172,8 @@ mod tests {
             ("--min-copies", "4"),
             ("--replicate-every", "10"),
             ("--replicate-every", "1ms"),
+            ("--compact-after", "10"),
+            ("--compact-after", "48h"),
             ("--listen", "nowhere"),
             ("--unknown", "1"),
         ] {

@@ -1,6 +1,6 @@
 //! The table of chunks: length, checksum, references, copies; and indexes over it.
 //!
-//! What must hold: `refs` is the number of extents that refer to the chunk; `keepers` is sorted, each once;
+//! What must hold: `refs` is the number of extents that refer to the chunk, `used` the sum of their lengths; `keepers` is sorted, each once;
 //! the index by keeper has exactly the copies; `live` is the number of copies on live keepers, and each chunk
 //! with too few of those is in `wanting` under it, each with too many in `surplus`. So nothing ever has to
 //! look at every chunk: neither the death of a keeper nor the replication scan.
@@ -20,6 +20,8 @@ pub(super) struct Chunk {
     pub length: u32,
     pub checksum: u32,
     pub refs: u32,
+    /// Bytes, summed over those extents.
+    pub used: u64,
     /// Copies on live keepers, as the indexes have it.
     pub live: u32,
     /// Every copy, on live keepers or not.
@@ -86,9 +88,11 @@ impl Chunks {
         self.map.insert(id, chunk).is_none()
     }
 
-    pub fn add_ref(&mut self, chunk: ChunkId) {
+    /// One extent of `length` bytes more refers to it.
+    pub fn add_ref(&mut self, chunk: ChunkId, length: u32) {
         if let Some(chunk) = self.map.get_mut(&chunk) {
             chunk.refs += 1;
+            chunk.used += u64::from(length);
         }
     }
 
@@ -165,11 +169,15 @@ impl State {
         true
     }
 
-    /// One extent less refers to it; the last one takes it out of the table and off the keepers.
-    pub(super) fn drop_ref(&mut self, chunk: ChunkId, out: &mut Out) {
+    /// One extent of `length` bytes less refers to it; the last one takes it out of the table and off the
+    /// keepers.
+    pub(super) fn drop_ref(&mut self, chunk: ChunkId, length: u32, out: &mut Out) {
         let Some(row) = self.chunks.map.get_mut(&chunk) else { return };
         row.refs = row.refs.saturating_sub(1);
+        row.used = row.used.saturating_sub(u64::from(length));
         if row.refs > 0 {
+            // Who is left may be a file that nothing happens to: only a sweep finds it.
+            self.compaction.want_sweep();
             return;
         }
         self.cancel_orders_of(chunk);

@@ -24,6 +24,8 @@ pub struct Settings {
     pub chunk_size: u32,
     /// Between two replication scans.
     pub replicate_every_ms: u64,
+    /// A file whose extents have not changed for so long may be compacted; 0: none ever is.
+    pub compact_after_ms: u64,
 }
 
 /// Everything that can happen to the master. Ids that have to be random or are bound to a connection

@@ -89,7 +89,8 @@ impl State {
             }
         }
         // Step 5: chunk, extents and attributes, in one transaction.
-        self.chunks.insert(chunk, Chunk { length, checksum, refs: 0, live: copies, keepers: holders });
+        self.chunks
+            .insert(chunk, Chunk { length, checksum, refs: 0, used: 0, live: copies, keepers: holders });
         self.reindex(chunk);
         out.touch(super::row::RowKey::Chunk(chunk));
         let mut end = 0;

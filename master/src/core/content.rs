@@ -57,7 +57,7 @@ impl State {
             // Parts of a u32 length: they fit.
             if kept_left > 0 {
                 self.extents.insert((inode, start), Span { length: kept_left as u32, ..span });
-                self.chunks.add_ref(span.chunk);
+                self.chunks.add_ref(span.chunk, kept_left as u32);
             }
             if kept_right > 0 {
                 let right = Span {
@@ -66,10 +66,10 @@ impl State {
                     chunk: span.chunk,
                 };
                 self.extents.insert((inode, to), right);
-                self.chunks.add_ref(span.chunk);
+                self.chunks.add_ref(span.chunk, right.length);
                 out.touch(RowKey::Extent { inode, file_offset: to });
             }
-            self.drop_ref(span.chunk, out);
+            self.drop_ref(span.chunk, span.length, out);
         }
     }
 
@@ -77,7 +77,7 @@ impl State {
     pub(super) fn put_extent(&mut self, inode: InodeNo, start: u64, span: Span, out: &mut Out) {
         self.cut(inode, start, start + u64::from(span.length), out);
         self.extents.insert((inode, start), span);
-        self.chunks.add_ref(span.chunk);
+        self.chunks.add_ref(span.chunk, span.length);
         self.add_allocated(inode, u64::from(span.length), 0);
         out.touch(RowKey::Extent { inode, file_offset: start });
     }
@@ -118,7 +118,8 @@ impl State {
         let covered_to = hit.next().map_or(end, |(start, _)| start);
         drop(hit);
         let ids: BTreeSet<ChunkId> = page.iter().map(|(_, span)| span.chunk).collect();
-        let chunks = ids.into_iter().filter_map(|chunk| self.source_of(chunk, out.now_ms)).collect();
+        let chunks =
+            ids.into_iter().filter_map(|chunk| self.source_of(chunk, MAX_SOURCES, out.now_ms)).collect();
         let extents = page
             .into_iter()
             .map(|(file_offset, span)| pb::Extent {
@@ -131,11 +132,12 @@ impl State {
         Ok(Reply::Layout(pb::FileLayout { attr: Some(attr), extents, chunks, covered_to }))
     }
 
-    fn source_of(&mut self, chunk: ChunkId, now_ms: i64) -> Option<pb::ChunkSource> {
+    /// Where a chunk can be read: `most` of the live keepers that have it.
+    pub(super) fn source_of(&mut self, chunk: ChunkId, most: usize, now_ms: i64) -> Option<pb::ChunkSource> {
         let row = self.chunks.get(chunk)?;
         let info = row.info(chunk);
         let live: Vec<KeeperId> =
-            row.keepers.iter().copied().filter(|k| self.is_alive(*k)).take(MAX_SOURCES).collect();
+            row.keepers.iter().copied().filter(|k| self.is_alive(*k)).take(most).collect();
         let grant = if live.is_empty() {
             pb::Grant::default()
         } else {

@@ -102,7 +102,12 @@ impl State {
     }
 
     /// What lies in [from, to), cut to it, by file offset.
-    fn extents_within(&self, inode: InodeNo, from: u64, to: u64) -> impl Iterator<Item = (u64, Span)> {
+    pub(super) fn extents_within(
+        &self,
+        inode: InodeNo,
+        from: u64,
+        to: u64,
+    ) -> impl Iterator<Item = (u64, Span)> {
         let hit = self.extents_from(inode, from).take_while(move |(start, _)| *start < to);
         hit.map(move |(start, span)| {
             let first = start.max(from);

@@ -28,6 +28,7 @@ impl State {
         self.check_sessions()?;
         self.check_uploads()?;
         self.check_orders()?;
+        self.check_compaction()?;
         self.check_locks()?;
         self.check_quotas()
     }
@@ -102,7 +103,7 @@ impl State {
 
     fn check_extents(&self) -> Result<(), String> {
         let mut allocated: BTreeMap<InodeNo, u64> = BTreeMap::new();
-        let mut refs: BTreeMap<ChunkId, u32> = BTreeMap::new();
+        let mut refs: BTreeMap<ChunkId, (u32, u64)> = BTreeMap::new();
         let mut before = (InodeNo(0), 0);
         for (&(inode, start), span) in &self.extents {
             let end = start.saturating_add(u64::from(span.length));
@@ -120,7 +121,8 @@ impl State {
                 "inode {inode}: the extent at {start} leaves its chunk"
             );
             *allocated.entry(inode).or_default() += u64::from(span.length);
-            *refs.entry(span.chunk).or_default() += 1;
+            let uses = refs.entry(span.chunk).or_default();
+            *uses = (uses.0 + 1, uses.1 + u64::from(span.length));
             before = (inode, end);
         }
         for (inode, node) in &self.inodes {
@@ -130,8 +132,9 @@ impl State {
             }
         }
         for (id, chunk) in self.chunks.iter() {
-            let counted = refs.get(&id).copied().unwrap_or(0);
+            let (counted, used) = refs.get(&id).copied().unwrap_or_default();
             ensure!(chunk.refs == counted, "chunk {id} has {} references, {counted} extents", chunk.refs);
+            ensure!(chunk.used == used, "chunk {id}: {} bytes used, extents cover {used}", chunk.used);
             ensure!(counted > 0, "chunk {id} is in no file");
         }
         Ok(())
@@ -143,6 +146,7 @@ impl State {
         for (id, chunk) in self.chunks.iter() {
             ensure!(id.0 != 0 && id.0 < self.ids.stored.next_chunk, "chunk {id} was never handed out");
             ensure!(!self.uploads.contains_key(&id), "chunk {id} is in the table and on its way");
+            ensure!(!self.compaction.jobs.contains_key(&id), "chunk {id} is in the table and being built");
             ensure!(chunk.keepers.is_sorted_by(|a, b| a < b), "chunk {id}: keepers are not in order");
             for keeper in &chunk.keepers {
                 ensure!(
@@ -174,7 +178,8 @@ impl State {
             ensure!(strays.is_none(), "keeper {keeper}: its index has {strays:?}");
         }
         for (chunk, keeper) in self.syncs.unsynced() {
-            let held = self.uploads.get(&chunk).is_some_and(|upload| upload.holders.contains(&keeper));
+            let held = self.uploads.get(&chunk).is_some_and(|upload| upload.holders.contains(&keeper))
+                || self.compaction.jobs.get(&chunk).is_some_and(|job| job.holders.contains(&keeper));
             ensure!(held || self.chunks.has_copy(chunk, keeper), "no copy of {chunk} on {keeper} to sync");
         }
         Ok(())
@@ -225,12 +230,16 @@ impl State {
                 counts.entry(*keeper).or_default().2 += u64::from(upload.length);
             }
         }
+        for job in self.compaction.jobs.values().filter(|job| job.checksum.is_none()) {
+            counts.entry(job.builder).or_default().2 += u64::from(job.length);
+        }
         for order in self.orders.map.values() {
             ensure!(order.source != order.destination, "chunk {} is copied to where it is", order.chunk);
-            let length = match (self.chunks.get(order.chunk), self.uploads.get(&order.chunk)) {
-                (Some(chunk), _) => chunk.length,
-                (None, Some(upload)) => upload.length,
-                (None, None) => return Err(format!("chunk {} is gone and being copied", order.chunk)),
+            let length = self.chunks.get(order.chunk).map(|chunk| chunk.length);
+            let length = length.or(self.uploads.get(&order.chunk).map(|upload| upload.length));
+            let length = length.or(self.compaction.jobs.get(&order.chunk).map(|job| job.length));
+            let Some(length) = length else {
+                return Err(format!("chunk {} is gone and being copied", order.chunk));
             };
             counts.entry(order.source).or_default().0 += 1;
             let destination = counts.entry(order.destination).or_default();

@@ -51,7 +51,7 @@ impl State {
         let dropped = inventory.dropped.contains(&chunk);
         let Some(row) = self.chunks.get(chunk) else {
             // One that was ticketed and is not in the table yet stays; what else is not there is garbage.
-            if !self.uploads.contains_key(&chunk) {
+            if !self.uploads.contains_key(&chunk) && !self.compaction.jobs.contains_key(&chunk) {
                 self.delete_at(id, chunk, out);
             }
             return;
@@ -85,6 +85,7 @@ impl State {
         for chunk in gone {
             self.upload_lost_copy(chunk, id);
         }
+        self.built_lost_copies(id, missing, out);
         self.recheck_uploads(out);
         self.recheck_syncs(out);
     }
@@ -100,16 +101,22 @@ impl State {
             self.replicate_now(chunk, out);
         }
         self.upload_lost_copy(chunk, id);
+        self.built_lost_copies(id, |built| *built == chunk, out);
         self.recheck_uploads(out);
         self.recheck_syncs(out);
     }
 
     pub(super) fn report_bad(&mut self, op: &pb::ReportBad, out: &mut Out) -> Reply {
         let (chunk, keeper) = (ChunkId(op.chunk), KeeperId(op.keeper));
+        self.doubt_copy(chunk, keeper, out);
+        Reply::Empty(pb::Empty {})
+    }
+
+    /// Somebody could not read this copy, if it is one.
+    pub(super) fn doubt_copy(&mut self, chunk: ChunkId, keeper: KeeperId, out: &mut Out) {
         if self.chunks.has_copy(chunk, keeper) {
             self.ask_to_verify(chunk, keeper, out);
         }
-        Reply::Empty(pb::Empty {})
     }
 
     /// At most once a second for one copy.

@@ -144,6 +144,7 @@ impl State {
         })));
         // Orders that the broken stream may have lost are forgotten, and made again.
         self.cancel_orders_at(id);
+        self.drop_builds_at(id, out);
         self.heard(id, out);
         self.ask_syncs_again(id, out);
         self.recheck_uploads(out);
@@ -171,6 +172,8 @@ impl State {
             keeper_up::Msg::Synced(synced) => self.synced(id, &synced, out),
             keeper_up::Msg::Inventory(page) => self.inventory_page(id, &page, out),
             keeper_up::Msg::BadCopy(bad) => self.bad_copy(id, &bad, out),
+            keeper_up::Msg::Built(built) => self.built(id, &built, out),
+            keeper_up::Msg::BuildFailed(failed) => self.build_failed(id, &failed, out),
         }
     }
 
@@ -179,6 +182,7 @@ impl State {
             keeper.connected = false;
             keeper.inventory = None;
             self.cancel_orders_at(id);
+            self.drop_builds_at(id, out);
             self.start_scan(out);
         }
     }
@@ -216,6 +220,7 @@ impl State {
                 tracing::warn!(keeper = %id, address = keeper.row.address, "keeper is dead: nothing heard for {DEAD_AFTER_MS} ms");
             }
             self.cancel_orders_at(*id);
+            self.drop_builds_at(*id, out);
             self.reindex_all_on(*id);
         }
         if !dead.is_empty() {

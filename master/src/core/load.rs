@@ -116,7 +116,7 @@ impl State {
             return corrupt(format!("chunk {chunk}: its keepers are not in order, or one is there twice"));
         }
         let ChunkRow { length, checksum, keepers } = row;
-        if !self.chunks.insert(chunk, Chunk { length, checksum, refs: 0, live: 0, keepers }) {
+        if !self.chunks.insert(chunk, Chunk { length, checksum, refs: 0, used: 0, live: 0, keepers }) {
             return corrupt(format!("chunk {chunk} is there twice"));
         }
         Ok(())
@@ -137,7 +137,7 @@ impl State {
             root.parent = InodeNo::ROOT;
         }
         for ((inode, _), span) in &self.extents {
-            self.chunks.add_ref(span.chunk);
+            self.chunks.add_ref(span.chunk, span.length);
             if let Some(Body::File { allocated }) = self.inodes.get_mut(inode).map(|node| &mut node.body) {
                 *allocated += u64::from(span.length);
             }
@@ -151,6 +151,7 @@ impl State {
         self.grace_until_ms = now.as_millis() + ORPHAN_GRACE_MS;
         self.locks.begin_grace(now.as_millis());
         self.be_quiet_after_load(now.as_millis());
+        self.compaction.begin_after_load(now.as_millis());
         self.check().map_err(CorruptRow)?;
         // Last: what is counted has to be a tree.
         for (inode, row) in loading.quotas {

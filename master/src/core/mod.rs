@@ -10,6 +10,8 @@
 //! - `upload`: steps 1, 2, 4 to 7; `commit`: what becomes visible, in which order.
 //! - `keepers`, `inventory`, `grant`: who is alive, what they have, and tickets for them.
 //! - `replicate`: who copies what to whom, and trimming. `sync`: fsync.
+//! - `compact`: files of many small extents get new, full chunks; `compact_plan`: which extents;
+//!   `compact_jobs`: the chunks that are built.
 //! - `locks`, `lock_table`: locks of files.
 //! - `quota`: limits of what is below a directory, and what is used of them.
 //! - `report`, `lookup_table`: what operators see.
@@ -23,6 +25,9 @@ mod attr;
 mod chunks;
 pub mod command;
 mod commit;
+mod compact;
+mod compact_jobs;
+mod compact_plan;
 mod content;
 mod extent_ops;
 mod grant;
@@ -50,6 +55,10 @@ mod upload;
 mod xattr;
 
 #[cfg(test)]
+mod compact_testkit;
+#[cfg(test)]
+mod compact_tests;
+#[cfg(test)]
 mod lock_tests;
 #[cfg(test)]
 mod namespace_tests;
@@ -72,6 +81,7 @@ pub use lookup_table::LookupCursor;
 pub use row::{Row, RowChange, RowKey};
 
 use chunks::Chunks;
+use compact::Compaction;
 use content::Span;
 use ids::Ids;
 use inode::{Body, Inode};
@@ -112,6 +122,7 @@ pub struct State {
     uploads: BTreeMap<ChunkId, Upload>,
     orders: Orders,
     syncs: Syncs,
+    compaction: Compaction,
     locks: locks::Locks,
     /// When a keeper was last asked to verify its copy, in ms; at most once a second.
     verify_asked: BTreeMap<(ChunkId, KeeperId), i64>,
@@ -143,6 +154,7 @@ impl State {
             uploads: BTreeMap::new(),
             orders: Orders::default(),
             syncs: Syncs::default(),
+            compaction: Compaction::default(),
             locks: locks::Locks::default(),
             verify_asked: BTreeMap::new(),
             placements: 0,
@@ -174,6 +186,7 @@ impl State {
             Command::Quota { path, limits } => self.change_quota(&path, limits, &mut out),
             Command::Tick => self.tick(&mut out),
         }
+        self.note_changed_extents(&out);
         out.finish(self)
     }
 
@@ -189,6 +202,7 @@ impl State {
         self.verify_asked.retain(|_, asked_ms| out.now_ms.saturating_sub(*asked_ms) < VERIFY_EVERY_MS);
         self.recheck_uploads(out);
         self.replicate_tick(out);
+        self.compact_tick(out);
     }
 
     /// Was nothing loaded? Then the store is that of a cluster yet to be made.

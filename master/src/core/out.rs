@@ -81,6 +81,15 @@ impl Out {
         !self.touched.is_empty()
     }
 
+    /// Files of which extents were changed, added or removed.
+    pub fn changed_extents(&self) -> BTreeSet<InodeNo> {
+        let inode = |key: &RowKey| match key {
+            RowKey::Extent { inode, .. } => Some(*inode),
+            _ => None,
+        };
+        self.touched.iter().filter_map(inode).collect()
+    }
+
     /// Lists are sent at the end of the command, deletions before everything but the answer: an order in
     /// the same command to copy the chunk to that keeper again must come after.
     pub fn delete(&mut self, keeper: KeeperId, chunk: ChunkId) {

@@ -19,7 +19,7 @@ use super::out::Out;
 use super::upload::Phase;
 
 /// Orders at once of one keeper as source, and as destination.
-const MAX_ORDERS: u32 = 4;
+pub(super) const MAX_ORDERS: u32 = 4;
 /// As many more for chunks that a client waits for.
 const MAX_URGENT_ORDERS: u32 = 2 * MAX_ORDERS;
 /// An order that has not ended after this is forgotten.
@@ -79,12 +79,12 @@ enum Looked {
 }
 
 /// A chunk that is to be copied.
-struct Subject {
-    info: pb::ChunkInfo,
-    holders: Vec<KeeperId>,
+pub(super) struct Subject {
+    pub info: pb::ChunkInfo,
+    pub holders: Vec<KeeperId>,
     /// Live copies wanted.
-    want: u32,
-    max_orders: u32,
+    pub want: u32,
+    pub max_orders: u32,
 }
 
 impl State {
@@ -93,6 +93,9 @@ impl State {
             let want = self.settings.copies;
             let holders = row.keepers.clone();
             return Some(Subject { info: row.info(chunk), holders, want, max_orders: MAX_ORDERS });
+        }
+        if let Some(subject) = self.built_subject(chunk) {
+            return Some(subject);
         }
         let upload = self.uploads.get(&chunk)?;
         let Phase::Stored { checksum } = upload.phase else { return None };
@@ -317,7 +320,9 @@ impl State {
         self.end_order(copied.order, chunk, |order| order.destination == by);
         match self.subject(chunk) {
             Some(subject) if subject.info == info => {
-                if self.chunks.get(chunk).is_none() {
+                if self.compaction.jobs.contains_key(&chunk) {
+                    self.built_gained_copy(chunk, by, out);
+                } else if self.chunks.get(chunk).is_none() {
                     self.upload_gained_copy(chunk, by, false);
                     self.advance(chunk, out);
                 } else if self.add_copy(chunk, by, out) {

@@ -49,6 +49,9 @@ impl State {
             free_bytes,
             lost_files: self.lost_files(),
             copies_under_way: self.orders.map.len() as u64,
+            compactions_under_way: self.compaction.jobs.len() as u64,
+            compactions_waiting: self.compaction.waiting() as u64,
+            compacted_bytes: self.compaction.moved_bytes,
         }
     }
 

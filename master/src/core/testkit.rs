@@ -9,6 +9,7 @@ use dfs_proto::pb::{
     self, keeper_down, keeper_up, mount_down, mount_reply::Result as Reply, mount_request::Op,
 };
 
+use super::compact_testkit::Part;
 use super::{Command, Effect, Row, RowChange, RowKey, Settings, State};
 
 /// The session of the kit's own mount.
@@ -25,6 +26,7 @@ pub(super) fn settings() -> Settings {
         min_copies: 2,
         chunk_size: CHUNK_SIZE,
         replicate_every_ms: 10_000,
+        compact_after_ms: 10_000,
     }
 }
 
@@ -50,6 +52,8 @@ pub(super) fn checksum(chunk: u64) -> u32 {
 /// See the module.
 pub(super) struct Kit {
     pub state: State,
+    /// Also of the next master.
+    pub settings: Settings,
     rows: BTreeMap<RowKey, Row>,
     now_ms: i64,
     /// Keepers that send heartbeats as time passes.
@@ -57,6 +61,10 @@ pub(super) struct Kit {
     /// Every effect since it was last cleared.
     pub sent: Vec<Effect>,
     next_request: u64,
+    /// What chunks of compaction are made of: (chunk of a mount, offset, length).
+    pub made_of: BTreeMap<ChunkId, Vec<Part>>,
+    /// After each command: no file's bytes have changed unless its content version has.
+    pub watches_content: bool,
 }
 
 impl Kit {
@@ -64,6 +72,9 @@ impl Kit {
     pub fn new() -> Kit {
         let mut kit = Kit {
             state: State::new(settings()),
+            settings: settings(),
+            made_of: BTreeMap::new(),
+            watches_content: false,
             rows: BTreeMap::new(),
             now_ms: 1_700_000_000_000,
             beating: Vec::new(),
@@ -110,8 +121,19 @@ impl Kit {
 
     pub fn apply(&mut self, command: Command) {
         let told = format!("{command:?}");
+        let before = if self.watches_content { self.contents() } else { BTreeMap::new() };
         let applied = self.state.apply(command, self.now());
         self.store_rows(applied.changes);
+        for effect in &applied.effects {
+            if let Effect::ToKeeper(_, keeper_down::Msg::Build(order)) = effect {
+                self.note_build(order);
+            }
+        }
+        let after = if self.watches_content { self.contents() } else { BTreeMap::new() };
+        for (inode, (version, bytes)) in &before {
+            let same = after.get(inode).is_none_or(|(now, other)| now != version || other == bytes);
+            assert!(same, "after {told}: inode {inode} was {bytes:?}, is {:?}", after[inode]);
+        }
         self.sent.extend(applied.effects);
         if let Err(broken) = self.state.check() {
             panic!("after {told}: {broken}");
@@ -121,7 +143,7 @@ impl Kit {
     /// A new master on what was stored.
     pub fn restart(&mut self) {
         self.now_ms += 1;
-        let mut state = State::new(settings());
+        let mut state = State::new(self.settings.clone());
         for row in self.stored_rows() {
             state.load_row(row).unwrap();
         }
@@ -132,7 +154,7 @@ impl Kit {
 
     /// Rebuilds the state from the stored rows, and compares all that is stored of both.
     pub fn compare_with_stored(&self) {
-        let mut rebuilt = State::new(settings());
+        let mut rebuilt = State::new(self.settings.clone());
         for row in self.stored_rows() {
             rebuilt.load_row(row).unwrap();
         }
@@ -453,7 +475,8 @@ impl Kit {
 
     pub fn length_of(&self, chunk: ChunkId) -> u32 {
         let in_table = self.state.chunks.get(chunk).map(|row| row.length);
-        in_table.or(self.state.uploads.get(&chunk).map(|upload| upload.length)).unwrap_or(1)
+        let job = self.state.compaction.jobs.get(&chunk).map(|job| job.length);
+        in_table.or(self.state.uploads.get(&chunk).map(|upload| upload.length)).or(job).unwrap_or(1)
     }
 
     /// Every copy order is carried out, and every one that follows.

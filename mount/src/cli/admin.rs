@@ -31,6 +31,9 @@ struct Status<'a> {
     total_bytes: u64,
     free_bytes: u64,
     copies_under_way: u64,
+    compactions_under_way: u64,
+    compactions_waiting: u64,
+    compacted_bytes: u64,
     want_copies: u32,
     min_copies: u32,
     chunk_size: u32,
@@ -66,6 +69,9 @@ fn status_json(status: &pb::ClusterStatus) -> Status<'_> {
         total_bytes: status.total_bytes,
         free_bytes: status.free_bytes,
         copies_under_way: status.copies_under_way,
+        compactions_under_way: status.compactions_under_way,
+        compactions_waiting: status.compactions_waiting,
+        compacted_bytes: status.compacted_bytes,
         want_copies: status.want_copies,
         min_copies: status.min_copies,
         chunk_size: status.chunk_size,
@@ -96,6 +102,12 @@ fn status_text(status: &pb::ClusterStatus) -> String {
         format!(
             "health      {} lost, {} endangered, {} with fewer copies than wanted",
             status.lost, status.endangered, status.under_replicated
+        ),
+        format!(
+            "compaction  {} chunks being built, {} files waiting, {} moved since the master started",
+            status.compactions_under_way,
+            status.compactions_waiting,
+            human(status.compacted_bytes)
         ),
         format!("disks       {} free of {}", human(status.free_bytes), human(status.total_bytes)),
     ];

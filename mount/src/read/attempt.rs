@@ -92,6 +92,7 @@ mod tests {
             checksum,
             ticket: Bytes::new(),
             keepers: Vec::new(),
+            outdated: Default::default(),
         }
     }
 

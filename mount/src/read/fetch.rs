@@ -3,17 +3,20 @@
 //! The first keeper of the range is asked; on its error the next one. When it is late against the recent ranges,
 //! the next one is asked as well, and the first good answer wins: the others are dropped with their connections and
 //! buffers, so that nothing of theirs is ever seen. When too many are late for hedges to help, a range waits for
-//! its hedge a little longer. A bad range is reported to the master. What must hold: an answer within
+//! its hedge a little longer. A bad range is reported to the master. A copy that is not there is reported only when a
+//! layout that was asked for later still names it: chunks go when a file is overwritten or compacted. What must hold: an answer within
 //! [`RANGE_DEADLINE`]; at most one attempt per copy.
 
+use std::collections::HashMap;
 use std::ops::Range;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dfs_proto::block_sum::block_count;
 use dfs_proto::error::{DfsError, ErrorCode};
-use dfs_proto::ids::{InodeNo, KeeperId};
+use dfs_proto::ids::{ChunkId, InodeNo, KeeperId};
 use dfs_proto::pb;
 use tokio::runtime::Handle;
 use tokio::task::JoinSet;
@@ -30,6 +33,8 @@ use crate::client::Client;
 
 /// For one range, whatever its keepers do.
 const RANGE_DEADLINE: Duration = Duration::from_secs(30);
+/// Copies that were not there and are remembered.
+const MISSING_KEPT: usize = 10_000;
 
 /// What all fetches share.
 pub(super) struct Fetcher {
@@ -40,6 +45,8 @@ pub(super) struct Fetcher {
     flights: Flights,
     latency: Mutex<Latency>,
     suspects: Mutex<Suspects>,
+    /// Copies that were not there, and by which layout they should have been.
+    missing: Mutex<HashMap<(ChunkId, KeeperId), Weak<Source>>>,
 }
 
 /// The blocks of one piece: here already, or on their way.
@@ -73,6 +80,7 @@ impl Fetcher {
             flights: Flights::default(),
             latency: Mutex::default(),
             suspects: Mutex::default(),
+            missing: Mutex::default(),
         }
     }
 
@@ -230,12 +238,29 @@ impl Fetcher {
         tracing::debug!(chunk = %job.source.chunk, keeper = %id, %error, "a copy could not be read");
         match error.code {
             // The keeper is well, this copy is not.
+            ErrorCode::NotFound | ErrorCode::Lost if !self.is_missing_again(&job.source, id) => {
+                job.source.outdated.store(true, Ordering::Relaxed);
+            }
             ErrorCode::Corrupt | ErrorCode::NotFound | ErrorCode::Lost => {
                 tracing::warn!(inode = %job.inode, chunk = %job.source.chunk, keeper = %id, "bad copy reported: {error}");
                 self.client.report_bad(job.source.chunk, id, error);
             }
             ErrorCode::TicketExpired => {}
             _ => lock(&self.suspects).failed(id, Instant::now()),
+        }
+    }
+}
+
+impl Fetcher {
+    /// Did the keeper not have the chunk before, by an older layout?
+    fn is_missing_again(&self, source: &Arc<Source>, keeper: KeeperId) -> bool {
+        let mut missing = lock(&self.missing);
+        if missing.len() >= MISSING_KEPT {
+            missing.clear();
+        }
+        match missing.insert((source.chunk, keeper), Arc::downgrade(source)) {
+            Some(before) => !std::ptr::eq(before.as_ptr(), Arc::as_ptr(source)),
+            None => false,
         }
     }
 }
@@ -255,7 +280,8 @@ fn all_failed(job: &Job, errors: &[DfsError]) -> DfsError {
         return DfsError::new(ErrorCode::Unavailable, message);
     }
     let gone = errors.iter().all(|error| matches!(error.code, ErrorCode::NotFound | ErrorCode::Lost));
-    let code = if gone { ErrorCode::Lost } else { ErrorCode::Io };
+    // Not lost, as far as we know: the layout may be older than what happened to the file.
+    let code = if gone { ErrorCode::NotFound } else { ErrorCode::Io };
     let whys: Vec<_> = errors.iter().map(|error| error.message.as_str()).collect();
     let message = format!("{what} cannot be read from {}: {}", names(&job.source.keepers), whys.join("; "));
     DfsError::new(code, message)

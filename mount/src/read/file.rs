@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use dfs_proto::MAX_FILE_SIZE;
 use dfs_proto::block_sum::BLOCK_SIZE;
 use dfs_proto::error::{DfsError, ErrorCode};
-use dfs_proto::ids::InodeNo;
+use dfs_proto::ids::{ChunkId, InodeNo};
 use tokio::sync::watch;
 
 use super::fetch::{Fetcher, Wanted};
@@ -23,6 +23,8 @@ const READ_DEADLINE: Duration = Duration::from_secs(30);
 const KEEPERS_RETURN_WITHIN: Duration = Duration::from_secs(5);
 /// Between two questions for one.
 const ASK_AGAIN_EVERY: Duration = Duration::from_millis(100);
+/// Layouts that one read asks for anew when chunks of the last one are gone.
+const FRESH_LAYOUTS: usize = 5;
 /// Ranges that one read has on their way at once.
 const RANGES_AT_ONCE: usize = 16;
 
@@ -58,6 +60,8 @@ pub struct FileReader {
 enum Failure {
     Layout(DfsError),
     Copies(DfsError),
+    /// Every keeper that the layout names says that it has no such chunk.
+    Gone(ChunkId, DfsError),
 }
 
 impl FileReader {
@@ -211,23 +215,29 @@ impl Shared {
         in_sequence: bool,
     ) -> Result<Bytes, DfsError> {
         let began = Instant::now();
-        let mut asked_again = false;
+        let (mut asked_again, mut gone) = (false, Vec::new());
         loop {
             let error = match self.assemble(offset, length, in_sequence).await {
                 Ok(bytes) => return Ok(bytes),
                 Err(Failure::Layout(error)) => return Err(error),
-                Err(Failure::Copies(error)) => error,
+                // Another chunk each time: the file is changed, or compacted, while it is read.
+                Err(Failure::Gone(chunk, error)) if gone.len() < FRESH_LAYOUTS && !gone.contains(&chunk) => {
+                    gone.push(chunk);
+                    error
+                }
+                Err(Failure::Gone(_, error)) => return Err(DfsError { code: ErrorCode::Lost, ..error }),
+                // Tickets may have expired, copies may have moved; but once is enough.
+                Err(Failure::Copies(error)) if !asked_again => error,
+                Err(Failure::Copies(error))
+                    if error.code == ErrorCode::Unavailable && began.elapsed() < KEEPERS_RETURN_WITHIN =>
+                {
+                    tokio::time::sleep(ASK_AGAIN_EVERY).await;
+                    error
+                }
+                Err(Failure::Copies(error)) => return Err(error),
             };
-            let nobody = error.code == ErrorCode::Unavailable && began.elapsed() < KEEPERS_RETURN_WITHIN;
-            if asked_again && !nobody {
-                return Err(error);
-            }
-            tracing::debug!(inode = %self.inode, %error, "asking for a new layout");
-            if nobody && asked_again {
-                tokio::time::sleep(ASK_AGAIN_EVERY).await;
-            }
             asked_again = true;
-            // Tickets may have expired, copies may have moved, keepers may have come back.
+            tracing::debug!(inode = %self.inode, %error, "asking for a new layout");
             lock(&self.state).layout.invalidate();
         }
     }
@@ -281,7 +291,7 @@ impl Shared {
         for ((piece, _), wanted) in group.iter().zip(begun) {
             let blocks = match wanted {
                 Some(Wanted::Here(blocks)) => blocks,
-                Some(Wanted::Coming(seat)) => seat.arrive().await.map_err(Failure::Copies)?,
+                Some(Wanted::Coming(seat)) => seat.arrive().await.map_err(|error| not_read(piece, error))?,
                 None => Vec::new(),
             };
             match piece {
@@ -290,6 +300,13 @@ impl Shared {
             }
         }
         Ok(())
+    }
+}
+
+fn not_read(piece: &Piece, error: DfsError) -> Failure {
+    match piece {
+        Piece::Data(data) if error.code == ErrorCode::NotFound => Failure::Gone(data.chunk, error),
+        _ => Failure::Copies(error),
     }
 }
 

@@ -132,7 +132,14 @@ mod tests {
 
     fn source(chunk: u64) -> Arc<Source> {
         let (ticket, keepers) = (Bytes::new(), Vec::new());
-        Arc::new(Source { chunk: ChunkId(chunk), length: 1 << 20, checksum: 0, ticket, keepers })
+        Arc::new(Source {
+            chunk: ChunkId(chunk),
+            length: 1 << 20,
+            checksum: 0,
+            ticket,
+            keepers,
+            outdated: Default::default(),
+        })
     }
 
     fn blocks(from: u8, to: u8) -> Arc<[Bytes]> {

@@ -1,11 +1,12 @@
 //! What the master said of one file: where its bytes lie, and tickets to read them. Pure.
 //!
 //! A layout comes in pages, each of which is complete from its start to its end. What must hold: a page that was
-//! asked for before the last `invalidate` is never found; a page is not used once its tickets are about to expire;
-//! and what the master sent is checked before it is believed.
+//! asked for before the last `invalidate` is never found; a page is not used once its tickets are about to expire,
+//! or once a keeper did not have what it names; and what the master sent is checked before it is believed.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -29,6 +30,8 @@ pub(super) struct Source {
     pub(super) ticket: Bytes,
     /// Live ones with a copy, in the order of their ids.
     pub(super) keepers: Vec<pb::KeeperGrant>,
+    /// Of the page: something that it names is not there any more.
+    pub(super) outdated: Arc<AtomicBool>,
 }
 
 /// A part of a file's layout.
@@ -40,6 +43,7 @@ pub(super) struct Page {
     /// Sorted, not overlapping, each inside its chunk, which is in `sources`.
     pub(super) extents: Vec<pb::Extent>,
     pub(super) sources: HashMap<ChunkId, Arc<Source>>,
+    outdated: Arc<AtomicBool>,
     asked_at: Instant,
 }
 
@@ -59,7 +63,9 @@ impl Page {
                 format!("the master's layout of inode {inode} from offset {start} makes no sense: {why}");
             DfsError::new(ErrorCode::Protocol, message)
         };
-        let sources: Option<HashMap<_, _>> = reply.chunks.into_iter().map(source).collect();
+        let outdated = Arc::new(AtomicBool::new(false));
+        let sources: Option<HashMap<_, _>> =
+            reply.chunks.into_iter().map(|chunk| source(chunk, &outdated)).collect();
         let sources = sources.ok_or_else(|| wrong("a chunk without its record"))?;
         let mut extents = reply.extents;
         extents.sort_unstable_by_key(|extent| extent.file_offset);
@@ -81,7 +87,7 @@ impl Page {
         if reply.covered_to <= start {
             return Err(wrong("it covers nothing"));
         }
-        Ok(Page { start, end: reply.covered_to, extents, sources, asked_at })
+        Ok(Page { start, end: reply.covered_to, extents, sources, outdated, asked_at })
     }
 
     pub(super) fn covers(&self, offset: u64) -> bool {
@@ -94,14 +100,14 @@ impl Page {
     }
 }
 
-fn source(chunk: pb::ChunkSource) -> Option<(ChunkId, Arc<Source>)> {
+fn source(chunk: pb::ChunkSource, outdated: &Arc<AtomicBool>) -> Option<(ChunkId, Arc<Source>)> {
     let info = chunk.info?;
     let grant = chunk.grant.unwrap_or_default();
     let mut keepers = grant.keepers;
     keepers.sort_unstable_by_key(|keeper| keeper.keeper);
     let chunk = ChunkId(info.chunk);
-    let source =
-        Source { chunk, length: info.length, checksum: info.checksum, ticket: grant.ticket, keepers };
+    let (length, checksum, outdated) = (info.length, info.checksum, outdated.clone());
+    let source = Source { chunk, length, checksum, ticket: grant.ticket, keepers, outdated };
     Some((chunk, Arc::new(source)))
 }
 
@@ -132,7 +138,9 @@ impl Layout {
     /// The page that covers `offset`, if there is one that may still be used.
     pub(super) fn find(&self, offset: u64, now: Instant) -> Option<Arc<Page>> {
         let (_, page) = self.pages.range(..=offset).next_back()?;
-        let usable = page.covers(offset) && now.saturating_duration_since(page.asked_at) < MAX_AGE;
+        let usable = page.covers(offset)
+            && !page.outdated.load(Ordering::Relaxed)
+            && now.saturating_duration_since(page.asked_at) < MAX_AGE;
         usable.then(|| page.clone())
     }
 

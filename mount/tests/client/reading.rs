@@ -225,6 +225,46 @@ async fn when_all_copies_fail_the_layout_is_asked_for_once_more_and_then_it_is_a
 }
 
 #[tokio::test]
+async fn a_chunk_that_is_gone_is_looked_for_in_a_new_layout_and_nobody_is_blamed() {
+    let bench = bench(2, 1, MIB).await;
+    // Twice the file is compacted while it is read: each time another chunk, and the last one is there.
+    let gone = [Keeper::start(7), Keeper::start(8)];
+    gone.iter().for_each(|keeper| keeper.set(Mode::Refuses(ErrorCode::NotFound)));
+    let layouts = [
+        layout(&[(5, &bench.data)], &[&gone[0]]),
+        layout(&[(6, &bench.data)], &[&gone[0], &gone[1]]),
+        layout(&[(1, &bench.data)], &[&bench.keepers[0]]),
+    ];
+    let asked = std::sync::atomic::AtomicUsize::new(0);
+    bench.master.with(|script| {
+        script.answer = Box::new(move |_| {
+            let at = asked.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+            Some(Reply::Layout(layouts[at.min(2)].clone()))
+        });
+    });
+    let got = bench.file.read(&ReadStream::new(), 0, 1000).await.unwrap();
+    assert!(got == bench.data[..1000]);
+    assert!(bench.master.reports().is_empty(), "{:?}", bench.master.reports());
+}
+
+#[tokio::test]
+async fn a_missing_copy_is_reported_when_a_new_layout_still_names_it() {
+    let bench = bench(2, 1, 8 * MIB).await;
+    bench.keepers[0].set(Mode::Refuses(ErrorCode::NotFound));
+    let stream = ReadStream::new();
+    // Ranges that keeper 1 is asked for first, out of sequence so that nothing is prefetched. The other keeper gives
+    // them; the first layout may be old, the second one is not.
+    for range in [29, 19, 9] {
+        assert!(bench.master.reports().is_empty() || range == 9);
+        let at = range * 256 * 1024;
+        let got = bench.file.read(&stream, at as u64, 1000).await.unwrap();
+        assert!(got == bench.data[at..at + 1000]);
+    }
+    wait_until("a report", || !bench.master.reports().is_empty()).await;
+    assert!(bench.master.reports().iter().all(|&(_, keeper)| keeper == 1));
+}
+
+#[tokio::test]
 async fn copies_that_moved_are_found_with_a_new_layout() {
     let bench = bench(1, 1, MIB).await;
     bench.keepers[0].set(Mode::Refuses(ErrorCode::TicketExpired));

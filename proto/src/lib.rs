@@ -14,6 +14,7 @@
 //!
 //! This crate depends on nothing of ours; master, keeper and mount depend on it.
 
+pub mod atime;
 pub mod block_sum;
 pub mod error;
 pub mod frame;

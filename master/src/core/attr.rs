@@ -76,6 +76,18 @@ impl State {
         Ok(())
     }
 
+    /// Somebody read it. Others are told as of any change of attributes.
+    pub(super) fn touch_atime(&mut self, by: SessionId, op: pb::TouchAtime, out: &mut Out) -> Res<Reply> {
+        let inode = InodeNo(op.inode);
+        out.show(inode);
+        if dfs_proto::atime::is_due(&self.attr(inode)?, op.always, out.now) {
+            let now = out.now;
+            self.inode_mut(inode, out)?.atime = now;
+            self.inode_changed(by, inode, false, out);
+        }
+        Ok(Reply::Attr(self.attr(inode)?))
+    }
+
     fn check_resize(&self, inode: InodeNo, size: u64) -> Res<()> {
         let node = self.inode(inode)?;
         if node.is_dir() {
@@ -134,5 +146,40 @@ impl State {
         }
         let free = free.into_values().fold(0u64, u64::saturating_add);
         (used.saturating_add(free), free, live)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testkit::Kit;
+    use super::*;
+    use dfs_proto::pb::mount_request::Op;
+
+    fn touch(kit: &mut Kit, inode: InodeNo, always: bool) -> pb::Attr {
+        let reply = kit.ok(Op::TouchAtime(pb::TouchAtime { inode: inode.0, always }));
+        Kit::attr_of(&reply)
+    }
+
+    #[test]
+    fn reading_moves_atime_forward_when_relatime_asks_for_it() {
+        let mut kit = Kit::with_keepers(2);
+        let file = kit.create(InodeNo::ROOT, "f");
+        let created = kit.attr(file);
+        kit.pass_ms(5_000);
+        let read = touch(&mut kit, file, false);
+        assert_eq!(read.atime, Some(kit.now()));
+        assert_eq!(
+            (read.mtime, read.ctime, read.content_version),
+            (created.mtime, created.ctime, created.content_version)
+        );
+        kit.pass_ms(5_000);
+        assert_eq!(touch(&mut kit, file, false).atime, read.atime, "nothing changed since");
+        assert_eq!(touch(&mut kit, file, true).atime, Some(kit.now()), "strictatime");
+        let future = pb::Time { sec: kit.now().sec + 1_000, nsec: 0 };
+        kit.ok(Op::Setattr(pb::Setattr { inode: file.0, atime: Some(future), ..Default::default() }));
+        assert_eq!(touch(&mut kit, file, true).atime, Some(future), "never back");
+        kit.pass_silently_ms(86_401_000 + 1_000_000);
+        assert_eq!(touch(&mut kit, file, false).atime, Some(kit.now()), "a day old");
+        kit.compare_with_stored();
     }
 }

@@ -11,6 +11,7 @@
 //! - `keepers`, `inventory`, `grant`: who is alive, what they have, and tickets for them.
 //! - `replicate`: who copies what to whom, and trimming. `sync`: fsync.
 //! - `locks`, `lock_table`: locks of files.
+//! - `digest`: MD5s that are remembered. `locate`: where a file's bytes lie.
 //! - `report`, `lookup_table`: what operators see.
 //!
 //! Stored: counters, inodes, dentries, extents, chunks with their copies, extended attributes, keepers.
@@ -22,6 +23,7 @@ mod chunks;
 pub mod command;
 mod commit;
 mod content;
+mod digest;
 mod extent_ops;
 mod grant;
 mod ids;
@@ -30,6 +32,7 @@ mod invariants;
 mod inventory;
 mod keepers;
 mod load;
+mod locate;
 mod lock_table;
 mod locks;
 mod lookup_table;

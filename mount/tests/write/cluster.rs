@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use dfs_keeper::Keeper;
 use dfs_master::Master;
 use dfs_mount::client::{Client, ClientConfig};
+use dfs_mount::fs::atime::AtimeOptions;
 use dfs_mount::fs::{Caller, Fs, events};
 use dfs_proto::error::DfsError;
 use dfs_proto::ids::InodeNo;

@@ -134,6 +134,7 @@ fn a_path_that_is_no_directory_is_refused_before_anything_is_mounted() {
     tree(&whole);
     symlink("y", whole.path("x/link")).unwrap();
     let dir = cluster.scratch.path("mnt/refused");
+    fs::create_dir(&dir).unwrap();
     for (subdir, exit, needles) in [
         ("/x/none/z", 1, ["/x/none", "no"]),
         ("/x/above", 1, ["/x/above", "not a directory"]),

@@ -94,6 +94,16 @@ impl Watched {
     }
 }
 
+/// Why serving ends.
+enum End {
+    /// The kernel let go of the mount; how reading from it ended.
+    Unmounted(io::Result<()>),
+    /// Somebody wants us to end.
+    Asked,
+    /// See [`abandoned`].
+    Abandoned,
+}
+
 /// Serves until the mount is gone, or a signal comes; then ends as [`end`] does.
 ///
 /// # Errors
@@ -106,22 +116,21 @@ pub fn serve_until_end(
     cluster: Option<&Embedded>,
 ) -> Result<(), RunError> {
     let mut watched = Watched::new(serving)?;
-    let unmounted = runtime.block_on(async {
+    let end = runtime.block_on(async {
         let failed = report_failure(cluster);
         let abandoned = abandoned(&watched.serving, attached);
         tokio::pin!(failed, abandoned);
         let mut running = true;
         loop {
             tokio::select! {
-                ended = &mut watched.ended => return ended.ok(),
+                ended = &mut watched.ended => return ended.map_or(End::Asked, End::Unmounted),
                 name = signals.next() => {
                     tracing::info!("{name}: unmounting");
-                    return None;
+                    return End::Asked;
                 }
                 () = &mut abandoned => {
                     tracing::warn!("unmounted lazily while the master is away, and nothing is left to upload: ending");
-                    cut_off(attached, Detach::Lazy).await;
-                    return timeout(RELEASE_DEADLINE, &mut watched.ended).await.ok().and_then(Result::ok);
+                    return End::Abandoned;
                 }
                 // The mount stays: it says what is wrong to everybody who uses it. Without it they would go on
                 // in the directory below, and not know.
@@ -132,9 +141,14 @@ pub fn serve_until_end(
     if let Some(cluster) = cluster {
         cluster.announce_stop();
     }
-    match unmounted {
-        Some(ended) => runtime.block_on(drain(&watched.serving, ended, attached, &mut signals)),
-        None => runtime.block_on(unmount(watched, attached, &mut signals)),
+    match end {
+        // The kernel ends its side when our descriptors are closed, which the end of the process does.
+        End::Abandoned => {
+            runtime.block_on(watched.serving.close());
+            Ok(())
+        }
+        End::Unmounted(ended) => runtime.block_on(drain(&watched.serving, ended, attached, &mut signals)),
+        End::Asked => runtime.block_on(unmount(watched, attached, &mut signals)),
     }
 }
 

@@ -11,8 +11,8 @@ use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, Filesystem, FopenFlags, Generation,
+    INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen,
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
@@ -632,15 +632,9 @@ impl Filesystem for Adapter {
             let listed = fs.readdir(fh.0, offset, |entry| {
                 // "." and ".." are not looked up: the kernel takes nothing of them but number and type.
                 let dots = pb::Attr { inode: entry.inode.0, mode: libc::S_IFDIR, ..Default::default() };
-                let attr = root.attr(&entry.attr.unwrap_or(dots));
-                reply.add(
-                    root.entry(directory, &entry),
-                    entry.cookie,
-                    OsStr::from_bytes(entry.name),
-                    &ttl,
-                    &attr,
-                    GENERATION,
-                )
+                let number = root.entry(directory, &entry);
+                let attr = FileAttr { ino: number, ..root.attr(&entry.attr.unwrap_or(dots)) };
+                reply.add(number, entry.cookie, OsStr::from_bytes(entry.name), &ttl, &attr, GENERATION)
             });
             match listed.await {
                 Ok(()) => reply.ok(),

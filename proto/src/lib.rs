@@ -8,6 +8,7 @@
 //! - [`frame`]: the framing of the TCP data plane.
 //! - [`ticket`]: what the master signs and the keepers check.
 //! - [`block_sum`]: the checksums of a chunk.
+//! - [`atime`]: when a read changes an atime.
 //! - [`lock_ranges`]: the bytes that one owner has locked.
 //! - [`time`]: points in time.
 //! - [`units`] and [`logging`]: how people type sizes and periods, and how every binary logs.

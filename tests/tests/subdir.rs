@@ -85,6 +85,7 @@ fn nothing_leads_out_of_a_subtree() {
     assert!(seen.contains("deep") && !seen.contains("inside") && !seen.contains("secret"), "{seen}");
 
     assert!(rustix::fs::statvfs(sub.dir()).unwrap().f_blocks > 0);
+    drop((opened, deep));
     sub.unmount();
     // The same again, as the mount table had it.
     let sub = cluster.mount_with(&["--subdir", "x/y/"]);

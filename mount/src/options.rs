@@ -9,6 +9,7 @@
 
 pub mod home;
 pub mod memory;
+mod remount;
 pub mod subdir;
 pub mod words;
 
@@ -17,14 +18,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::fs::atime::{AtimeOptions, AtimePolicy};
 use clap::builder::FalseyValueParser;
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser};
 use dfs_proto::units::{Period, Size};
 
+pub use self::remount::{Remount, parse_remount};
 use self::subdir::SubDir;
 use self::words::{Allow, MountWords, Word, WordError};
+use crate::fs::atime::{AtimeOptions, AtimePolicy};
 
 /// The flags, as they are typed. [`Settings`] is what they come to.
 #[derive(Parser, Debug)]
@@ -243,19 +245,6 @@ pub struct Settings {
     pub notes: Vec<String>,
 }
 
-/// `-o remount`: other options for a mount that is there.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Remount {
-    /// As it was typed but absolute.
-    pub mountpoint: PathBuf,
-    /// The words of `-o`. All are known ones; those that say nothing to the kernel change nothing.
-    pub words: Vec<String>,
-    /// The mount's type in the mount table is `fuse.` and this.
-    pub subtype: String,
-    /// mount(8) asks only whether the words are right.
-    pub pretend: bool,
-}
-
 /// Why the command line cannot be followed. All of these are usage errors.
 #[derive(Debug, thiserror::Error)]
 pub enum OptionsError {
@@ -303,31 +292,6 @@ pub fn parse(args: Vec<OsString>, caller: &Caller) -> Result<Settings, OptionsEr
     expanded.extend(args.into_iter().skip(1));
     let (cli, matches) = read(&command, expanded)?;
     resolve(cli, &matches, words, as_helper, caller)
-}
-
-/// What is asked for, when it is a remount. Where the source and our flags point to does not matter then.
-///
-/// # Errors
-/// [`OptionsError`].
-pub fn parse_remount(args: &[OsString]) -> Result<Option<Remount>, OptionsError> {
-    let as_helper = args.first().is_some_and(|name| is_mount_helper(Path::new(name)));
-    let (cli, _) = read(&Cli::command(), args.to_vec())?;
-    let mut words: Vec<String> = cli.options.iter().flat_map(|o| words::split(o)).collect();
-    if !words.iter().any(|word| word == "remount") {
-        return Ok(None);
-    }
-    let said = [(cli.read_only, "ro"), (cli.read_write, "rw")];
-    words.extend(said.iter().filter(|(said, _)| *said).map(|(_, word)| (*word).to_owned()));
-    let mut known = MountWords { remount: true, ..MountWords::default() };
-    for word in &words {
-        known.take(word)?;
-    }
-    Ok(Some(Remount {
-        mountpoint: absolute(&cli.second.unwrap_or(cli.first))?,
-        words,
-        subtype: known.subtype.unwrap_or_else(|| "dfs".to_owned()),
-        pretend: as_helper && cli.foreground,
-    }))
 }
 
 fn read(command: &clap::Command, args: Vec<OsString>) -> Result<(Cli, ArgMatches), OptionsError> {

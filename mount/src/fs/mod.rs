@@ -7,6 +7,7 @@
 //! - [`cached`]: what the kernel may still have in its page cache.
 //! - `locks`: locks of programs, against those of other mounts.
 //! - [`events`]: what the master pushes, and what the kernel is told of it.
+//! - `seek`: where data and holes begin.
 //! - [`extent_ops`]: fallocate and copy_file_range.
 //! - [`atime`]: which reads change an atime, and telling the master.
 //! - [`virtual_xattr`]: attributes that are computed when they are asked for. `digest`: the one that is an MD5.
@@ -23,6 +24,7 @@ pub mod events;
 pub mod extent_ops;
 mod locks;
 pub mod open_file;
+mod seek;
 pub mod virtual_xattr;
 
 use std::sync::Arc;
@@ -41,6 +43,8 @@ use cached::PageCacheLedger;
 use digest::Digests;
 use dir::{DirHandle, DirHandles};
 use open_file::{FileHandles, Handle, OpenFiles};
+pub use seek::Seek;
+use seek::next_in_extents;
 
 /// How a file was opened, for whoever answers the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,15 +64,6 @@ pub struct Caller {
     pub uid: u32,
     /// Group.
     pub gid: u32,
-}
-
-/// What a data or hole search looks for (lseek(2)).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Seek {
-    /// SEEK_DATA
-    Data,
-    /// SEEK_HOLE
-    Hole,
 }
 
 /// One mounted cluster.
@@ -487,40 +482,4 @@ fn xattr_namespace(name: &[u8]) -> Result<()> {
         ErrorCode::NotSupported,
         format!("extended attribute '{name}': only user.*, trusted.* and security.* are kept"),
     ))
-}
-
-/// The next data or hole in extents by offset.
-fn next_in_extents(extents: &[(u64, u64)], offset: u64, size: u64, what: Seek) -> Option<u64> {
-    let mut at = offset;
-    for &(start, length) in extents.iter().filter(|(start, length)| start + length > offset) {
-        match what {
-            Seek::Data => return Some(start.max(offset)).filter(|found| *found < size),
-            Seek::Hole if start > at => return Some(at),
-            Seek::Hole => at = at.max(start + length),
-        }
-    }
-    match what {
-        Seek::Data => None,
-        Seek::Hole => Some(at.min(size)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn data_and_holes_are_found() {
-        let extents = [(10, 10), (20, 5), (40, 10)];
-        let find = |offset, what| next_in_extents(&extents, offset, 60, what);
-        assert_eq!(find(0, Seek::Data), Some(10));
-        assert_eq!(find(12, Seek::Data), Some(12));
-        assert_eq!(find(25, Seek::Data), Some(40));
-        assert_eq!(find(50, Seek::Data), None);
-        assert_eq!(find(0, Seek::Hole), Some(0));
-        assert_eq!(find(12, Seek::Hole), Some(25));
-        assert_eq!(find(45, Seek::Hole), Some(50));
-        assert_eq!(next_in_extents(&[(0, 60)], 5, 60, Seek::Hole), Some(60), "the end of the file is a hole");
-        assert_eq!(next_in_extents(&[], 5, 60, Seek::Data), None);
-    }
 }

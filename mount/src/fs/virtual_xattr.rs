@@ -158,16 +158,16 @@ impl Fs {
             }
         }
         all.complete = at >= MAX_FILE_SIZE;
-        all.to_json()
+        all.into_json()
     }
 }
 
 impl Locations {
     /// With as many chunks as have room.
-    fn to_json(&mut self) -> Result<String, DfsError> {
+    fn into_json(mut self) -> Result<String, DfsError> {
         let failed = |error| DfsError::new(ErrorCode::Io, format!("locations as JSON: {error}"));
         loop {
-            let json = serde_json::to_string(self).map_err(failed)?;
+            let json = serde_json::to_string(&self).map_err(failed)?;
             if json.len() <= MAX_VALUE {
                 return Ok(json);
             }
@@ -202,8 +202,8 @@ mod tests {
     fn a_value_that_would_be_too_long_ends_early_and_says_so() {
         let holder = pb::Holder { keeper: 1, address: "10.0.0.1:4000".to_owned(), live: true };
         let many = (0..MAX_CHUNKS as u64).map(|n| chunk(n, vec![holder.clone(); 3])).collect();
-        let mut all = Locations { size: 5, complete: true, chunks: many };
-        let json = all.to_json().unwrap();
+        let all = Locations { size: 5, complete: true, chunks: many };
+        let json = all.into_json().unwrap();
         assert!(json.len() <= MAX_VALUE && json.len() > MAX_VALUE / 2, "{}", json.len());
         assert!(json.contains("\"complete\":false"));
         assert!(json.contains("\"chunk\":\"0000000000000000\""));

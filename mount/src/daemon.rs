@@ -3,6 +3,8 @@
 //! - [`ready`]: what the process in the background tells the one that the user started.
 //! - [`log_file`]: where it logs.
 //! - [`run`]: the life of a mount, foreground or background.
+//! - [`subdir`]: the directory of the cluster that is mounted.
+//! - [`remount`]: other options for a mount that is there.
 //! - [`stop`]: signals, and how a mount ends.
 //!
 //! Going to the background: the program starts itself again, with a pipe for its standard output and the log
@@ -13,8 +15,10 @@
 
 pub mod log_file;
 pub mod ready;
+pub mod remount;
 pub mod run;
 pub mod stop;
+pub mod subdir;
 
 use std::ffi::OsString;
 use std::io;
@@ -24,7 +28,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::options::{self, OptionsError, Settings, home};
+use crate::options::{self, OptionsError, Remount, Settings, home};
 use log_file::LogFileError;
 use ready::{Outcome, Starter};
 use run::RunError;
@@ -67,6 +71,12 @@ enum DaemonError {
 
 /// Runs `dfs-mount` with these arguments, the program's name first.
 pub fn main(args: Vec<OsString>) -> ExitCode {
+    match options::parse_remount(&args) {
+        Ok(Some(wanted)) => return remounted(&wanted),
+        // What is wrong with the arguments is said below.
+        Ok(None) | Err(OptionsError::Clap(_)) => {}
+        Err(error) => return usage(&error),
+    }
     let settings = match options::parse(args.clone(), &home::caller()) {
         Ok(settings) => settings,
         Err(OptionsError::Clap(error)) => {
@@ -74,10 +84,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
             let _ = error.print();
             return if error.exit_code() == 0 { ExitCode::SUCCESS } else { ExitCode::from(USAGE) };
         }
-        Err(error) => {
-            eprintln!("dfs-mount: {error}");
-            return ExitCode::from(USAGE);
-        }
+        Err(error) => return usage(&error),
     };
     if settings.pretend {
         return ExitCode::SUCCESS;
@@ -89,6 +96,24 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         return foreground(&settings);
     }
     match first_process(&settings, &args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("dfs-mount: {error}");
+            ExitCode::from(FAILED)
+        }
+    }
+}
+
+fn usage(error: &OptionsError) -> ExitCode {
+    eprintln!("dfs-mount: {error}");
+    ExitCode::from(USAGE)
+}
+
+fn remounted(wanted: &Remount) -> ExitCode {
+    if wanted.pretend {
+        return ExitCode::SUCCESS;
+    }
+    match remount::remount(wanted) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("dfs-mount: {error}");

@@ -8,9 +8,13 @@
 //! means by it (pretend), not "stay in the foreground".
 
 pub mod home;
+pub mod memory;
+mod remount;
+pub mod subdir;
 pub mod words;
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -19,7 +23,10 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser};
 use dfs_proto::units::{Period, Size};
 
+pub use self::remount::{Remount, parse_remount};
+use self::subdir::SubDir;
 use self::words::{Allow, MountWords, Word, WordError};
+use crate::fs::atime::{AtimeOptions, AtimePolicy};
 
 /// The flags, as they are typed. [`Settings`] is what they come to.
 #[derive(Parser, Debug)]
@@ -30,12 +37,12 @@ use self::words::{Allow, MountWords, Word, WordError};
     long_about = "Mounts the distributed file system on a directory, and goes to the background when it is \
                   usable. Without --master it runs a whole cluster inside itself and keeps it under --data: \
                   the next mount finds everything again.",
-    after_help = "-o takes what mount(8) takes (ro, noatime, nodev, nosuid, noexec, sync, dirsync, nofail, _netdev, \
+    after_help = "-o takes what mount(8) takes (ro, noatime, relatime, strictatime, nodev, nosuid, noexec, sync, dirsync, nofail, _netdev, \
                   x-..., ...), allow_other, allow_root, default_permissions, fsname=, subtype=, and each flag \
                   with a value as key=value (master=HOST:PORT, cache-size=1GiB).\n\
                   Sizes are typed as 8MiB, 1GiB, 4096; periods as 10s, 250ms, 2m.\n\
                   Unmount with `umount MOUNTPOINT` (as a user: `fusermount3 -u MOUNTPOINT`).",
-    override_usage = "dfs-mount [FLAGS] MOUNTPOINT\n       dfs-mount HOST:PORT MOUNTPOINT [FLAGS]",
+    override_usage = "dfs-mount [FLAGS] MOUNTPOINT\n       dfs-mount HOST:PORT[/DIR] MOUNTPOINT [FLAGS]",
     args_override_self = true
 )]
 struct Cli {
@@ -50,6 +57,10 @@ struct Cli {
     /// The master's address. Without it, a cluster is run inside this process
     #[arg(long, env = "DFS_MASTER", value_name = "HOST:PORT")]
     master: Option<String>,
+
+    /// Mount this directory of the cluster instead of all of it; nothing leads out of it
+    #[arg(long, env = "DFS_SUBDIR", value_name = "DIR")]
+    subdir: Option<OsString>,
 
     /// Embedded cluster: the directory that keeps it [default: $XDG_DATA_HOME/dfs or ~/.local/share/dfs]
     #[arg(long, env = "DFS_DATA", value_name = "DIR")]
@@ -181,6 +192,8 @@ pub struct MountOptions {
     pub noatime: bool,
     /// Reading a directory changes no access time.
     pub nodiratime: bool,
+    /// Every read changes the access time.
+    pub strictatime: bool,
     /// Each write goes to stable storage.
     pub sync: bool,
     /// So does each change of a directory.
@@ -191,6 +204,18 @@ pub struct MountOptions {
     pub subtype: String,
 }
 
+impl MountOptions {
+    /// Which reads change an atime.
+    pub fn atime(&self) -> AtimeOptions {
+        let files = match () {
+            () if self.noatime || self.read_only => AtimePolicy::Never,
+            () if self.strictatime => AtimePolicy::Always,
+            () => AtimePolicy::Relative,
+        };
+        AtimeOptions { files, directories: if self.nodiratime { AtimePolicy::Never } else { files } }
+    }
+}
+
 /// All that `dfs-mount` is told.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Settings {
@@ -198,6 +223,8 @@ pub struct Settings {
     pub mountpoint: PathBuf,
     /// What to mount.
     pub cluster: Cluster,
+    /// Which directory of it.
+    pub subdir: SubDir,
     /// How to mount it.
     pub mount: MountOptions,
     /// Stay in the foreground.
@@ -241,6 +268,8 @@ pub struct Caller {
     pub home: Option<PathBuf>,
     /// `$XDG_DATA_HOME`, when set and absolute.
     pub xdg_data_home: Option<PathBuf>,
+    /// The machine's memory, in bytes, when it is known.
+    pub memory_bytes: Option<u64>,
 }
 
 /// Reads the arguments (the program's name first) and the environment.
@@ -290,7 +319,11 @@ fn resolve(
     let said = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
     // An empty variable is one that is not set.
     let master = cli.master.filter(|m| !m.is_empty()).map(|m| (m, said("master")));
+    let (source, source_subdir) = split_source(source);
     let master = choose_master(source.as_deref(), master)?;
+    let subdir = choose_subdir(source_subdir.as_deref(), cli.subdir.as_deref())?;
+    let asked = |id: &str| matches.value_source(id) != Some(ValueSource::DefaultValue);
+    let budget = |id, flag, size| memory::budget(flag, size, asked(id), caller.memory_bytes);
     let mut notes = Vec::new();
     let cluster = match master {
         Some(master) => {
@@ -316,20 +349,47 @@ fn resolve(
             replicate_every: cli.replicate_every.0,
         }),
     };
-    let mount = resolve_mount(words, &cluster, caller.is_root, &mut notes)?;
+    let mount = resolve_mount(words, &cluster, &subdir, caller.is_root, &mut notes)?;
     Ok(Settings {
         mountpoint: absolute(&mountpoint)?,
         cluster,
+        subdir,
         mount,
         foreground: cli.foreground && !as_helper,
         pretend: cli.foreground && as_helper,
-        cache_bytes: cli.cache_size.0,
-        write_buffer_bytes: cli.write_buffer.0,
+        cache_bytes: budget("cache_size", "--cache-size", cli.cache_size)?,
+        write_buffer_bytes: budget("write_buffer", "--write-buffer", cli.write_buffer)?,
         master_timeout: cli.master_timeout.0,
         log_filter: cli.log,
         log_file: cli.log_file.map(|f| absolute(&f)).transpose()?,
         notes,
     })
+}
+
+/// The directory in a source as the mount table shows it, `dfs:HOST:PORT/x/y`. A source that begins with a slash
+/// is something else.
+fn split_source(source: Option<PathBuf>) -> (Option<PathBuf>, Option<OsString>) {
+    let Some(source) = source else { return (None, None) };
+    let text = source.as_os_str().as_bytes();
+    match text.iter().position(|byte| *byte == b'/') {
+        Some(slash @ 1..) => {
+            let (address, path) = text.split_at(slash);
+            (Some(PathBuf::from(OsStr::from_bytes(address))), Some(OsStr::from_bytes(path).to_owned()))
+        }
+        _ => (Some(source), None),
+    }
+}
+
+fn choose_subdir(source: Option<&OsStr>, flag: Option<&OsStr>) -> Result<SubDir, OptionsError> {
+    let source = source.map(SubDir::parse).transpose()?;
+    // An empty variable is one that is not set; an empty word was refused before.
+    let flag = flag.map(SubDir::parse).transpose()?;
+    match (source, flag) {
+        (Some(source), Some(flag)) if source != flag => Err(OptionsError::Usage(format!(
+            "two directories are named: {source} in the source and --subdir {flag}; name one"
+        ))),
+        (source, flag) => Ok(flag.or(source).unwrap_or_default()),
+    }
 }
 
 /// The master's address from the source argument (`HOST:PORT`, `dfs:HOST:PORT` as the mount table shows it,
@@ -374,6 +434,7 @@ fn check_address(address: String) -> Result<String, OptionsError> {
 fn resolve_mount(
     words: MountWords,
     cluster: &Cluster,
+    subdir: &SubDir,
     is_root: bool,
     notes: &mut Vec<String>,
 ) -> Result<MountOptions, OptionsError> {
@@ -382,9 +443,10 @@ fn resolve_mount(
             notes.push(format!("-o {word} is for root alone and does nothing; the mount is no{word}"));
         }
     }
+    let below = if subdir.is_root() { String::new() } else { subdir.to_string() };
     let fsname = words.fsname.unwrap_or_else(|| match cluster {
-        Cluster::Join { master } => format!("dfs:{master}"),
-        Cluster::Embedded(_) => "dfs:embedded".to_owned(),
+        Cluster::Join { master } => format!("dfs:{master}{below}"),
+        Cluster::Embedded(_) => format!("dfs:embedded{below}"),
     });
     let subtype = words.subtype.unwrap_or_else(|| "dfs".to_owned());
     if subtype.contains([',', '/', ' ']) {
@@ -405,6 +467,7 @@ fn resolve_mount(
         exec: !words.noexec,
         noatime: words.noatime,
         nodiratime: words.nodiratime,
+        strictatime: words.strictatime,
         sync: words.sync,
         dirsync: words.dirsync,
         fsname,

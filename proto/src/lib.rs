@@ -8,12 +8,14 @@
 //! - [`frame`]: the framing of the TCP data plane.
 //! - [`ticket`]: what the master signs and the keepers check.
 //! - [`block_sum`]: the checksums of a chunk.
+//! - [`atime`]: when a read changes an atime.
 //! - [`lock_ranges`]: the bytes that one owner has locked.
 //! - [`time`]: points in time.
 //! - [`units`] and [`logging`]: how people type sizes and periods, and how every binary logs.
 //!
 //! This crate depends on nothing of ours; master, keeper and mount depend on it.
 
+pub mod atime;
 pub mod block_sum;
 pub mod error;
 pub mod frame;

@@ -1,6 +1,6 @@
 //! dfs-mount as mount(8)'s helper, and so from /etc/fstab.
 //!
-//! Covers: `mount -t fuse.dfs HOST:PORT /mnt/dfs -o ...`, and so from /etc/fstab.
+//! Covers: `mount -t fuse.dfs HOST:PORT /mnt/dfs -o ...`, and so from /etc/fstab; subdir=; `mount -o remount`.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -67,6 +67,27 @@ fn mount_t_fuse_dfs_mounts_with_options_and_umount_ends_it() {
     mount("ro").ok();
     assert_eq!(fs::read(dir.join("file")).unwrap(), b"bytes");
     assert_eq!(fs::write(dir.join("file"), b"x").unwrap_err().kind(), ErrorKind::ReadOnlyFilesystem);
+    unmount(&dir);
+
+    // A subtree, by option and as the mount table shows it.
+    mount("rw,subdir=/").ok();
+    fs::create_dir(dir.join("sub")).unwrap();
+    fs::write(dir.join("sub/below"), b"below").unwrap();
+    unmount(&dir);
+    mount("rw,subdir=/sub").ok();
+    assert_eq!(fs::read(dir.join("below")).unwrap(), b"below");
+    let source = mounted(&dir).unwrap().1;
+    assert_eq!(source, format!("dfs:{}/sub", cluster.address()));
+
+    // mount(8) hands a remount to the helper too.
+    let remount = |options: &str| {
+        let mut command = cluster.scratch.program("mount");
+        run(command.args(["-o", options]).arg(&dir), secs(60)).ok();
+    };
+    remount("remount,ro");
+    assert_eq!(fs::write(dir.join("below"), b"x").unwrap_err().kind(), ErrorKind::ReadOnlyFilesystem);
+    remount("remount,rw");
+    fs::write(dir.join("below"), b"below").unwrap();
     unmount(&dir);
 
     // As at boot: the line of an fstab.

@@ -76,6 +76,18 @@ impl State {
         Ok(())
     }
 
+    /// Somebody read it. Others are told as of any change of attributes.
+    pub(super) fn touch_atime(&mut self, by: SessionId, op: pb::TouchAtime, out: &mut Out) -> Res<Reply> {
+        let inode = InodeNo(op.inode);
+        out.show(inode);
+        if dfs_proto::atime::is_due(&self.attr(inode)?, op.always, out.now) {
+            let now = out.now;
+            self.inode_mut(inode, out)?.atime = now;
+            self.inode_changed(by, inode, false, out);
+        }
+        Ok(Reply::Attr(self.attr(inode)?))
+    }
+
     fn check_resize(&self, inode: InodeNo, size: u64) -> Res<()> {
         let node = self.inode(inode)?;
         if node.is_dir() {
@@ -136,9 +148,10 @@ impl State {
 #[cfg(test)]
 mod tests {
     use dfs_proto::ids::KeeperId;
-    use dfs_proto::pb::{self, keeper_up};
+    use dfs_proto::pb::{keeper_up, mount_request::Op};
 
     use super::super::testkit::Kit;
+    use super::*;
 
     #[test]
     fn a_file_system_that_two_keepers_share_is_counted_once() {
@@ -153,5 +166,33 @@ mod tests {
         assert_eq!(keeper(2, "one", 7), (110, 100, 2), "the same disk");
         assert_eq!(keeper(3, "one", 8), (215, 200, 3), "another disk of the same size");
         assert_eq!(keeper(4, "two", 7), (320, 300, 4), "another machine may number its disks alike");
+    }
+
+    fn touch(kit: &mut Kit, inode: InodeNo, always: bool) -> pb::Attr {
+        let reply = kit.ok(Op::TouchAtime(pb::TouchAtime { inode: inode.0, always }));
+        Kit::attr_of(&reply)
+    }
+
+    #[test]
+    fn reading_moves_atime_forward_when_relatime_asks_for_it() {
+        let mut kit = Kit::with_keepers(2);
+        let file = kit.create(InodeNo::ROOT, "f");
+        let created = kit.attr(file);
+        kit.pass_ms(5_000);
+        let read = touch(&mut kit, file, false);
+        assert_eq!(read.atime, Some(kit.now()));
+        assert_eq!(
+            (read.mtime, read.ctime, read.content_version),
+            (created.mtime, created.ctime, created.content_version)
+        );
+        kit.pass_ms(5_000);
+        assert_eq!(touch(&mut kit, file, false).atime, read.atime, "nothing changed since");
+        assert_eq!(touch(&mut kit, file, true).atime, Some(kit.now()), "strictatime");
+        let future = pb::Time { sec: kit.now().sec + 1_000, nsec: 0 };
+        kit.ok(Op::Setattr(pb::Setattr { inode: file.0, atime: Some(future), ..Default::default() }));
+        assert_eq!(touch(&mut kit, file, true).atime, Some(future), "never back");
+        kit.pass_silently_ms(86_401_000 + 1_000_000);
+        assert_eq!(touch(&mut kit, file, false).atime, Some(kit.now()), "a day old");
+        kit.compare_with_stored();
     }
 }

@@ -14,6 +14,7 @@
 //!   `compact_jobs`: the chunks that are built.
 //! - `locks`, `lock_table`: locks of files.
 //! - `quota`: limits of what is below a directory, and what is used of them.
+//! - `digest`: MD5s that are remembered. `locate`: where a file's bytes lie.
 //! - `report`, `lookup_table`: what operators see.
 //!
 //! Stored: counters, inodes, dentries, extents, chunks with their copies, extended attributes, keepers, quotas,
@@ -29,6 +30,7 @@ mod compact;
 mod compact_jobs;
 mod compact_plan;
 mod content;
+mod digest;
 mod extent_ops;
 mod grant;
 mod ids;
@@ -37,6 +39,7 @@ mod invariants;
 mod inventory;
 mod keepers;
 mod load;
+mod locate;
 mod lock_table;
 mod locks;
 mod lookup_table;

@@ -64,7 +64,8 @@ fn changes_something(op: &Op) -> bool {
         | Op::Removexattr(_)
         | Op::Fallocate(_)
         | Op::CopyRange(_) => true,
-        // These change nothing, or what a hello says anew: opens, locks, uploads.
+        // These change nothing, or nothing that twice would be wrong, or what a hello says anew: opens, locks,
+        // uploads.
         Op::Lookup(_)
         | Op::Getattr(_)
         | Op::Readlink(_)
@@ -80,6 +81,9 @@ fn changes_something(op: &Op) -> bool {
         | Op::Listxattr(_)
         | Op::ReportBad(_)
         | Op::GetLock(_)
+        | Op::TouchAtime(_)
+        | Op::Locate(_)
+        | Op::SetDigest(_)
         | Op::SetLock(_)
         | Op::CancelLock(_) => false,
     }

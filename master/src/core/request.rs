@@ -72,6 +72,9 @@ impl State {
             Op::ReportBad(op) => Ok(self.report_bad(op, out)),
             Op::GetLock(op) => self.get_lock(by, op, out),
             Op::CancelLock(op) => self.cancel_lock(by, *op, out),
+            Op::TouchAtime(op) => self.touch_atime(by, *op, out),
+            Op::Locate(op) => self.locate(*op, out),
+            Op::SetDigest(op) => self.set_digest(op, out),
             Op::SetLock(_) => fail(ErrorCode::Invalid, "set_lock is answered elsewhere"),
             Op::Fsync(_) => fail(ErrorCode::Invalid, "fsync is answered elsewhere"),
         }

@@ -6,6 +6,7 @@ use dfs_proto::ids::{InodeNo, SessionId};
 use dfs_proto::pb::{self, mount_reply::Result as Reply};
 
 use super::State;
+use super::digest::{MD5_NAME, is_reserved};
 use super::namespace::shown;
 use super::out::{Out, Res, fail};
 use super::row::{Name, RowKey};
@@ -29,6 +30,14 @@ fn check_xattr_name(name: &[u8]) -> Res<()> {
     Ok(())
 }
 
+fn check_not_reserved(inode: InodeNo, name: &[u8]) -> Res<()> {
+    if is_reserved(name) {
+        let message = format!("inode {inode}: attribute '{}' is read-only", shown(name));
+        return fail(ErrorCode::Permission, message);
+    }
+    Ok(())
+}
+
 fn no_data<T>(inode: InodeNo, name: &[u8]) -> Res<T> {
     fail(ErrorCode::NoData, format!("inode {inode} has no attribute '{}'", shown(name)))
 }
@@ -39,11 +48,20 @@ impl State {
         self.xattrs.range(from..).take_while(move |((owner, _), _)| *owner == inode).map(|((_, n), v)| (n, v))
     }
 
+    fn shown_xattrs_of(&self, inode: InodeNo) -> impl Iterator<Item = (&Name, &Bytes)> {
+        self.xattrs_of(inode).filter(|(name, _)| !is_reserved(name))
+    }
+
     pub(super) fn getxattr(&self, op: &pb::Getxattr, out: &mut Out) -> Res<Reply> {
         let inode = InodeNo(op.inode);
         out.show(inode);
         self.inode(inode)?;
         check_xattr_name(&op.name)?;
+        if is_reserved(&op.name) {
+            let digest = if op.name == MD5_NAME { self.digest(inode) } else { None };
+            return digest
+                .map_or_else(|| no_data(inode, &op.name), |value| Ok(Reply::Value(pb::Value { value })));
+        }
         match self.xattrs.get(&(inode, op.name[..].into())) {
             Some(value) => Ok(Reply::Value(pb::Value { value: value.clone() })),
             None => no_data(inode, &op.name),
@@ -55,6 +73,7 @@ impl State {
         out.show(inode);
         self.inode(inode)?;
         check_xattr_name(&op.name)?;
+        check_not_reserved(inode, &op.name)?;
         if op.create_only && op.replace_only {
             return fail(ErrorCode::Invalid, "an attribute cannot be both created and replaced");
         }
@@ -69,7 +88,7 @@ impl State {
             }
             false if op.replace_only => return no_data(inode, &op.name),
             false => {
-                let names: usize = self.xattrs_of(inode).map(|(name, _)| name.len() + 1).sum();
+                let names: usize = self.shown_xattrs_of(inode).map(|(name, _)| name.len() + 1).sum();
                 if names + op.name.len() + 1 > MAX_XATTR_LIST_LEN {
                     let message = format!("inode {inode} has too many attributes: remove some");
                     return fail(ErrorCode::NoSpace, message);
@@ -87,7 +106,7 @@ impl State {
         let inode = InodeNo(op.inode);
         out.show(inode);
         self.inode(inode)?;
-        let names = self.xattrs_of(inode).map(|(name, _)| Bytes::copy_from_slice(name)).collect();
+        let names = self.shown_xattrs_of(inode).map(|(name, _)| Bytes::copy_from_slice(name)).collect();
         Ok(Reply::Names(pb::Names { names }))
     }
 
@@ -96,6 +115,7 @@ impl State {
         out.show(inode);
         self.inode(inode)?;
         check_xattr_name(&op.name)?;
+        check_not_reserved(inode, &op.name)?;
         let key = (inode, Name::from(&op.name[..]));
         if self.xattrs.remove(&key).is_none() {
             return no_data(inode, &op.name);

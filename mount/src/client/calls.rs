@@ -48,9 +48,20 @@ pub(super) fn unexpected(what: &str, reply: &Reply) -> DfsError {
 
 impl Client {
     pub(super) async fn call(&self, what: &str, op: Op) -> Result<Reply, DfsError> {
-        let shared = &*self.inner.shared;
         let (reply, answer) = oneshot::channel();
-        let _abandon = Abandon { shared, id: shared.ask(op, reply)? };
+        let id = self.inner.shared.ask(op, reply)?;
+        self.answered(what, id, answer).await
+    }
+
+    /// Waits for the answer to what was asked under `id`.
+    async fn answered(
+        &self,
+        what: &str,
+        id: u64,
+        answer: oneshot::Receiver<Result<Reply, DfsError>>,
+    ) -> Result<Reply, DfsError> {
+        let shared = &*self.inner.shared;
+        let _abandon = Abandon { shared, id };
         match tokio::time::timeout(shared.op_timeout(), answer).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(shared.closed_error()),
@@ -301,6 +312,50 @@ impl Client {
     pub async fn copy_range(&self, copy: pb::CopyRange) -> Result<pb::RangeCopied, DfsError> {
         let reply = self.call("copy_range", Op::CopyRange(copy)).await?;
         expect!(reply, "copy_range", Reply::Copied)
+    }
+
+    /// Says that an inode was read just now; `always` as strictatime has it. The request takes its place in the
+    /// order here, before the answer is waited for: what is asked after this call sees the new atime.
+    ///
+    /// # Errors
+    /// `Stale`, `TimedOut`, ...
+    pub fn touch_atime(
+        &self,
+        inode: InodeNo,
+        always: bool,
+    ) -> impl Future<Output = Result<pb::Attr, DfsError>> + Send + use<> {
+        let (reply, answer) = oneshot::channel();
+        let op = Op::TouchAtime(pb::TouchAtime { inode: inode.0, always });
+        let asked = self.inner.shared.ask(op, reply);
+        let client = self.clone();
+        async move {
+            let reply = client.answered("touch_atime", asked?, answer).await?;
+            expect!(reply, "touch_atime", Reply::Attr)
+        }
+    }
+
+    /// The extents of a file from `offset` on, and every copy of their chunks, on live keepers or not.
+    ///
+    /// # Errors
+    /// `Stale`, `Invalid` for what is no regular file, ...
+    pub async fn locate(&self, inode: InodeNo, offset: u64, length: u64) -> Result<pb::Located, DfsError> {
+        let op = pb::Locate { inode: inode.0, offset, length };
+        let reply = self.call("locate", Op::Locate(op)).await?;
+        expect!(reply, "locate", Reply::Located)
+    }
+
+    /// Has the MD5 of a file's content remembered, if the content is still of this version.
+    ///
+    /// # Errors
+    /// `Busy` when it is not; `Stale`, ...
+    pub async fn set_digest(
+        &self,
+        inode: InodeNo,
+        content_version: u64,
+        md5: [u8; 16],
+    ) -> Result<(), DfsError> {
+        let md5 = Bytes::copy_from_slice(&md5);
+        self.done("set_digest", Op::SetDigest(pb::SetDigest { inode: inode.0, content_version, md5 })).await
     }
 
     /// Tells the master of a copy that did not verify or could not be had. Never waits; may be dropped when too

@@ -131,6 +131,11 @@ impl Client {
         self.inner.shared.info()
     }
 
+    /// Is the stream to the master whole, as far as is known?
+    pub fn is_up(&self) -> bool {
+        self.inner.shared.is_up()
+    }
+
     /// The master's clock now: this machine's monotonic clock plus what welcome and pongs told. Does not go
     /// back, unless the master's own clock was set back by more than a second.
     pub fn now(&self) -> pb::Time {

@@ -10,10 +10,12 @@ use std::thread;
 use std::time::Duration;
 
 use dfs_proto::error::DfsError;
+use dfs_proto::ids::InodeNo;
 use tokio::runtime::{Builder, Runtime};
 
 use super::ready::Starter;
 use super::stop::{self, Signals};
+use super::subdir::{self, SubDirError};
 use crate::client::{Client, ClientConfig, Event};
 use crate::embedded::{Embedded, EmbeddedError};
 use crate::fuse::{Serve, ServeOptions, Serving};
@@ -54,6 +56,9 @@ pub enum RunError {
     /// The master.
     #[error("{0}")]
     Master(DfsError),
+    /// The directory that is to be mounted.
+    #[error(transparent)]
+    SubDir(#[from] SubDirError),
     /// The data directory would be hidden by the mount.
     #[error(
         "data directory {data}: is below the mount point {mountpoint}, which will hide it; name another with --data"
@@ -176,10 +181,11 @@ fn mount(
         op_timeout: settings.master_timeout,
     };
     let (client, events) = runtime.block_on(Client::connect(config)).map_err(RunError::Master)?;
+    let root = runtime.block_on(subdir::find(&client, &settings.subdir))?;
     // Before anything is mounted: from here on a signal must not end the process and leave a dead mount.
     let signals =
         Signals::new(runtime.handle()).map_err(|error| RunError::Start { what: "signal handlers", error })?;
-    let (attached, serving) = attach_and_serve(settings, runtime, path, client, events)?;
+    let (attached, serving) = attach_and_serve(settings, runtime, path, root, (client, events))?;
     let usable = probe(path).map_err(|error| RunError::Unusable { path: path.display().to_string(), error });
     if let Err(error) = readahead::raise(attached.device()) {
         tracing::debug!("readahead stays at the kernel's default: {error}");
@@ -198,8 +204,8 @@ fn attach_and_serve(
     settings: &Settings,
     runtime: &Runtime,
     path: &Path,
-    client: Client,
-    events: tokio::sync::mpsc::Receiver<Event>,
+    root: InodeNo,
+    (client, events): (Client, tokio::sync::mpsc::Receiver<Event>),
 ) -> Result<(Attached, Serving), RunError> {
     let (fd, attached) = attach::attach(path, &settings.mount)?;
     let serve = Serve {
@@ -209,7 +215,8 @@ fn attach_and_serve(
         cache_bytes: settings.cache_bytes,
         write_buffer_bytes: settings.write_buffer_bytes,
         options: ServeOptions {
-            read_only: settings.mount.read_only,
+            root,
+            atime: settings.mount.atime(),
             allow_other: settings.mount.allow_other,
             threads: threads(),
             ..ServeOptions::default()

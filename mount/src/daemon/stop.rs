@@ -8,7 +8,7 @@ use std::io;
 use std::process;
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::{Handle, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -29,6 +29,12 @@ const DETACH_DEADLINE: Duration = Duration::from_secs(30);
 
 /// The longest that the kernel may take to let go of the mount after that.
 const RELEASE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How often we look whether the mount was taken away from a process that has lost its master.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// For how long it must look so. Programs that wait for the master get their errors then.
+const ABANDONED_AFTER: Duration = Duration::from_secs(5);
 
 /// The same when the user is in a hurry.
 const HURRY: Duration = Duration::from_secs(1);
@@ -88,6 +94,16 @@ impl Watched {
     }
 }
 
+/// Why serving ends.
+enum End {
+    /// The kernel let go of the mount; how reading from it ended.
+    Unmounted(io::Result<()>),
+    /// Somebody wants us to end.
+    Asked,
+    /// See [`abandoned`].
+    Abandoned,
+}
+
 /// Serves until the mount is gone, or a signal comes; then ends as [`end`] does.
 ///
 /// # Errors
@@ -100,16 +116,21 @@ pub fn serve_until_end(
     cluster: Option<&Embedded>,
 ) -> Result<(), RunError> {
     let mut watched = Watched::new(serving)?;
-    let unmounted = runtime.block_on(async {
+    let end = runtime.block_on(async {
         let failed = report_failure(cluster);
-        tokio::pin!(failed);
+        let abandoned = abandoned(&watched.serving, attached);
+        tokio::pin!(failed, abandoned);
         let mut running = true;
         loop {
             tokio::select! {
-                ended = &mut watched.ended => return ended.ok(),
+                ended = &mut watched.ended => return ended.map_or(End::Asked, End::Unmounted),
                 name = signals.next() => {
                     tracing::info!("{name}: unmounting");
-                    return None;
+                    return End::Asked;
+                }
+                () = &mut abandoned => {
+                    tracing::warn!("unmounted lazily while the master is away, and nothing is left to upload: ending");
+                    return End::Abandoned;
                 }
                 // The mount stays: it says what is wrong to everybody who uses it. Without it they would go on
                 // in the directory below, and not know.
@@ -120,9 +141,14 @@ pub fn serve_until_end(
     if let Some(cluster) = cluster {
         cluster.announce_stop();
     }
-    match unmounted {
-        Some(ended) => runtime.block_on(drain(&watched.serving, ended, attached, &mut signals)),
-        None => runtime.block_on(unmount(watched, attached, &mut signals)),
+    match end {
+        // The kernel ends its side when our descriptors are closed, which the end of the process does.
+        End::Abandoned => {
+            runtime.block_on(watched.serving.close());
+            Ok(())
+        }
+        End::Unmounted(ended) => runtime.block_on(drain(&watched.serving, ended, attached, &mut signals)),
+        End::Asked => runtime.block_on(unmount(watched, attached, &mut signals)),
     }
 }
 
@@ -138,6 +164,28 @@ pub fn end(
 ) -> Result<(), RunError> {
     let watched = Watched::new(serving)?;
     runtime.block_on(unmount(watched, attached, &mut signals))
+}
+
+/// Ends when the mount is not in the mount table any more, the master cannot be reached and nothing waits to be
+/// uploaded. Whoever still has files open there could only wait for errors, each for a master's timeout.
+async fn abandoned(serving: &Serving, attached: &Attached) {
+    let mut since = None;
+    loop {
+        tokio::time::sleep(LOOK_EVERY).await;
+        if serving.is_cut_off_and_clean() && is_gone(attached).await {
+            let since = *since.get_or_insert_with(Instant::now);
+            if since.elapsed() >= ABANDONED_AFTER {
+                return;
+            }
+        } else {
+            since = None;
+        }
+    }
+}
+
+async fn is_gone(attached: &Attached) -> bool {
+    let attached = attached.clone();
+    tokio::task::spawn_blocking(move || attached.is_gone()).await.unwrap_or(false)
 }
 
 async fn report_failure(cluster: Option<&Embedded>) {

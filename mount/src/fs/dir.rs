@@ -22,7 +22,10 @@ pub type DirHandles = Handles<DirHandle>;
 
 /// One listing.
 pub struct DirHandle {
-    inode: InodeNo,
+    /// Which directory.
+    pub inode: InodeNo,
+    /// Listing it changes no atime (O_NOATIME).
+    pub no_atime: bool,
     state: Mutex<Listing>,
 }
 
@@ -54,8 +57,8 @@ pub struct Entry<'a> {
 
 impl DirHandle {
     /// Nothing is listed yet.
-    pub fn new(inode: InodeNo) -> DirHandle {
-        DirHandle { inode, state: Mutex::default() }
+    pub fn new(inode: InodeNo, no_atime: bool) -> DirHandle {
+        DirHandle { inode, no_atime, state: Mutex::default() }
     }
 
     fn locked(&self) -> MutexGuard<'_, Listing> {

@@ -7,18 +7,25 @@
 //! - [`cached`]: what the kernel may still have in its page cache.
 //! - `locks`: locks of programs, against those of other mounts.
 //! - [`events`]: what the master pushes, and what the kernel is told of it.
+//! - `seek`: where data and holes begin.
 //! - [`extent_ops`]: fallocate and copy_file_range.
+//! - [`atime`]: which reads change an atime, and telling the master.
+//! - [`virtual_xattr`]: attributes that are computed when they are asked for. `digest`: the one that is an MD5.
 //! - here: the operations.
 //!
 //! What must hold: an answer never shows less than what this mount wrote and the master has not yet taken;
 //! close and fsync return only when every byte written is safe (`write`).
 
+pub mod atime;
 pub mod cached;
+mod digest;
 pub mod dir;
 pub mod events;
 pub mod extent_ops;
 mod locks;
 pub mod open_file;
+mod seek;
+pub mod virtual_xattr;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,9 +38,13 @@ use dfs_proto::{MAX_FILE_SIZE, pb};
 use crate::client::Client;
 use crate::read::Readers;
 use crate::write::Writers;
+use atime::{AtimeOptions, Atimes};
 use cached::PageCacheLedger;
+use digest::Digests;
 use dir::{DirHandle, DirHandles};
 use open_file::{FileHandles, Handle, OpenFiles};
+pub use seek::Seek;
+use seek::next_in_extents;
 
 /// How a file was opened, for whoever answers the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,15 +66,6 @@ pub struct Caller {
     pub gid: u32,
 }
 
-/// What a data or hole search looks for (lseek(2)).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Seek {
-    /// SEEK_DATA
-    Data,
-    /// SEEK_HOLE
-    Hole,
-}
-
 /// One mounted cluster.
 pub struct Fs {
     client: Client,
@@ -72,6 +74,8 @@ pub struct Fs {
     handles: FileHandles,
     dirs: DirHandles,
     ledger: Arc<PageCacheLedger>,
+    atimes: Arc<Atimes>,
+    digests: Digests,
 }
 
 type Result<T> = std::result::Result<T, DfsError>;
@@ -79,12 +83,14 @@ type Result<T> = std::result::Result<T, DfsError>;
 impl Fs {
     /// Over a connected client; `cache_bytes` and `write_buffer_bytes` bound its memory. Must be called
     /// inside a tokio runtime.
-    pub fn new(client: Client, cache_bytes: u64, write_buffer_bytes: u64) -> Arc<Fs> {
+    pub fn new(client: Client, cache_bytes: u64, write_buffer_bytes: u64, atime: AtimeOptions) -> Arc<Fs> {
         let readers = Readers::new(client.clone(), cache_bytes);
         let writers = Writers::new(client.clone(), write_buffer_bytes);
         let ledger = Arc::new(PageCacheLedger::default());
         let files = OpenFiles::new(readers, writers.clone(), ledger.clone());
         Arc::new(Fs {
+            atimes: Atimes::new(client.clone(), atime),
+            digests: Digests::default(),
             client,
             writers,
             files,
@@ -100,6 +106,11 @@ impl Fs {
     /// The first error of an upload, or `TimedOut` after `deadline`.
     pub async fn drain(&self, deadline: Duration) -> Result<()> {
         self.writers.drain(deadline).await
+    }
+
+    /// The master cannot be reached, and nothing waits to be sent to it but questions.
+    pub fn is_cut_off_and_clean(&self) -> bool {
+        !self.client.is_up() && !self.writers.has_pending()
     }
 
     /// Ends the session with the master.
@@ -172,7 +183,9 @@ impl Fs {
 
     /// Where a symbolic link leads.
     pub async fn readlink(&self, inode: InodeNo) -> Result<Bytes> {
-        self.client.readlink(inode).await
+        let target = self.client.readlink(inode).await?;
+        self.atimes.read_node(inode);
+        Ok(target)
     }
 
     // Attributes.
@@ -224,12 +237,16 @@ impl Fs {
     /// Value of an extended attribute.
     pub async fn getxattr(&self, inode: InodeNo, name: &[u8]) -> Result<Bytes> {
         xattr_namespace(name)?;
+        if virtual_xattr::is_virtual(name) {
+            return self.virtual_xattr(inode, name).await;
+        }
         self.client.getxattr(inode, name).await
     }
 
     /// Sets an extended attribute.
     pub async fn setxattr(&self, setxattr: pb::Setxattr) -> Result<()> {
         xattr_namespace(&setxattr.name)?;
+        virtual_xattr::check_writable(&setxattr.name)?;
         self.client.setxattr(setxattr).await
     }
 
@@ -242,6 +259,7 @@ impl Fs {
     /// Takes an extended attribute away.
     pub async fn removexattr(&self, inode: InodeNo, name: &[u8]) -> Result<()> {
         xattr_namespace(name)?;
+        virtual_xattr::check_writable(name)?;
         self.client.removexattr(inode, name).await
     }
 
@@ -310,9 +328,13 @@ impl Fs {
 
     fn opened(&self, attr: pb::Attr, flags: i32) -> Opened {
         let read_only = flags & libc::O_ACCMODE == libc::O_RDONLY;
-        let keep_cache = self.ledger.opened(&attr);
+        let reads = flags & libc::O_ACCMODE != libc::O_WRONLY;
+        let no_atime = flags & libc::O_NOATIME != 0;
+        // Reads from the kernel's pages are never heard of: the first one after a change must not come from there.
+        let atime_due = reads && !no_atime && self.atimes.file_is_due(&attr);
+        let keep_cache = self.ledger.opened(&attr) && !atime_due;
         let file = self.files.open(attr);
-        let handle = self.handles.insert(Handle::new(file, read_only));
+        let handle = self.handles.insert(Handle::new(file, read_only, no_atime));
         Opened { handle, keep_cache, read_only }
     }
 
@@ -327,11 +349,12 @@ impl Fs {
         }
         // First what is here alone, then what is committed: a commit in between is then seen twice, not never.
         let pending = file.writer.pending(offset, length);
-        if let Some(whole) = pending.whole(offset, length) {
-            return Ok(whole);
-        }
-        let base = file.reader.read(&handle.stream, offset, length).await?;
-        Ok(pending.lay_over(offset, base))
+        let bytes = match pending.whole(offset, length) {
+            Some(whole) => whole,
+            None => pending.lay_over(offset, file.reader.read(&handle.stream, offset, length).await?),
+        };
+        self.was_read(&handle);
+        Ok(bytes)
     }
 
     /// The same, when it can be answered at once from memory.
@@ -341,9 +364,17 @@ impl Fs {
         if file.is_stale() || file.writer.has_pending() {
             return None;
         }
-        match file.clip(offset, length) {
-            0 => Some(Bytes::new()),
-            length => file.reader.try_cached(&handle.stream, offset, length),
+        let bytes = match file.clip(offset, length) {
+            0 => Bytes::new(),
+            length => file.reader.try_cached(&handle.stream, offset, length)?,
+        };
+        self.was_read(&handle);
+        Some(bytes)
+    }
+
+    fn was_read(&self, handle: &Handle) {
+        if !handle.no_atime {
+            self.atimes.read_file(&handle.file);
         }
     }
 
@@ -414,9 +445,9 @@ impl Fs {
 
     // Directories.
 
-    /// Opens a directory for listing.
-    pub fn opendir(&self, inode: InodeNo) -> u64 {
-        self.dirs.insert(DirHandle::new(inode))
+    /// Opens a directory for listing; `flags` as open(2) has them.
+    pub fn opendir(&self, inode: InodeNo, flags: i32) -> u64 {
+        self.dirs.insert(DirHandle::new(inode, flags & libc::O_NOATIME != 0))
     }
 
     /// The entries from `cookie` on, which is 0 or one that an entry came with, until `take` says that it is full.
@@ -426,7 +457,12 @@ impl Fs {
         cookie: u64,
         take: impl FnMut(dir::Entry<'_>) -> bool + Send,
     ) -> Result<()> {
-        self.dirs.get(handle)?.list(&self.client, cookie, |attr| self.files.adjust(attr), take).await
+        let directory = self.dirs.get(handle)?;
+        directory.list(&self.client, cookie, |attr| self.files.adjust(attr), take).await?;
+        if cookie == 0 && !directory.no_atime {
+            self.atimes.read_directory(directory.inode);
+        }
+        Ok(())
     }
 
     /// Ends a listing.
@@ -446,40 +482,4 @@ fn xattr_namespace(name: &[u8]) -> Result<()> {
         ErrorCode::NotSupported,
         format!("extended attribute '{name}': only user.*, trusted.* and security.* are kept"),
     ))
-}
-
-/// The next data or hole in extents by offset.
-fn next_in_extents(extents: &[(u64, u64)], offset: u64, size: u64, what: Seek) -> Option<u64> {
-    let mut at = offset;
-    for &(start, length) in extents.iter().filter(|(start, length)| start + length > offset) {
-        match what {
-            Seek::Data => return Some(start.max(offset)).filter(|found| *found < size),
-            Seek::Hole if start > at => return Some(at),
-            Seek::Hole => at = at.max(start + length),
-        }
-    }
-    match what {
-        Seek::Data => None,
-        Seek::Hole => Some(at.min(size)),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn data_and_holes_are_found() {
-        let extents = [(10, 10), (20, 5), (40, 10)];
-        let find = |offset, what| next_in_extents(&extents, offset, 60, what);
-        assert_eq!(find(0, Seek::Data), Some(10));
-        assert_eq!(find(12, Seek::Data), Some(12));
-        assert_eq!(find(25, Seek::Data), Some(40));
-        assert_eq!(find(50, Seek::Data), None);
-        assert_eq!(find(0, Seek::Hole), Some(0));
-        assert_eq!(find(12, Seek::Hole), Some(25));
-        assert_eq!(find(45, Seek::Hole), Some(50));
-        assert_eq!(next_in_extents(&[(0, 60)], 5, 60, Seek::Hole), Some(60), "the end of the file is a hole");
-        assert_eq!(next_in_extents(&[], 5, 60, Seek::Data), None);
-    }
 }

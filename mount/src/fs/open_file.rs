@@ -121,6 +121,11 @@ impl OpenFile {
         attr
     }
 
+    /// What the master said last, without what is not committed.
+    pub fn committed_attr(&self) -> pb::Attr {
+        *lock(&self.known.attr)
+    }
+
     /// How many of `length` bytes at `offset` lie before the end of the file.
     pub fn clip(&self, offset: u64, length: usize) -> usize {
         let pending_end = self.writer.pending_attr().map_or(0, |pending| pending.end);
@@ -229,12 +234,14 @@ pub struct Handle {
     pub stream: ReadStream,
     /// Opened for reading alone.
     pub read_only: bool,
+    /// Reading through it changes no atime (O_NOATIME).
+    pub no_atime: bool,
 }
 
 impl Handle {
     /// A new one.
-    pub fn new(file: Arc<OpenFile>, read_only: bool) -> Handle {
-        Handle { writer: file.writer.handle(), file, stream: ReadStream::new(), read_only }
+    pub fn new(file: Arc<OpenFile>, read_only: bool, no_atime: bool) -> Handle {
+        Handle { writer: file.writer.handle(), file, stream: ReadStream::new(), read_only, no_atime }
     }
 }
 

@@ -11,17 +11,19 @@ use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
-    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, Filesystem, FopenFlags, Generation,
+    INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen,
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 
 use super::ServeOptions;
-use super::convert::{errno, file_attr, file_type, given};
+use super::convert::{errno, file_type, given};
+use super::root::Root;
 use super::signals;
 use crate::fs::extent_ops::Allocate;
+use crate::fs::virtual_xattr::is_virtual;
 use crate::fs::{Caller, Fs, Opened, Seek};
 
 /// Largest write request that we ask the kernel for, in bytes. It sends at most 1 MiB.
@@ -49,6 +51,7 @@ const CAPABILITIES: [InitFlags; 6] = [
 pub struct Adapter {
     fs: Arc<Fs>,
     options: ServeOptions,
+    root: Root,
     runtime: Handle,
     /// There as soon as the kernel was greeted.
     notifier: Arc<OnceLock<fuser::Notifier>>,
@@ -62,7 +65,8 @@ impl Adapter {
         runtime: Handle,
         notifier: Arc<OnceLock<fuser::Notifier>>,
     ) -> Adapter {
-        Adapter { fs, options, runtime, notifier }
+        let root = Root::new(options.root);
+        Adapter { fs, options, root, runtime, notifier }
     }
 
     /// Does `work` on the runtime, then replies: by `say` with what came of it, or with the errno of its error.
@@ -90,9 +94,9 @@ impl Adapter {
         reply: ReplyEntry,
         work: impl Future<Output = Result<pb::Attr, DfsError>> + Send + 'static,
     ) {
-        let (entry_ttl, attr_ttl) = (self.options.entry_timeout, self.options.attr_timeout);
+        let (root, entry_ttl, attr_ttl) = (self.root, self.options.entry_timeout, self.options.attr_timeout);
         self.answer(operation, parent, reply, work, move |reply, attr| {
-            reply.entry_with_ttls(&attr_ttl, &entry_ttl, &file_attr(&attr), GENERATION);
+            reply.entry_with_ttls(&attr_ttl, &entry_ttl, &root.attr(&attr), GENERATION);
         });
     }
 
@@ -104,8 +108,8 @@ impl Adapter {
         reply: ReplyAttr,
         work: impl Future<Output = Result<pb::Attr, DfsError>> + Send + 'static,
     ) {
-        let ttl = self.options.attr_timeout;
-        self.answer(operation, inode, reply, work, move |reply, attr| reply.attr(&ttl, &file_attr(&attr)));
+        let (root, ttl) = (self.root, self.options.attr_timeout);
+        self.answer(operation, inode, reply, work, move |reply, attr| reply.attr(&ttl, &root.attr(&attr)));
     }
 
     /// Answers a request that has nothing to say but that it is done.
@@ -208,13 +212,13 @@ impl Filesystem for Adapter {
     }
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let (fs, name) = (self.fs.clone(), name.as_bytes().to_vec());
-        self.entry("lookup", parent, reply, async move { fs.lookup(InodeNo(parent.0), &name).await });
+        let (fs, parent_inode, name) = (self.fs.clone(), self.root.inward(parent), name.as_bytes().to_vec());
+        self.entry("lookup", parent, reply, async move { fs.lookup(parent_inode, &name).await });
     }
 
     fn getattr(&self, _request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
-        let fs = self.fs.clone();
-        self.attr("getattr", ino, reply, async move { fs.getattr(InodeNo(ino.0)).await });
+        let (fs, inode) = (self.fs.clone(), self.root.inward(ino));
+        self.attr("getattr", ino, reply, async move { fs.getattr(inode).await });
     }
 
     fn setattr(
@@ -238,7 +242,17 @@ impl Filesystem for Adapter {
         let (atime, atime_now) = given(atime);
         let (mtime, mtime_now) = given(mtime);
         let mode = mode.map(|mode| mode & 0o7777);
-        let setattr = pb::Setattr { inode: ino.0, mode, uid, gid, size, atime, mtime, atime_now, mtime_now };
+        let setattr = pb::Setattr {
+            inode: self.root.inward(ino).0,
+            mode,
+            uid,
+            gid,
+            size,
+            atime,
+            mtime,
+            atime_now,
+            mtime_now,
+        };
         let fs = self.fs.clone();
         self.attr("setattr", ino, reply, async move { fs.setattr(setattr).await });
     }
@@ -259,10 +273,14 @@ impl Filesystem for Adapter {
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let (fs, caller, name) = (self.fs.clone(), caller(request), name.as_bytes().to_vec());
-        self.entry("mknod", parent, reply, async move {
-            fs.mknod(caller, InodeNo(parent.0), &name, mode, rdev).await
-        });
+        let (fs, parent_inode, caller, name) =
+            (self.fs.clone(), self.root.inward(parent), caller(request), name.as_bytes().to_vec());
+        self.entry(
+            "mknod",
+            parent,
+            reply,
+            async move { fs.mknod(caller, parent_inode, &name, mode, rdev).await },
+        );
     }
 
     fn mkdir(
@@ -274,30 +292,27 @@ impl Filesystem for Adapter {
         _umask: u32,
         reply: ReplyEntry,
     ) {
-        let (fs, caller, name) = (self.fs.clone(), caller(request), name.as_bytes().to_vec());
-        self.entry(
-            "mkdir",
-            parent,
-            reply,
-            async move { fs.mkdir(caller, InodeNo(parent.0), &name, mode).await },
-        );
+        let (fs, parent_inode, caller, name) =
+            (self.fs.clone(), self.root.inward(parent), caller(request), name.as_bytes().to_vec());
+        self.entry("mkdir", parent, reply, async move { fs.mkdir(caller, parent_inode, &name, mode).await });
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (fs, name) = (self.fs.clone(), name.as_bytes().to_vec());
-        self.done("unlink", parent, reply, async move { fs.unlink(InodeNo(parent.0), &name).await });
+        let (fs, parent_inode, name) = (self.fs.clone(), self.root.inward(parent), name.as_bytes().to_vec());
+        self.done("unlink", parent, reply, async move { fs.unlink(parent_inode, &name).await });
     }
 
     fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (fs, name) = (self.fs.clone(), name.as_bytes().to_vec());
-        self.done("rmdir", parent, reply, async move { fs.rmdir(InodeNo(parent.0), &name).await });
+        let (fs, parent_inode, name) = (self.fs.clone(), self.root.inward(parent), name.as_bytes().to_vec());
+        self.done("rmdir", parent, reply, async move { fs.rmdir(parent_inode, &name).await });
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        let (fs, caller, name) = (self.fs.clone(), caller(request), name.as_bytes().to_vec());
+        let (fs, parent_inode, caller, name) =
+            (self.fs.clone(), self.root.inward(parent), caller(request), name.as_bytes().to_vec());
         let target = target.as_os_str().as_bytes().to_vec();
         self.entry("symlink", parent, reply, async move {
-            fs.symlink(caller, InodeNo(parent.0), &name, &target).await
+            fs.symlink(caller, parent_inode, &name, &target).await
         });
     }
 
@@ -316,9 +331,9 @@ impl Filesystem for Adapter {
             return reply.error(Errno::EINVAL);
         }
         let rename = pb::Rename {
-            parent: parent.0,
+            parent: self.root.inward(parent).0,
             name: name.as_bytes().to_vec().into(),
-            new_parent: newparent.0,
+            new_parent: self.root.inward(newparent).0,
             new_name: newname.as_bytes().to_vec().into(),
             no_replace: flags.contains(RenameFlags::RENAME_NOREPLACE),
             exchange: flags.contains(RenameFlags::RENAME_EXCHANGE),
@@ -328,10 +343,9 @@ impl Filesystem for Adapter {
     }
 
     fn link(&self, _request: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        let (fs, name) = (self.fs.clone(), newname.as_bytes().to_vec());
-        self.entry("link", newparent, reply, async move {
-            fs.link(InodeNo(ino.0), InodeNo(newparent.0), &name).await
-        });
+        let (fs, new_parent, name) =
+            (self.fs.clone(), self.root.inward(newparent), newname.as_bytes().to_vec());
+        self.entry("link", newparent, reply, async move { fs.link(InodeNo(ino.0), new_parent, &name).await });
     }
 
     fn open(&self, _request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -352,13 +366,14 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let (fs, caller, name) = (self.fs.clone(), caller(request), name.as_bytes().to_vec());
+        let (fs, root, caller, name) =
+            (self.fs.clone(), self.root, caller(request), name.as_bytes().to_vec());
         let ttl = self.options.entry_timeout.min(self.options.attr_timeout);
         self.runtime.spawn(async move {
-            match fs.create(caller, InodeNo(parent.0), &name, mode, flags).await {
+            match fs.create(caller, root.inward(parent), &name, mode, flags).await {
                 Ok((attr, opened)) => reply.created(
                     &ttl,
-                    &file_attr(&attr),
+                    &root.attr(&attr),
                     GENERATION,
                     FileHandle(opened.handle),
                     open_flags(opened),
@@ -571,8 +586,8 @@ impl Filesystem for Adapter {
         self.answer("copy_file_range", ino_out, reply, work, |reply, copied| reply.written(copied));
     }
 
-    fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        reply.opened(FileHandle(self.fs.opendir(InodeNo(ino.0))), FopenFlags::empty());
+    fn opendir(&self, _request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        reply.opened(FileHandle(self.fs.opendir(self.root.inward(ino), flags.0)), FopenFlags::empty());
     }
 
     fn readdir(
@@ -583,12 +598,13 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let fs = self.fs.clone();
+        let (fs, root) = (self.fs.clone(), self.root);
+        let directory = root.inward(ino);
         self.runtime.spawn(async move {
             let listed = fs.readdir(fh.0, offset, |entry| {
                 let mode = entry.attr.map_or(libc::S_IFDIR, |attr| attr.mode);
                 reply.add(
-                    INodeNo(entry.inode.0),
+                    root.entry(directory, &entry),
                     entry.cookie,
                     file_type(mode),
                     OsStr::from_bytes(entry.name),
@@ -609,20 +625,16 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let (fs, ttl) = (self.fs.clone(), self.options.entry_timeout.min(self.options.attr_timeout));
+        let (fs, root, ttl) =
+            (self.fs.clone(), self.root, self.options.entry_timeout.min(self.options.attr_timeout));
+        let directory = root.inward(ino);
         self.runtime.spawn(async move {
             let listed = fs.readdir(fh.0, offset, |entry| {
                 // "." and ".." are not looked up: the kernel takes nothing of them but number and type.
                 let dots = pb::Attr { inode: entry.inode.0, mode: libc::S_IFDIR, ..Default::default() };
-                let attr = file_attr(&entry.attr.unwrap_or(dots));
-                reply.add(
-                    INodeNo(entry.inode.0),
-                    entry.cookie,
-                    OsStr::from_bytes(entry.name),
-                    &ttl,
-                    &attr,
-                    GENERATION,
-                )
+                let number = root.entry(directory, &entry);
+                let attr = FileAttr { ino: number, ..root.attr(&entry.attr.unwrap_or(dots)) };
+                reply.add(number, entry.cookie, OsStr::from_bytes(entry.name), &ttl, &attr, GENERATION)
             });
             match listed.await {
                 Ok(()) => reply.ok(),
@@ -692,7 +704,7 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let setxattr = pb::Setxattr {
-            inode: ino.0,
+            inode: self.root.inward(ino).0,
             name: name.as_bytes().to_vec().into(),
             value: value.to_vec().into(),
             create_only: flags & libc::XATTR_CREATE != 0,
@@ -702,20 +714,29 @@ impl Filesystem for Adapter {
         self.done("setxattr", ino, reply, async move { fs.setxattr(setxattr).await });
     }
 
-    fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let (fs, name) = (self.fs.clone(), name.as_bytes().to_vec());
-        let work = async move { fs.getxattr(InodeNo(ino.0), &name).await };
+    fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let (fs, inode, name) = (self.fs.clone(), self.root.inward(ino), name.as_bytes().to_vec());
+        // Computing one can take long, and whoever waits must be able to give up.
+        let thread = if is_virtual(&name) { request.pid() } else { 0 };
+        let work = async move {
+            tokio::select! {
+                value = fs.getxattr(inode, &name) => value,
+                () = signals::wait_for_signal(thread) => {
+                    Err(DfsError::new(ErrorCode::Interrupted, "a signal ended the wait"))
+                }
+            }
+        };
         self.answer("getxattr", ino, reply, work, move |reply, value| reply_value(reply, size, &value));
     }
 
     fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let fs = self.fs.clone();
-        let work = async move { fs.listxattr(InodeNo(ino.0)).await };
+        let (fs, inode) = (self.fs.clone(), self.root.inward(ino));
+        let work = async move { fs.listxattr(inode).await };
         self.answer("listxattr", ino, reply, work, move |reply, names| reply_value(reply, size, &names));
     }
 
     fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (fs, name) = (self.fs.clone(), name.as_bytes().to_vec());
-        self.done("removexattr", ino, reply, async move { fs.removexattr(InodeNo(ino.0), &name).await });
+        let (fs, inode, name) = (self.fs.clone(), self.root.inward(ino), name.as_bytes().to_vec());
+        self.done("removexattr", ino, reply, async move { fs.removexattr(inode, &name).await });
     }
 }

@@ -7,6 +7,7 @@
 
 mod adapter;
 mod convert;
+mod root;
 mod signals;
 
 use std::io;
@@ -21,8 +22,11 @@ use tokio::sync::mpsc;
 
 use crate::client::{Client, Event};
 use crate::fs::Fs;
+use crate::fs::atime::AtimeOptions;
 use crate::fs::events::{self, Notice};
 use adapter::Adapter;
+use dfs_proto::ids::InodeNo;
+use root::Root;
 
 /// Notices to the kernel that may wait to be delivered; past that, the flow of events waits.
 const NOTICES: usize = 1024;
@@ -30,8 +34,10 @@ const NOTICES: usize = 1024;
 /// How the mount behaves towards the kernel.
 #[derive(Clone, Debug)]
 pub struct ServeOptions {
-    /// Refuse every change.
-    pub read_only: bool,
+    /// The directory of the cluster that is mounted.
+    pub root: InodeNo,
+    /// Which reads change an atime.
+    pub atime: AtimeOptions,
     /// Other users than the one who mounted may use it.
     pub allow_other: bool,
     /// FUSE threads.
@@ -45,7 +51,14 @@ pub struct ServeOptions {
 impl Default for ServeOptions {
     fn default() -> Self {
         let second = Duration::from_secs(1);
-        Self { read_only: false, allow_other: false, threads: 2, attr_timeout: second, entry_timeout: second }
+        Self {
+            root: InodeNo::ROOT,
+            atime: AtimeOptions::default(),
+            allow_other: false,
+            threads: 2,
+            attr_timeout: second,
+            entry_timeout: second,
+        }
     }
 }
 
@@ -81,13 +94,14 @@ impl Serve {
     pub fn start(self) -> io::Result<Serving> {
         let fs = {
             let _on_runtime = self.runtime.enter();
-            Fs::new(self.client, self.cache_bytes, self.write_buffer_bytes)
+            Fs::new(self.client, self.cache_bytes, self.write_buffer_bytes, self.options.atime)
         };
         let mut config = fuser::Config::default();
         config.acl = if self.options.allow_other { fuser::SessionACL::All } else { fuser::SessionACL::Owner };
         config.n_threads = Some(self.options.threads.max(1));
         config.clone_fd = self.options.threads > 1;
         let acl = config.acl;
+        let root = Root::new(self.options.root);
         let shared_notifier = Arc::new(OnceLock::new());
         let adapter = Adapter::new(fs.clone(), self.options, self.runtime.clone(), shared_notifier.clone());
         let session = fuser::Session::from_fd(adapter, self.fd, acl, config)?.spawn()?;
@@ -97,7 +111,7 @@ impl Serve {
         let _ = shared_notifier.set(session.notifier());
         std::thread::Builder::new()
             .name("fuse-notices".into())
-            .spawn(move || tell_kernel(&notifier, notices))?;
+            .spawn(move || tell_kernel(&notifier, root, notices))?;
         self.runtime.spawn(events::follow(fs.clone(), self.events, sender));
         let session =
             std::thread::Builder::new().name("fuse-session".into()).spawn(move || session.join())?;
@@ -128,6 +142,11 @@ impl Serving {
         self.fs.drain(deadline).await
     }
 
+    /// The master cannot be reached, and everything written here is safe.
+    pub fn is_cut_off_and_clean(&self) -> bool {
+        self.fs.is_cut_off_and_clean()
+    }
+
     /// Ends the session with the master, so that it knows at once that nothing here is open any more. For
     /// after the last drain.
     pub async fn close(&self) {
@@ -137,16 +156,16 @@ impl Serving {
 
 /// Delivers notices. A thread of its own, because the kernel may make it wait for locks that are held while
 /// requests are answered.
-fn tell_kernel(notifier: &fuser::Notifier, mut notices: mpsc::Receiver<Notice>) {
+fn tell_kernel(notifier: &fuser::Notifier, root: Root, mut notices: mpsc::Receiver<Notice>) {
     use std::os::unix::ffi::OsStrExt;
     while let Some(notice) = notices.blocking_recv() {
+        let (Notice::Attributes(inode) | Notice::Content(inode) | Notice::Name(inode, _)) = &notice;
+        let Some(inode) = root.noticed(*inode) else { continue };
         let told = match &notice {
             // A negative offset: attributes alone. 0, 0: every page.
-            Notice::Attributes(inode) => notifier.inval_inode(fuser::INodeNo(inode.0), -1, 0),
-            Notice::Content(inode) => notifier.inval_inode(fuser::INodeNo(inode.0), 0, 0),
-            Notice::Name(parent, name) => {
-                notifier.inval_entry(fuser::INodeNo(parent.0), std::ffi::OsStr::from_bytes(name))
-            }
+            Notice::Attributes(_) => notifier.inval_inode(inode, -1, 0),
+            Notice::Content(_) => notifier.inval_inode(inode, 0, 0),
+            Notice::Name(_, name) => notifier.inval_entry(inode, std::ffi::OsStr::from_bytes(name)),
         };
         match told {
             Ok(()) => {}

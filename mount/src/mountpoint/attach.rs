@@ -171,6 +171,13 @@ impl Attached {
         self.find(&table).map(|e| e.path.clone())
     }
 
+    /// The mount table does not have it any more: it was unmounted, perhaps lazily.
+    pub fn is_gone(&self) -> bool {
+        let listed =
+            |table: Vec<MountEntry>| table.iter().any(|e| e.id == self.id && e.device == self.device);
+        mountinfo::read().is_ok_and(|table| !listed(table))
+    }
+
     /// Unmounts what we mounted, and only that. May wait for the kernel to write back what is dirty, so the
     /// file system has to be served meanwhile, from other threads.
     ///
@@ -247,7 +254,8 @@ fn mount_data(device: &File, options: &MountOptions) -> String {
     data
 }
 
-fn mount_flags(options: &MountOptions) -> MountFlags {
+/// As mount(2) wants them.
+pub fn mount_flags(options: &MountOptions) -> MountFlags {
     let mut flags = MountFlags::empty();
     for (on, flag) in [
         (options.read_only, MountFlags::RDONLY),
@@ -256,6 +264,7 @@ fn mount_flags(options: &MountOptions) -> MountFlags {
         (!options.exec, MountFlags::NOEXEC),
         (options.noatime, MountFlags::NOATIME),
         (options.nodiratime, MountFlags::NODIRATIME),
+        (options.strictatime, MountFlags::STRICTATIME),
         (options.sync, MountFlags::SYNCHRONOUS),
         (options.dirsync, MountFlags::DIRSYNC),
     ] {
@@ -304,6 +313,7 @@ mod tests {
             exec: true,
             noatime: false,
             nodiratime: false,
+            strictatime: false,
             sync: false,
             dirsync: false,
             fsname: "dfs:h:1".to_owned(),
@@ -313,7 +323,14 @@ mod tests {
 
     fn entry(id: u64, minor: u32, path: &str) -> MountEntry {
         let device = DeviceNo { major: 0, minor };
-        MountEntry { id, device, path: path.into(), fs_type: "fuse.dfs".to_owned(), source: String::new() }
+        MountEntry {
+            id,
+            device,
+            path: path.into(),
+            fs_type: "fuse.dfs".to_owned(),
+            source: String::new(),
+            options: String::new(),
+        }
     }
 
     #[test]

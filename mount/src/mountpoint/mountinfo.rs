@@ -32,6 +32,8 @@ pub struct MountEntry {
     pub fs_type: String,
     /// What is mounted, unescaped; free text for FUSE.
     pub source: String,
+    /// Options of the mount, then those of the file system, with commas between them.
+    pub options: String,
 }
 
 /// Reads the mount table of this process. Lines that cannot be read are left out.
@@ -57,11 +59,13 @@ fn parse_line(line: &[u8]) -> Option<MountEntry> {
     let mut device = fields.nth(1)?.split(|&b| b == b':');
     let device = DeviceNo { major: number(device.next()?)?, minor: number(device.next()?)? };
     let path = unescape(fields.nth(1)?);
-    // Options and any number of tags, up to a lone dash.
+    let mount_options = String::from_utf8_lossy(fields.next()?);
+    // Any number of tags, up to a lone dash.
     fields.find(|&f| f == b"-")?;
     let fs_type = String::from_utf8_lossy(fields.next()?).into_owned();
     let source = String::from_utf8_lossy(&unescape(fields.next()?)).into_owned();
-    Some(MountEntry { id, device, path: PathBuf::from(OsString::from_vec(path)), fs_type, source })
+    let options = format!("{mount_options},{}", String::from_utf8_lossy(fields.next().unwrap_or_default()));
+    Some(MountEntry { id, device, path: PathBuf::from(OsString::from_vec(path)), fs_type, source, options })
 }
 
 fn number<N: std::str::FromStr>(field: &[u8]) -> Option<N> {
@@ -113,6 +117,7 @@ mod tests {
             path: PathBuf::from("/mnt/my films"),
             fs_type: "fuse.dfs".to_owned(),
             source: "dfs:127.0.0.1:3000".to_owned(),
+            options: "rw,nosuid,rw,user_id=0".to_owned(),
         };
         assert_eq!(table[1], wanted);
         assert_eq!(table[3].source, "a\\b\tc");

@@ -4,7 +4,7 @@
 use std::env;
 use std::path::PathBuf;
 
-use super::Caller;
+use super::{Caller, memory};
 
 /// The caller of this process.
 pub fn caller() -> Caller {
@@ -12,6 +12,7 @@ pub fn caller() -> Caller {
         is_root: rustix::process::geteuid().is_root(),
         home: home(),
         xdg_data_home: absolute_variable("XDG_DATA_HOME"),
+        memory_bytes: std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| memory::total_of(&text)),
     }
 }
 

@@ -3,7 +3,12 @@
 use super::*;
 
 fn caller(is_root: bool) -> Caller {
-    Caller { is_root, home: Some(PathBuf::from("/home/me")), xdg_data_home: None }
+    Caller {
+        is_root,
+        home: Some(PathBuf::from("/home/me")),
+        xdg_data_home: None,
+        memory_bytes: Some(4 << 30),
+    }
 }
 
 fn parse_as(is_root: bool, line: &str) -> Result<Settings, OptionsError> {
@@ -182,4 +187,72 @@ fn flags_of_the_embedded_cluster_are_noted_when_there_is_a_master() {
 fn relative_paths_become_absolute() {
     let s = root("dfs-mount m --data d");
     assert!(s.mountpoint.is_absolute() && embedded(&s).data.is_absolute());
+}
+
+#[test]
+fn a_directory_of_the_cluster_can_be_named_in_many_ways() {
+    for line in [
+        "dfs-mount h:1 /m -o subdir=/x/y",
+        "dfs-mount h:1 /m -o ro,subdir=x/y/",
+        "dfs-mount h:1 /m --subdir /x//y",
+        "dfs-mount h:1/x/y /m",
+        "dfs-mount dfs:h:1/x/y /m -o subdir=/x/y",
+        "mount.fuse.dfs h:1/x/y /m -o rw",
+    ] {
+        let s = root(line);
+        assert_eq!((joins(&s), s.subdir.to_string().as_str()), ("h:1", "/x/y"), "{line}");
+        assert_eq!(s.mount.fsname, "dfs:h:1/x/y", "the mount table shows it");
+    }
+    let s = root("dfs-mount dfs:embedded/x /m");
+    assert_eq!((embedded(&s).keepers, s.mount.fsname.as_str()), (3, "dfs:embedded/x"));
+    assert!(root("dfs-mount h:1/ /m").subdir.is_root());
+    assert!(fails("dfs-mount h:1/x /m -o subdir=/y").contains("two directories"));
+    assert!(fails("dfs-mount h:1 /m -o subdir=/x/../..").contains("'..'"));
+    assert!(fails("dfs-mount h:1 /m -o subdir=").contains("--subdir"));
+    assert!(fails("dfs-mount h:1 /m -o subdir").contains("needs a value"));
+}
+
+#[test]
+fn atime_options_are_those_of_mount() {
+    use AtimePolicy::{Always, Never, Relative};
+    for (words, files, directories) in [
+        ("rw", Relative, Relative),
+        ("relatime", Relative, Relative),
+        ("noatime", Never, Never),
+        ("nodiratime", Relative, Never),
+        ("strictatime", Always, Always),
+        ("strictatime,nodiratime", Always, Never),
+        ("noatime,strictatime", Always, Always),
+        ("strictatime,noatime,atime", Relative, Relative),
+        ("ro,strictatime", Never, Never),
+    ] {
+        let s = root(&format!("dfs-mount h:1 /m -o {words}"));
+        assert_eq!(s.mount.atime(), AtimeOptions { files, directories }, "{words}");
+    }
+}
+
+#[test]
+fn budgets_that_make_no_sense_are_refused() {
+    for flag in ["cache-size", "write-buffer"] {
+        for size in ["0", "1000KiB", "5GiB"] {
+            let error = fails(&format!("dfs-mount h:1 /m --{flag} {size}"));
+            assert!(error.contains(flag) && error.contains(size), "{error}");
+            assert!(fails(&format!("dfs-mount h:1 /m -o {flag}={size}")).contains(flag));
+        }
+        root(&format!("dfs-mount h:1 /m --{flag} 4GiB"));
+    }
+}
+
+#[test]
+fn remount_is_known_by_its_word() {
+    let remount = |line: &str| {
+        let args: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
+        parse_remount(&args)
+    };
+    let shown = "rw,relatime,user_id=0,group_id=0,allow_other,max_read=1048576,cache-size=1GiB,remount,ro";
+    let wanted = remount(&format!("mount.fuse.dfs films /m -o {shown}")).unwrap().unwrap();
+    assert_eq!((wanted.mountpoint.as_path(), wanted.subtype.as_str()), (Path::new("/m"), "dfs"));
+    assert!(wanted.words.contains(&"ro".to_owned()) && !wanted.pretend);
+    assert_eq!(remount("dfs-mount h:1 /m -o ro").unwrap(), None);
+    assert!(remount("dfs-mount /m -o remount,alow_other").unwrap_err().to_string().contains("alow_other"));
 }

@@ -8,6 +8,7 @@
 /// Our long flags that take a value, without their dashes. `-o` knows each of them, also with `_` for `-`.
 pub const LONG_FLAGS: &[&str] = &[
     "master",
+    "subdir",
     "data",
     "keepers",
     "cache-size",
@@ -29,6 +30,9 @@ const FOR_OTHERS: &[&str] = &[
 
 /// Starts of such words that go on with a value.
 const FOR_OTHERS_PREFIXES: &[&str] = &["x-", "X-", "user=", "comment=", "uhelper=", "helper="];
+
+/// What the mount table shows of a FUSE mount beside our words; mount(8) hands it back when it remounts.
+const KERNEL_SHOWS: &[&str] = &["user-id", "group-id", "max-read", "blksize"];
 
 /// Who may use the mount besides its owner.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,6 +61,10 @@ pub struct MountWords {
     pub noatime: bool,
     /// `nodiratime`.
     pub nodiratime: bool,
+    /// `strictatime`.
+    pub strictatime: bool,
+    /// These are the words of a remount.
+    pub remount: bool,
     /// `sync`: each write is on stable storage before write(2) returns.
     pub sync: bool,
     /// `dirsync`.
@@ -90,7 +98,7 @@ pub enum WordError {
     /// Known, but it needs `=value`, or must not have one.
     #[error("-o {0}: needs a value; write it as {0}=VALUE")]
     NeedsValue(String),
-    /// `remount` and its kind.
+    /// `bind` and its kind.
     #[error("-o {0}: cannot be done to a running mount; unmount it and mount it again")]
     Running(String),
     /// A name for the mount table that the mount table cannot hold.
@@ -135,15 +143,20 @@ impl MountWords {
             "nosuid" => self.suid = Some(false),
             "exec" => self.noexec = false,
             "noexec" => self.noexec = true,
-            "noatime" => self.noatime = true,
-            // The difference between these three is the file system's to make, and it makes none.
-            "atime" | "relatime" | "norelatime" | "strictatime" | "nostrictatime" => self.noatime = false,
+            "noatime" => (self.noatime, self.strictatime) = (true, false),
+            "relatime" => (self.noatime, self.strictatime) = (false, false),
+            "strictatime" => (self.noatime, self.strictatime) = (false, true),
+            "atime" => self.noatime = false,
+            "nostrictatime" => self.strictatime = false,
+            // For the kernel it is the same as nothing said, which is relatime.
+            "norelatime" => {}
             "nodiratime" => self.nodiratime = true,
             "diratime" => self.nodiratime = false,
             "lazytime" | "nolazytime" => {}
             "sync" => self.sync = true,
             "async" => self.sync = false,
             "dirsync" => self.dirsync = true,
+            "remount" if self.remount => {}
             "remount" | "bind" | "rbind" | "move" => return Err(WordError::Running(word.to_owned())),
             other => return self.take_rest(other),
         }
@@ -172,6 +185,8 @@ impl MountWords {
         match (name, value) {
             (Some(&name), Some(value)) => Ok(Word::Flag { name, value: value.to_owned() }),
             (Some(&name), None) => Err(WordError::NeedsValue(name.to_owned())),
+            // From the mount table: what the kernel shows of the mount that is to be changed.
+            (None, _) if self.remount && KERNEL_SHOWS.contains(&key.as_str()) => Ok(Word::Taken),
             (None, _) => Err(WordError::Unknown(word.to_owned())),
         }
     }
@@ -246,7 +261,12 @@ mod tests {
         for word in ["alow_other", "uid=5", "cache=1", "RO", "remounted", "ro=1"] {
             assert_eq!(take_all(word), Err(WordError::Unknown(word.to_owned())));
         }
-        assert!(take_all("remount").unwrap_err().to_string().contains("unmount it"));
+        assert!(take_all("bind").unwrap_err().to_string().contains("unmount it"));
+        assert_eq!(take_all("user_id=0"), Err(WordError::Unknown("user_id=0".to_owned())));
+        let mut remount = MountWords { remount: true, ..MountWords::default() };
+        for word in ["remount", "user_id=0", "group_id=0", "max_read=1048576"] {
+            assert_eq!(remount.take(word), Ok(Word::Taken));
+        }
     }
 
     #[test]

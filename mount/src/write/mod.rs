@@ -134,6 +134,11 @@ impl Writers {
         tokio::time::timeout(deadline, all).await.map_err(late)?
     }
 
+    /// Is anything of any file not committed yet?
+    pub fn has_pending(&self) -> bool {
+        self.live_files().iter().any(|file| file.has_pending())
+    }
+
     fn note_dirty(&self, file: &Arc<FileWriter>) {
         // Not only where there is none: one that is there may be of an earlier open, and end any moment.
         lock(&self.dirty_files).insert(file.inode(), Arc::downgrade(file));

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use dfs_keeper::Keeper;
 use dfs_master::Master;
 use dfs_mount::client::{Client, ClientConfig};
+use dfs_mount::fs::atime::AtimeOptions;
 use dfs_mount::fs::{Caller, Fs, events};
 use dfs_proto::error::DfsError;
 use dfs_proto::ids::InodeNo;
@@ -96,7 +97,7 @@ impl Mount {
     pub async fn new(master: SocketAddr, write_buffer: u64) -> Mount {
         let config = ClientConfig::new(master.to_string(), "test");
         let (client, events) = Client::connect(config).await.unwrap();
-        let fs = Fs::new(client, 16 << 20, write_buffer);
+        let fs = Fs::new(client, 16 << 20, write_buffer, AtimeOptions::default());
         let (sender, mut notices) = mpsc::channel(16);
         tokio::spawn(events::follow(fs.clone(), events, sender));
         tokio::spawn(async move { while notices.recv().await.is_some() {} });

@@ -1,0 +1,129 @@
+//! Which reads change an atime. The kernel leaves that to us, and tells us of no read that its page cache answers.
+//!
+//! The master is told by a request that nobody waits for. It enters the session when the bytes are there and before
+//! the kernel has them: so it delays no read, and whoever asks for the attributes after the read gets the new
+//! atime. What must hold: at most one such request per inode is under way; reads meanwhile are gathered into one more.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::{Arc, Mutex};
+
+use dfs_proto::atime::is_due;
+use dfs_proto::ids::InodeNo;
+use dfs_proto::pb;
+use tokio::runtime::Handle;
+
+use super::open_file::OpenFile;
+use crate::client::Client;
+use crate::lock::lock;
+
+/// When reading changes the atime.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum AtimePolicy {
+    /// noatime, and mounts that are read-only.
+    Never,
+    /// relatime: when it is not later than mtime and ctime, or a day old.
+    #[default]
+    Relative,
+    /// strictatime.
+    Always,
+}
+
+/// The policies of a mount.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct AtimeOptions {
+    /// For all but directories.
+    pub files: AtimePolicy,
+    /// For directories (nodiratime).
+    pub directories: AtimePolicy,
+}
+
+/// See the module.
+pub struct Atimes {
+    client: Client,
+    options: AtimeOptions,
+    runtime: Handle,
+    /// Inodes whose request is under way; true: read again since.
+    under_way: Mutex<HashMap<InodeNo, bool>>,
+}
+
+impl Atimes {
+    /// Must be called inside a tokio runtime.
+    pub fn new(client: Client, options: AtimeOptions) -> Arc<Atimes> {
+        Arc::new(Atimes { client, options, runtime: Handle::current(), under_way: Mutex::default() })
+    }
+
+    fn is_due(&self, policy: AtimePolicy, attr: &pb::Attr) -> bool {
+        match policy {
+            AtimePolicy::Never => false,
+            AtimePolicy::Relative => is_due(attr, false, self.client.now()),
+            AtimePolicy::Always => true,
+        }
+    }
+
+    /// Would reading a file with these attributes change its atime?
+    pub fn file_is_due(&self, attr: &pb::Attr) -> bool {
+        self.is_due(self.options.files, attr)
+    }
+
+    /// Bytes of a file were read.
+    pub fn read_file(self: &Arc<Self>, file: &Arc<OpenFile>) {
+        if self.file_is_due(&file.committed_attr()) {
+            self.touch(file.inode, self.options.files, Some(file.clone()));
+        }
+    }
+
+    /// Something else was read whose times are not known here.
+    pub fn read_node(self: &Arc<Self>, inode: InodeNo) {
+        self.touch(inode, self.options.files, None);
+    }
+
+    /// A directory was listed.
+    pub fn read_directory(self: &Arc<Self>, inode: InodeNo) {
+        self.touch(inode, self.options.directories, None);
+    }
+
+    fn touch(self: &Arc<Self>, inode: InodeNo, policy: AtimePolicy, file: Option<Arc<OpenFile>>) {
+        if policy == AtimePolicy::Never {
+            return;
+        }
+        match lock(&self.under_way).entry(inode) {
+            Entry::Occupied(mut again) => {
+                again.insert(true);
+                return;
+            }
+            Entry::Vacant(none) => none.insert(false),
+        };
+        let always = policy == AtimePolicy::Always;
+        let mut asked = self.client.touch_atime(inode, always);
+        let atimes = self.clone();
+        self.runtime.spawn(async move {
+            loop {
+                match asked.await {
+                    Ok(attr) => file.iter().for_each(|file| file.learn(&attr)),
+                    // An atime that stays old harms nobody.
+                    Err(error) => {
+                        tracing::debug!(%inode, "atime not changed: {error}");
+                        lock(&atimes.under_way).remove(&inode);
+                        return;
+                    }
+                }
+                if !atimes.go_on(inode, policy, file.as_deref()) {
+                    return;
+                }
+                asked = atimes.client.touch_atime(inode, always);
+            }
+        });
+    }
+
+    /// A request is over: is another one needed? If not, the next read begins anew.
+    fn go_on(&self, inode: InodeNo, policy: AtimePolicy, file: Option<&OpenFile>) -> bool {
+        let mut under_way = lock(&self.under_way);
+        let again = under_way.insert(inode, false) == Some(true)
+            && file.is_none_or(|file| self.is_due(policy, &file.committed_attr()));
+        if !again {
+            under_way.remove(&inode);
+        }
+        again
+    }
+}

@@ -68,8 +68,8 @@ impl World {
     fn names(&mut self, (op, a, b, c): Step, by: SessionId) {
         let (parent, name, other) = (self.dir(a), World::name(b), World::name(c));
         let op = match op {
-            0 => Op::Create(pb::Create { parent, name, mode: 0o644, uid: 1, gid: 1 }),
-            1 => Op::Mkdir(pb::Mkdir { parent, name, mode: 0o2755, uid: 1, gid: 1 }),
+            0 => Op::Create(pb::Create { parent, name, mode: 0o644, uid: 1, gid: 1, umask: 0o22 }),
+            1 => Op::Mkdir(pb::Mkdir { parent, name, mode: 0o2755, uid: 1, gid: 1, umask: 0o22 }),
             2 => Op::Unlink(pb::Unlink { parent, name }),
             3 => Op::Rmdir(pb::Rmdir { parent, name }),
             4..=6 => {
@@ -79,7 +79,7 @@ impl World {
             }
             7 => Op::Link(pb::Link { inode: self.inode(c).0, parent, name }),
             8 => Op::Symlink(pb::Symlink { parent, name, target: other, uid: 1, gid: 1 }),
-            9 => Op::Open(pb::Open { inode: self.inode(a).0 }),
+            9 => Op::Open(pb::Open { inode: self.inode(a).0, access: 0 }),
             10 => Op::Release(pb::Release { inode: self.inode(a).0 }),
             11 => {
                 let size = Some(u64::from(b));

@@ -185,7 +185,7 @@ impl Kit {
     pub fn request_as(&mut self, session: SessionId, op: Op) -> u64 {
         let id = self.next_request;
         self.next_request += 1;
-        self.apply(Command::Mount { session, request: pb::MountRequest { id, op: Some(op) } });
+        self.apply(Command::Mount { session, request: pb::MountRequest { id, caller: None, op: Some(op) } });
         id
     }
 
@@ -211,6 +211,19 @@ impl Kit {
 
     pub fn call(&mut self, op: Op) -> Result<Reply, DfsError> {
         self.call_as(SESSION, op)
+    }
+
+    /// On behalf of somebody.
+    pub fn call_for(&mut self, caller: pb::Caller, op: Op) -> Result<Reply, DfsError> {
+        let id = self.next_request;
+        self.next_request += 1;
+        let request = pb::MountRequest { id, caller: Some(caller), op: Some(op) };
+        self.apply(Command::Mount { session: SESSION, request });
+        match self.reply_to(id) {
+            Some(Reply::Error(error)) => Err(DfsError::from_wire(error)),
+            Some(reply) => Ok(reply),
+            None => panic!("no reply"),
+        }
     }
 
     pub fn code(&mut self, op: Op) -> Option<ErrorCode> {
@@ -242,13 +255,13 @@ impl Kit {
 
     pub fn create(&mut self, parent: InodeNo, name: &str) -> InodeNo {
         let name = name.to_owned().into();
-        let op = pb::Create { parent: parent.0, name, mode: 0o644, uid: 10, gid: 20 };
+        let op = pb::Create { parent: parent.0, name, mode: 0o644, uid: 10, gid: 20, umask: 0 };
         InodeNo(Kit::attr_of(&self.ok(Op::Create(op))).inode)
     }
 
     pub fn mkdir(&mut self, parent: InodeNo, name: &str) -> InodeNo {
         let name = name.to_owned().into();
-        let op = pb::Mkdir { parent: parent.0, name, mode: 0o755, uid: 10, gid: 20 };
+        let op = pb::Mkdir { parent: parent.0, name, mode: 0o755, uid: 10, gid: 20, umask: 0 };
         InodeNo(Kit::attr_of(&self.ok(Op::Mkdir(op))).inode)
     }
 

@@ -190,7 +190,7 @@ impl Client {
     /// # Errors
     /// `Stale`, ...
     pub async fn open(&self, inode: InodeNo) -> Result<pb::Attr, DfsError> {
-        self.attr("open", Op::Open(pb::Open { inode: inode.0 })).await
+        self.attr("open", Op::Open(pb::Open { inode: inode.0, access: 0 })).await
     }
 
     /// Gives back one open. Never waits.

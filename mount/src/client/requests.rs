@@ -257,7 +257,7 @@ mod tests {
     fn opens_are_counted_until_their_release_is_sent() {
         let mut requests = Requests::default();
         for _ in 0..2 {
-            let (id, _answer) = ask(&mut requests, Op::Open(pb::Open { inode: 7 }));
+            let (id, _answer) = ask(&mut requests, Op::Open(pb::Open { inode: 7, access: 0 }));
             sent(&mut requests);
             requests.answer(id, Ok(attr(7)));
         }
@@ -270,7 +270,7 @@ mod tests {
     #[test]
     fn an_open_that_nobody_waits_for_is_released() {
         let mut requests = Requests::default();
-        let (id, answer) = ask(&mut requests, Op::Open(pb::Open { inode: 7 }));
+        let (id, answer) = ask(&mut requests, Op::Open(pb::Open { inode: 7, access: 0 }));
         sent(&mut requests);
         drop(answer);
         requests.abandon(id);

@@ -111,7 +111,10 @@ impl Fixture {
     }
 
     async fn ask(&self, mount: &Mount, id: u64, op: mount_request::Op) {
-        self.engine.mount_request(&mount.link, pb::MountRequest { id, op: Some(op) }).await.unwrap();
+        self.engine
+            .mount_request(&mount.link, pb::MountRequest { id, op: Some(op), caller: None })
+            .await
+            .unwrap();
     }
 
     /// Asks and waits for the answer.
@@ -150,7 +153,7 @@ impl Mount {
 }
 
 fn mkdir(parent: u64, name: &'static str) -> mount_request::Op {
-    mount_request::Op::Mkdir(pb::Mkdir { parent, name: name.into(), mode: 0o755, uid: 0, gid: 0 })
+    mount_request::Op::Mkdir(pb::Mkdir { parent, name: name.into(), mode: 0o755, uid: 0, gid: 0, umask: 0 })
 }
 
 fn getattr(inode: u64) -> mount_request::Op {
@@ -203,7 +206,7 @@ async fn many_commands_share_one_commit() {
     let before = fixture.rows.commits();
     for id in 2..502 {
         let name = format!("d{id}");
-        let op = pb::Mkdir { parent: 1, name: name.into(), mode: 0o755, uid: 0, gid: 0 };
+        let op = pb::Mkdir { parent: 1, name: name.into(), mode: 0o755, uid: 0, gid: 0, umask: 0 };
         fixture.ask(&mount, id, mount_request::Op::Mkdir(op)).await;
         fixture.commit_waits().await;
     }
@@ -238,10 +241,10 @@ async fn commands_wait_when_the_queue_is_full_and_ticks_are_left_out() {
     let mount = fixture.mount().await;
     fixture.set(Gate::Closed);
     for id in 0..MAX_QUEUED_COMMANDS as u64 {
-        let op = pb::Mkdir { parent: 1, name: format!("{id}").into(), mode: 0o755, uid: 0, gid: 0 };
+        let op = pb::Mkdir { parent: 1, name: format!("{id}").into(), mode: 0o755, uid: 0, gid: 0, umask: 0 };
         fixture.ask(&mount, id, mount_request::Op::Mkdir(op)).await;
     }
-    let request = pb::MountRequest { id: 1 << 20, op: Some(getattr(1)) };
+    let request = pb::MountRequest { caller: None, id: 1 << 20, op: Some(getattr(1)) };
     let mut one_more = Box::pin(fixture.engine.mount_request(&mount.link, request));
     tokio::select! {
         biased;
@@ -265,7 +268,7 @@ async fn a_failed_commit_ends_everything_and_shows_nothing() {
     assert!(reason.starts_with("commit of changes: store gate: broken"), "{reason}");
     tokio::time::timeout(DEADLINE, fixture.engine.finished()).await.unwrap();
     assert_eq!(mount.inbox.recv().await, None, "no answer, and the stream ends");
-    let request = pb::MountRequest { id: 2, op: Some(getattr(1)) };
+    let request = pb::MountRequest { caller: None, id: 2, op: Some(getattr(1)) };
     assert_eq!(fixture.engine.mount_request(&mount.link, request).await, Err(Stopped));
     assert_eq!(fixture.engine.tick(), Err(Stopped));
     assert_eq!(fixture.engine.read(|_, _| ()).await, Err(Stopped));

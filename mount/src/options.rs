@@ -19,6 +19,8 @@ use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser};
 use dfs_proto::units::{Period, Size};
 
+use crate::fs::caller::Squash;
+
 use self::words::{Allow, MountWords, Word, WordError};
 
 /// The flags, as they are typed. [`Settings`] is what they come to.
@@ -31,7 +33,7 @@ use self::words::{Allow, MountWords, Word, WordError};
                   usable. Without --master it runs a whole cluster inside itself and keeps it under --data: \
                   the next mount finds everything again.",
     after_help = "-o takes what mount(8) takes (ro, noatime, nodev, nosuid, noexec, sync, dirsync, nofail, _netdev, \
-                  x-..., ...), allow_other, allow_root, default_permissions, fsname=, subtype=, and each flag \
+                  x-..., ...), allow_other, allow_root, default_permissions, root_squash, no_root_squash, fsname=, subtype=, and each flag \
                   with a value as key=value (master=HOST:PORT, cache-size=1GiB).\n\
                   Sizes are typed as 8MiB, 1GiB, 4096; periods as 10s, 250ms, 2m.\n\
                   Unmount with `umount MOUNTPOINT` (as a user: `fusermount3 -u MOUNTPOINT`).",
@@ -114,6 +116,20 @@ struct Cli {
           value_parser = FalseyValueParser::new())]
     read_only: bool,
 
+    /// Root counts as nobody on this mount, as -o root_squash; see exports(5)
+    #[arg(long, env = "DFS_ROOT_SQUASH", action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
+    root_squash: bool,
+
+    /// With --root-squash: the user that root counts as
+    #[arg(long, env = "DFS_ANONUID", value_name = "UID", default_value_t = 65534,
+          value_parser = clap::value_parser!(u32).range(1..=4_294_967_294))]
+    anonuid: u32,
+
+    /// With --root-squash: the group that root counts as
+    #[arg(long, env = "DFS_ANONGID", value_name = "GID", default_value_t = 65534,
+          value_parser = clap::value_parser!(u32).range(1..=4_294_967_294))]
+    anongid: u32,
+
     /// From mount(8): mount read-write
     #[arg(short = 'w', hide = true)]
     read_write: bool,
@@ -185,6 +201,8 @@ pub struct MountOptions {
     pub sync: bool,
     /// So does each change of a directory.
     pub dirsync: bool,
+    /// Root counts as this user.
+    pub squash: Option<Squash>,
     /// The source that the mount table shows.
     pub fsname: String,
     /// The mount table's type is `fuse.` and this.
@@ -252,7 +270,11 @@ pub fn parse(args: Vec<OsString>, caller: &Caller) -> Result<Settings, OptionsEr
     let command = Cli::command();
     let (first_pass, _) = read(&command, args.clone())?;
 
-    let mut words = MountWords { read_only: first_pass.read_only, ..MountWords::default() };
+    let mut words = MountWords {
+        read_only: first_pass.read_only,
+        root_squash: first_pass.root_squash,
+        ..MountWords::default()
+    };
     let mut expanded: Vec<OsString> = args.iter().take(1).cloned().collect();
     for option in first_pass.options.iter().flat_map(|o| words::split(o)) {
         if let Word::Flag { name, value } = words.take(&option)? {
@@ -316,7 +338,9 @@ fn resolve(
             replicate_every: cli.replicate_every.0,
         }),
     };
-    let mount = resolve_mount(words, &cluster, caller.is_root, &mut notes)?;
+    let squash = Squash { uid: cli.anonuid, gid: cli.anongid };
+    let squash = words.root_squash.then_some(squash);
+    let mount = resolve_mount(words, squash, &cluster, caller.is_root, &mut notes)?;
     Ok(Settings {
         mountpoint: absolute(&mountpoint)?,
         cluster,
@@ -373,6 +397,7 @@ fn check_address(address: String) -> Result<String, OptionsError> {
 
 fn resolve_mount(
     words: MountWords,
+    squash: Option<Squash>,
     cluster: &Cluster,
     is_root: bool,
     notes: &mut Vec<String>,
@@ -407,6 +432,7 @@ fn resolve_mount(
         nodiratime: words.nodiratime,
         sync: words.sync,
         dirsync: words.dirsync,
+        squash,
         fsname,
         subtype,
     })

@@ -50,7 +50,8 @@ impl Client {
     pub(super) async fn call(&self, what: &str, op: Op) -> Result<Reply, DfsError> {
         let shared = &*self.inner.shared;
         let (reply, answer) = oneshot::channel();
-        let _abandon = Abandon { shared, id: shared.ask(op, reply)? };
+        let _abandon = Abandon { shared, id: shared.ask(op, self.caller.clone(), reply)? };
+        tracing::trace!(target: "dfs::requests", "{what}");
         match tokio::time::timeout(shared.op_timeout(), answer).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(shared.closed_error()),
@@ -185,12 +186,13 @@ impl Client {
         expect!(reply, "readdir", Reply::Entries)
     }
 
-    /// Holds an inode open for this session; it must be released, once per open.
+    /// Holds an inode open for this session; it must be released, once per open. `access` is for a client that
+    /// asks on behalf of a caller: what he will do with it, as three bits of a mode have it.
     ///
     /// # Errors
-    /// `Stale`, ...
-    pub async fn open(&self, inode: InodeNo) -> Result<pb::Attr, DfsError> {
-        self.attr("open", Op::Open(pb::Open { inode: inode.0, access: 0 })).await
+    /// `Stale`, `Access`, ...
+    pub async fn open(&self, inode: InodeNo, access: u32) -> Result<pb::Attr, DfsError> {
+        self.attr("open", Op::Open(pb::Open { inode: inode.0, access })).await
     }
 
     /// Gives back one open. Never waits.

@@ -212,6 +212,7 @@ fn attach_and_serve(
             read_only: settings.mount.read_only,
             allow_other: settings.mount.allow_other,
             threads: threads(),
+            squash: settings.mount.squash,
             ..ServeOptions::default()
         },
         runtime: runtime.handle().clone(),

@@ -20,8 +20,10 @@ use tokio::runtime::Handle;
 
 use super::ServeOptions;
 use super::convert::{errno, file_attr, file_type, given};
+use super::requester;
 use super::signals;
 use crate::fs::extent_ops::Allocate;
+use crate::fs::security::is_access_list;
 use crate::fs::{Caller, Fs, Opened, Seek};
 
 /// Largest write request that we ask the kernel for, in bytes. It sends at most 1 MiB.
@@ -35,7 +37,9 @@ const GENERATION: Generation = Generation(0);
 
 /// Wanted of the kernel where it has it. None of those with which fuser 0.18.0 has trouble
 /// (FUSE_SETXATTR_EXT, FUSE_HANDLE_KILLPRIV_V2).
-const CAPABILITIES: [InitFlags; 6] = [
+const CAPABILITIES: [InitFlags; 7] = [
+    // The master applies the umask, or a default access list in its place.
+    InitFlags::FUSE_DONT_MASK,
     // Not FUSE_FLOCK_LOCKS: fuser 0.18.0 does not say which of the two a request is for.
     InitFlags::FUSE_POSIX_LOCKS,
     InitFlags::FUSE_PARALLEL_DIROPS,
@@ -52,6 +56,8 @@ pub struct Adapter {
     runtime: Handle,
     /// There as soon as the kernel was greeted.
     notifier: Arc<OnceLock<fuser::Notifier>>,
+    /// The kernel enforces access lists.
+    access_lists: bool,
 }
 
 impl Adapter {
@@ -62,7 +68,11 @@ impl Adapter {
         runtime: Handle,
         notifier: Arc<OnceLock<fuser::Notifier>>,
     ) -> Adapter {
-        Adapter { fs, options, runtime, notifier }
+        Adapter { fs, options, runtime, notifier, access_lists: false }
+    }
+
+    fn caller(&self, request: &Request) -> Caller {
+        requester::caller(request, self.options.squash)
     }
 
     /// Does `work` on the runtime, then replies: by `say` with what came of it, or with the errno of its error.
@@ -138,10 +148,6 @@ macro_rules! refuse {
 
 refuse!(ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, ReplyXattr);
 
-fn caller(request: &Request) -> Caller {
-    Caller { uid: request.uid(), gid: request.gid() }
-}
-
 fn open_flags(opened: Opened) -> FopenFlags {
     let mut flags = FopenFlags::empty();
     if opened.keep_cache {
@@ -196,6 +202,7 @@ impl Filesystem for Adapter {
                 tracing::info!(?capability, "this kernel does not have it");
             }
         }
+        self.access_lists = config.add_capabilities(InitFlags::FUSE_POSIX_ACL).is_ok();
         // Each of these answers with the nearest that the kernel takes.
         if let Err(nearest) = config.set_max_write(MAX_WRITE) {
             let _ = config.set_max_write(nearest);
@@ -207,9 +214,9 @@ impl Filesystem for Adapter {
         Ok(())
     }
 
-    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let (fs, name) = (self.fs.clone(), name.as_bytes().to_vec());
-        self.entry("lookup", parent, reply, async move { fs.lookup(InodeNo(parent.0), &name).await });
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (fs, caller, name) = (self.fs.clone(), self.caller(request), name.as_bytes().to_vec());
+        self.entry("lookup", parent, reply, async move { fs.lookup(caller, InodeNo(parent.0), &name).await });
     }
 
     fn getattr(&self, _request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
@@ -219,7 +226,7 @@ impl Filesystem for Adapter {
 
     fn setattr(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -228,7 +235,7 @@ impl Filesystem for Adapter {
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         _ctime: Option<SystemTime>,
-        _fh: Option<FileHandle>,
+        fh: Option<FileHandle>,
         _crtime: Option<SystemTime>,
         _chgtime: Option<SystemTime>,
         _bkuptime: Option<SystemTime>,
@@ -239,8 +246,9 @@ impl Filesystem for Adapter {
         let (mtime, mtime_now) = given(mtime);
         let mode = mode.map(|mode| mode & 0o7777);
         let setattr = pb::Setattr { inode: ino.0, mode, uid, gid, size, atime, mtime, atime_now, mtime_now };
+        let caller = requester::setattr_caller(self.caller(request), &setattr, fh);
         let fs = self.fs.clone();
-        self.attr("setattr", ino, reply, async move { fs.setattr(setattr).await });
+        self.attr("setattr", ino, reply, async move { fs.setattr(caller, setattr).await });
     }
 
     fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
@@ -255,13 +263,13 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         rdev: u32,
         reply: ReplyEntry,
     ) {
-        let (fs, caller, name) = (self.fs.clone(), caller(request), name.as_bytes().to_vec());
+        let (fs, caller, name) = (self.fs.clone(), self.caller(request), name.as_bytes().to_vec());
         self.entry("mknod", parent, reply, async move {
-            fs.mknod(caller, InodeNo(parent.0), &name, mode, rdev).await
+            fs.mknod(caller, InodeNo(parent.0), &name, mode, umask, rdev).await
         });
     }
 
@@ -271,30 +279,27 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         reply: ReplyEntry,
     ) {
-        let (fs, caller, name) = (self.fs.clone(), caller(request), name.as_bytes().to_vec());
-        self.entry(
-            "mkdir",
-            parent,
-            reply,
-            async move { fs.mkdir(caller, InodeNo(parent.0), &name, mode).await },
-        );
+        let (fs, caller, name) = (self.fs.clone(), self.caller(request), name.as_bytes().to_vec());
+        self.entry("mkdir", parent, reply, async move {
+            fs.mkdir(caller, InodeNo(parent.0), &name, mode, umask).await
+        });
     }
 
-    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (fs, name) = (self.fs.clone(), name.as_bytes().to_vec());
-        self.done("unlink", parent, reply, async move { fs.unlink(InodeNo(parent.0), &name).await });
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (fs, caller, name) = (self.fs.clone(), self.caller(request), name.as_bytes().to_vec());
+        self.done("unlink", parent, reply, async move { fs.unlink(caller, InodeNo(parent.0), &name).await });
     }
 
-    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (fs, name) = (self.fs.clone(), name.as_bytes().to_vec());
-        self.done("rmdir", parent, reply, async move { fs.rmdir(InodeNo(parent.0), &name).await });
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (fs, caller, name) = (self.fs.clone(), self.caller(request), name.as_bytes().to_vec());
+        self.done("rmdir", parent, reply, async move { fs.rmdir(caller, InodeNo(parent.0), &name).await });
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
-        let (fs, caller, name) = (self.fs.clone(), caller(request), name.as_bytes().to_vec());
+        let (fs, caller, name) = (self.fs.clone(), self.caller(request), name.as_bytes().to_vec());
         let target = target.as_os_str().as_bytes().to_vec();
         self.entry("symlink", parent, reply, async move {
             fs.symlink(caller, InodeNo(parent.0), &name, &target).await
@@ -303,7 +308,7 @@ impl Filesystem for Adapter {
 
     fn rename(
         &self,
-        _request: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -323,20 +328,20 @@ impl Filesystem for Adapter {
             no_replace: flags.contains(RenameFlags::RENAME_NOREPLACE),
             exchange: flags.contains(RenameFlags::RENAME_EXCHANGE),
         };
-        let fs = self.fs.clone();
-        self.done("rename", parent, reply, async move { fs.rename(rename).await });
+        let (fs, caller) = (self.fs.clone(), self.caller(request));
+        self.done("rename", parent, reply, async move { fs.rename(caller, rename).await });
     }
 
-    fn link(&self, _request: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        let (fs, name) = (self.fs.clone(), newname.as_bytes().to_vec());
+    fn link(&self, request: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        let (fs, caller, name) = (self.fs.clone(), self.caller(request), newname.as_bytes().to_vec());
         self.entry("link", newparent, reply, async move {
-            fs.link(InodeNo(ino.0), InodeNo(newparent.0), &name).await
+            fs.link(caller, InodeNo(ino.0), InodeNo(newparent.0), &name).await
         });
     }
 
-    fn open(&self, _request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let fs = self.fs.clone();
-        let work = async move { fs.open(InodeNo(ino.0), flags.0).await };
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let (fs, caller) = (self.fs.clone(), self.caller(request));
+        let work = async move { fs.open(caller, InodeNo(ino.0), flags.0).await };
         self.answer("open", ino, reply, work, |reply, opened| {
             reply.opened(FileHandle(opened.handle), open_flags(opened));
         });
@@ -348,14 +353,14 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let (fs, caller, name) = (self.fs.clone(), caller(request), name.as_bytes().to_vec());
+        let (fs, caller, name) = (self.fs.clone(), self.caller(request), name.as_bytes().to_vec());
         let ttl = self.options.entry_timeout.min(self.options.attr_timeout);
         self.runtime.spawn(async move {
-            match fs.create(caller, InodeNo(parent.0), &name, mode, flags).await {
+            match fs.create(caller, InodeNo(parent.0), &name, mode, umask, flags).await {
                 Ok((attr, opened)) => reply.created(
                     &ttl,
                     &file_attr(&attr),
@@ -571,8 +576,18 @@ impl Filesystem for Adapter {
         self.answer("copy_file_range", ino_out, reply, work, |reply, copied| reply.written(copied));
     }
 
-    fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        reply.opened(FileHandle(self.fs.opendir(InodeNo(ino.0))), FopenFlags::empty());
+    fn opendir(&self, request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
+        let (fs, caller) = (self.fs.clone(), self.caller(request));
+        if !caller.squashed {
+            return reply.opened(FileHandle(fs.opendir(InodeNo(ino.0))), FopenFlags::empty());
+        }
+        let work = async move {
+            fs.check_opendir(caller, InodeNo(ino.0)).await?;
+            Ok(fs.opendir(InodeNo(ino.0)))
+        };
+        self.answer("opendir", ino, reply, work, |reply, handle| {
+            reply.opened(FileHandle(handle), FopenFlags::empty());
+        });
     }
 
     fn readdir(
@@ -683,7 +698,7 @@ impl Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -691,6 +706,10 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
+        // Nobody may rely on a list that the kernel does not look at.
+        if !self.access_lists && is_access_list(name.as_bytes()) {
+            return reply.error(Errno::EOPNOTSUPP);
+        }
         let setxattr = pb::Setxattr {
             inode: ino.0,
             name: name.as_bytes().to_vec().into(),
@@ -698,13 +717,13 @@ impl Filesystem for Adapter {
             create_only: flags & libc::XATTR_CREATE != 0,
             replace_only: flags & libc::XATTR_REPLACE != 0,
         };
-        let fs = self.fs.clone();
-        self.done("setxattr", ino, reply, async move { fs.setxattr(setxattr).await });
+        let (fs, caller) = (self.fs.clone(), self.caller(request));
+        self.done("setxattr", ino, reply, async move { fs.setxattr(caller, setxattr).await });
     }
 
-    fn getxattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let (fs, name) = (self.fs.clone(), name.as_bytes().to_vec());
-        let work = async move { fs.getxattr(InodeNo(ino.0), &name).await };
+    fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
+        let (fs, caller, name) = (self.fs.clone(), self.caller(request), name.as_bytes().to_vec());
+        let work = async move { fs.getxattr(caller, InodeNo(ino.0), &name).await };
         self.answer("getxattr", ino, reply, work, move |reply, value| reply_value(reply, size, &value));
     }
 
@@ -714,8 +733,13 @@ impl Filesystem for Adapter {
         self.answer("listxattr", ino, reply, work, move |reply, names| reply_value(reply, size, &names));
     }
 
-    fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (fs, name) = (self.fs.clone(), name.as_bytes().to_vec());
-        self.done("removexattr", ino, reply, async move { fs.removexattr(InodeNo(ino.0), &name).await });
+    fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (fs, caller, name) = (self.fs.clone(), self.caller(request), name.as_bytes().to_vec());
+        self.done(
+            "removexattr",
+            ino,
+            reply,
+            async move { fs.removexattr(caller, InodeNo(ino.0), &name).await },
+        );
     }
 }

@@ -7,6 +7,7 @@
 
 mod adapter;
 mod convert;
+mod requester;
 mod signals;
 
 use std::io;
@@ -21,6 +22,7 @@ use tokio::sync::mpsc;
 
 use crate::client::{Client, Event};
 use crate::fs::Fs;
+use crate::fs::caller::Squash;
 use crate::fs::events::{self, Notice};
 use adapter::Adapter;
 
@@ -40,12 +42,21 @@ pub struct ServeOptions {
     pub attr_timeout: Duration,
     /// The same for names.
     pub entry_timeout: Duration,
+    /// Root counts as this user, and the master checks what he does.
+    pub squash: Option<Squash>,
 }
 
 impl Default for ServeOptions {
     fn default() -> Self {
         let second = Duration::from_secs(1);
-        Self { read_only: false, allow_other: false, threads: 2, attr_timeout: second, entry_timeout: second }
+        Self {
+            read_only: false,
+            allow_other: false,
+            threads: 2,
+            attr_timeout: second,
+            entry_timeout: second,
+            squash: None,
+        }
     }
 }
 

@@ -306,6 +306,7 @@ mod tests {
             nodiratime: false,
             sync: false,
             dirsync: false,
+            squash: None,
             fsname: "dfs:h:1".to_owned(),
             subtype: "dfs".to_owned(),
         }

@@ -19,6 +19,8 @@ pub const LONG_FLAGS: &[&str] = &[
     "replicate-every",
     "log",
     "log-file",
+    "anonuid",
+    "anongid",
 ];
 
 /// Words for mount(8), systemd or the boot scripts alone.
@@ -61,6 +63,8 @@ pub struct MountWords {
     pub sync: bool,
     /// `dirsync`.
     pub dirsync: bool,
+    /// `root_squash`.
+    pub root_squash: bool,
     /// `fsname=`: what the mount table shows as the source.
     pub fsname: Option<String>,
     /// `subtype=`: what the mount table shows after `fuse.`.
@@ -144,6 +148,8 @@ impl MountWords {
             "sync" => self.sync = true,
             "async" => self.sync = false,
             "dirsync" => self.dirsync = true,
+            "root_squash" => self.root_squash = true,
+            "no_root_squash" => self.root_squash = false,
             "remount" | "bind" | "rbind" | "move" => return Err(WordError::Running(word.to_owned())),
             other => return self.take_rest(other),
         }
@@ -247,6 +253,13 @@ mod tests {
             assert_eq!(take_all(word), Err(WordError::Unknown(word.to_owned())));
         }
         assert!(take_all("remount").unwrap_err().to_string().contains("unmount it"));
+    }
+
+    #[test]
+    fn root_is_squashed_when_the_last_word_says_so() {
+        let squashes = |options: &str| take_all(options).unwrap().0.root_squash;
+        assert!(!squashes("ro") && squashes("root_squash") && squashes("no_root_squash,root_squash"));
+        assert!(!squashes("root_squash,no_root_squash"));
     }
 
     #[test]

@@ -109,6 +109,13 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn the_groups_of_a_process_are_found() {
+        let caller = Caller { uid: 0, gid: 0, pid: std::process::id(), squashed: false };
+        let own: Vec<u32> = rustix::process::getgroups().unwrap().iter().map(|gid| gid.as_raw()).collect();
+        assert_eq!(caller.groups().await, own);
+    }
+
+    #[tokio::test]
     async fn a_process_that_cannot_be_seen_has_no_groups() {
         let caller = Caller { uid: 5, gid: 6, pid: u32::MAX, squashed: false };
         assert_eq!(caller.groups().await, Vec::<u32>::new());

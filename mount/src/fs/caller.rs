@@ -38,6 +38,11 @@ impl Caller {
         }
     }
 
+    /// Stands for capabilities(7), of which nothing is known here.
+    pub fn is_root(self) -> bool {
+        self.uid == 0
+    }
+
     /// A client whose requests the master checks if the caller is squashed.
     pub fn client(self, client: &Client) -> Client {
         if self.squashed { client.on_behalf_of(self.to_wire(Vec::new(), true)) } else { client.clone() }

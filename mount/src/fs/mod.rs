@@ -262,10 +262,12 @@ impl Fs {
         set
     }
 
-    /// Names of the extended attributes, each with a NUL behind it (listxattr(2)).
-    pub async fn listxattr(&self, inode: InodeNo) -> Result<Vec<u8>> {
+    /// Names of the extended attributes, each with a NUL behind it (listxattr(2)). Those of `trusted` are for root
+    /// alone; the kernel leaves that to us.
+    pub async fn listxattr(&self, caller: Caller, inode: InodeNo) -> Result<Vec<u8>> {
         let names = self.client.listxattr(inode).await?;
-        Ok(names.iter().flat_map(|name| name.iter().copied().chain([0])).collect())
+        let shown = names.iter().filter(|name| caller.is_root() || !name.starts_with(b"trusted."));
+        Ok(shown.flat_map(|name| name.iter().copied().chain([0])).collect())
     }
 
     /// Takes an extended attribute away.

@@ -727,9 +727,9 @@ impl Filesystem for Adapter {
         self.answer("getxattr", ino, reply, work, move |reply, value| reply_value(reply, size, &value));
     }
 
-    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let fs = self.fs.clone();
-        let work = async move { fs.listxattr(InodeNo(ino.0)).await };
+    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let (fs, caller) = (self.fs.clone(), self.caller(request));
+        let work = async move { fs.listxattr(caller, InodeNo(ino.0)).await };
         self.answer("listxattr", ino, reply, work, move |reply, names| reply_value(reply, size, &names));
     }
 

@@ -78,7 +78,10 @@ fn access_lists_are_enforced_and_follow_chmod() {
     assert_eq!(told, wanted);
     assert!(sh("getfattr -m- --absolute-names $1", &[&file]).stdout.contains("system.posix_acl_access\n"));
 
-    sh("setfattr -n trusted.a -v 1 $1; setfattr -n user.a -v 1 $1; getfattr -m- $1 | grep trusted.a", &[&file]);
+    sh(
+        "setfattr -n trusted.a -v 1 $1; setfattr -n user.a -v 1 $1; getfattr -m- $1 | grep trusted.a",
+        &[&file],
+    );
     let shown = as_user(1234, "", dir, "getfattr -m- file").ok().stdout;
     assert!(shown.contains("user.a") && !shown.contains("trusted.a"), "root's are not shown: {shown}");
     sh("setfattr -x trusted.a $1; setfattr -x user.a $1", &[&file]);

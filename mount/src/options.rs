@@ -25,6 +25,8 @@ use dfs_proto::units::{Period, Size};
 
 pub use self::remount::{Remount, parse_remount};
 use self::subdir::SubDir;
+use crate::fs::caller::Squash;
+
 use self::words::{Allow, MountWords, Word, WordError};
 use crate::fs::atime::{AtimeOptions, AtimePolicy};
 
@@ -38,7 +40,7 @@ use crate::fs::atime::{AtimeOptions, AtimePolicy};
                   usable. Without --master it runs a whole cluster inside itself and keeps it under --data: \
                   the next mount finds everything again.",
     after_help = "-o takes what mount(8) takes (ro, noatime, relatime, strictatime, nodev, nosuid, noexec, sync, dirsync, nofail, _netdev, \
-                  x-..., ...), allow_other, allow_root, default_permissions, fsname=, subtype=, and each flag \
+                  x-..., ...), allow_other, allow_root, default_permissions, root_squash, no_root_squash, fsname=, subtype=, and each flag \
                   with a value as key=value (master=HOST:PORT, cache-size=1GiB).\n\
                   Sizes are typed as 8MiB, 1GiB, 4096; periods as 10s, 250ms, 2m.\n\
                   Unmount with `umount MOUNTPOINT` (as a user: `fusermount3 -u MOUNTPOINT`).",
@@ -125,6 +127,20 @@ struct Cli {
           value_parser = FalseyValueParser::new())]
     read_only: bool,
 
+    /// Root counts as nobody on this mount, as -o root_squash; see exports(5)
+    #[arg(long, env = "DFS_ROOT_SQUASH", action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
+    root_squash: bool,
+
+    /// With --root-squash: the user that root counts as
+    #[arg(long, env = "DFS_ANONUID", value_name = "UID", default_value_t = 65534,
+          value_parser = clap::value_parser!(u32).range(1..=4_294_967_294))]
+    anonuid: u32,
+
+    /// With --root-squash: the group that root counts as
+    #[arg(long, env = "DFS_ANONGID", value_name = "GID", default_value_t = 65534,
+          value_parser = clap::value_parser!(u32).range(1..=4_294_967_294))]
+    anongid: u32,
+
     /// From mount(8): mount read-write
     #[arg(short = 'w', hide = true)]
     read_write: bool,
@@ -198,6 +214,8 @@ pub struct MountOptions {
     pub sync: bool,
     /// So does each change of a directory.
     pub dirsync: bool,
+    /// Root counts as this user.
+    pub squash: Option<Squash>,
     /// The source that the mount table shows.
     pub fsname: String,
     /// The mount table's type is `fuse.` and this.
@@ -281,7 +299,11 @@ pub fn parse(args: Vec<OsString>, caller: &Caller) -> Result<Settings, OptionsEr
     let command = Cli::command();
     let (first_pass, _) = read(&command, args.clone())?;
 
-    let mut words = MountWords { read_only: first_pass.read_only, ..MountWords::default() };
+    let mut words = MountWords {
+        read_only: first_pass.read_only,
+        root_squash: first_pass.root_squash,
+        ..MountWords::default()
+    };
     let mut expanded: Vec<OsString> = args.iter().take(1).cloned().collect();
     for option in first_pass.options.iter().flat_map(|o| words::split(o)) {
         if let Word::Flag { name, value } = words.take(&option)? {
@@ -349,7 +371,9 @@ fn resolve(
             replicate_every: cli.replicate_every.0,
         }),
     };
-    let mount = resolve_mount(words, &cluster, &subdir, caller.is_root, &mut notes)?;
+    let squash = Squash { uid: cli.anonuid, gid: cli.anongid };
+    let squash = words.root_squash.then_some(squash);
+    let mount = resolve_mount(words, squash, &cluster, &subdir, caller.is_root, &mut notes)?;
     Ok(Settings {
         mountpoint: absolute(&mountpoint)?,
         cluster,
@@ -433,6 +457,7 @@ fn check_address(address: String) -> Result<String, OptionsError> {
 
 fn resolve_mount(
     words: MountWords,
+    squash: Option<Squash>,
     cluster: &Cluster,
     subdir: &SubDir,
     is_root: bool,
@@ -470,6 +495,7 @@ fn resolve_mount(
         strictatime: words.strictatime,
         sync: words.sync,
         dirsync: words.dirsync,
+        squash,
         fsname,
         subtype,
     })

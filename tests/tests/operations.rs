@@ -397,31 +397,6 @@ fn extended_attributes() {
 }
 
 #[test]
-fn access_lists_are_refused_so_that_programs_fall_back_to_modes() {
-    let (cluster, mount) = mounted();
-    let path = mount.path("file");
-    fs::write(&path, b"").unwrap();
-    // A minimal list, as cp -p writes it: version 2, then user, group and other with rw-.
-    let entry = |tag: u8| [tag, 0, 6, 0, 0xff, 0xff, 0xff, 0xff];
-    let list = [&[2, 0, 0, 0][..], &entry(1), &entry(4), &entry(0x20)].concat();
-    // Only a directory can have a default list.
-    for (path, name) in
-        [(&path, "system.posix_acl_access"), (&mount.dir().into(), "system.posix_acl_default")]
-    {
-        assert_eq!(
-            rustix::fs::setxattr(path, name, &list, XattrFlags::empty()),
-            Err(Errno::OPNOTSUPP),
-            "{name}"
-        );
-    }
-    let from = cluster.scratch.path("from");
-    fs::write(&from, b"x").unwrap();
-    fs::set_permissions(&from, Permissions::from_mode(0o654)).unwrap();
-    dfs_tests::run_ok(&[Path::new("cp"), Path::new("-p"), &from, &mount.path("to")]);
-    assert_eq!(fs::metadata(mount.path("to")).unwrap().mode(), 0o100_654);
-}
-
-#[test]
 fn statfs_says_what_a_user_can_still_store() {
     let (cluster, mount) = mounted();
     let stat = rustix::fs::statvfs(mount.dir()).unwrap();

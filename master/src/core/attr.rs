@@ -51,6 +51,9 @@ impl State {
     /// Everything but the size.
     fn set_plain(&mut self, inode: InodeNo, op: &pb::Setattr, out: &mut Out) -> Res<()> {
         let now = out.now;
+        if let Some(mode) = op.mode {
+            self.chmod_acl(inode, mode, out);
+        }
         let node = self.inode_mut(inode, out)?;
         if let Some(mode) = op.mode {
             node.mode = node.mode & !PERMISSIONS | mode & PERMISSIONS;

@@ -21,6 +21,7 @@ pub(super) const S_IFCHR: u32 = 0o020_000;
 pub(super) const S_IFIFO: u32 = 0o010_000;
 pub(super) const S_ISUID: u32 = 0o4_000;
 pub(super) const S_ISGID: u32 = 0o2_000;
+pub(super) const S_ISVTX: u32 = 0o1_000;
 pub(super) const S_IXGRP: u32 = 0o010;
 /// What chmod(2) may change.
 pub(super) const PERMISSIONS: u32 = 0o7_777;
@@ -38,6 +39,8 @@ pub(super) struct Inode {
     pub uid: u32,
     pub gid: u32,
     pub rdev: u32,
+    /// See `Attr.has_security` (derived).
+    pub has_security: bool,
     pub size: u64,
     pub atime: pb::Time,
     pub mtime: pb::Time,
@@ -74,6 +77,7 @@ impl Inode {
             uid,
             gid,
             rdev: 0,
+            has_security: false,
             size: 0,
             atime: now,
             mtime: now,
@@ -116,6 +120,7 @@ impl Inode {
             mtime: Some(self.mtime),
             ctime: Some(self.ctime),
             content_version: self.content_version,
+            has_security: self.has_security,
         }
     }
 
@@ -160,6 +165,7 @@ impl Inode {
             uid: row.uid,
             gid: row.gid,
             rdev: row.rdev,
+            has_security: false,
             size: row.size,
             atime: row.atime,
             mtime: row.mtime,

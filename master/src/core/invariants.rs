@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use dfs_proto::ids::{ChunkId, InodeNo, KeeperId};
 
 use super::State;
+use super::acl::{self, Acl, is_acl, is_security};
 use super::inode::Body;
 use super::upload::Phase;
 
@@ -82,7 +83,35 @@ impl State {
         for (inode, name) in self.xattrs.keys() {
             ensure!(self.inodes.contains_key(inode), "inode {inode} is missing and has attribute {name:?}");
         }
+        self.check_access_lists()?;
         self.check_reachable()
+    }
+
+    /// Each is valid, where it may be, and says what the mode says; and who has one is known.
+    fn check_access_lists(&self) -> Result<(), String> {
+        let mut guarded = BTreeSet::new();
+        for ((inode, name), value) in self.xattrs.iter().filter(|((_, name), _)| is_security(name)) {
+            guarded.insert(*inode);
+            let Some(node) = self.inodes.get(inode).filter(|_| is_acl(name)) else { continue };
+            let list = Acl::parse(value).map_err(|error| format!("inode {inode}: {error}"))?;
+            let Some(list) = list else { return Err(format!("inode {inode} has an empty access list")) };
+            if **name == *acl::ACCESS {
+                ensure!(!list.is_minimal(), "inode {inode} has an access list that says what its mode says");
+                let mode = node.mode & 0o777;
+                ensure!(
+                    list.mode() == mode,
+                    "inode {inode}: mode {mode:o} and access list {:o}",
+                    list.mode()
+                );
+            } else {
+                ensure!(node.is_dir(), "inode {inode} is no directory and has a default access list");
+            }
+        }
+        for (inode, node) in &self.inodes {
+            let has = guarded.contains(inode);
+            ensure!(node.has_security == has, "inode {inode}: has_security is {}", node.has_security);
+        }
+        Ok(())
     }
 
     /// Every directory that has a name can be reached: there is no ring of them.

@@ -1,7 +1,7 @@
 //! The state from its rows, in any order; and what no row has: reference counts, allocated bytes, entries,
 //! parents. What was loaded has to pass every check of `invariants.rs` before it is served from.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use dfs_proto::ids::{ChunkId, InodeNo, KeeperId};
 use dfs_proto::pb;
@@ -146,6 +146,8 @@ impl State {
         for chunk in chunks {
             self.reindex(chunk);
         }
+        let guarded: BTreeSet<InodeNo> = self.xattrs.keys().map(|(inode, _)| *inode).collect();
+        guarded.into_iter().for_each(|inode| self.derive_security(inode));
         self.orphans =
             self.inodes.iter().filter(|(_, node)| node.nlink == 0).map(|(inode, _)| *inode).collect();
         self.grace_until_ms = now.as_millis() + ORPHAN_GRACE_MS;

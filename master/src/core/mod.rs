@@ -5,6 +5,8 @@
 //! - [`command`], [`row`]: what goes in and comes out, and what is stored. `out` collects it.
 //! - `load`: the state from its rows. `invariants`: what must hold of it, always.
 //! - `inode`, `namespace`, `rename`, `attr`, `xattr`: names and attributes, as POSIX has them.
+//! - `acl`: access lists (pure); `acl_ops`: what they do to inodes. `permission`: requests that the master itself
+//!   has to check.
 //! - `content`: extents; `extent_ops`: holes and copies made of them alone. `chunks`: chunks, their reference counts and copies, and indexes over them.
 //! - `session`: mounts, what they hold open, and inodes without a name. `request`: their requests; `replies`: each done once.
 //! - `upload`: steps 1, 2, 4 to 7; `commit`: what becomes visible, in which order.
@@ -22,6 +24,8 @@
 //! All else (liveness, sessions, uploads under way, copy orders, what is synced) is learned again after
 //! a restart. `now` should come from a clock that never jumps: all time limits hang on it.
 
+mod acl;
+mod acl_ops;
 mod attr;
 mod chunks;
 pub mod command;
@@ -45,6 +49,7 @@ mod locks;
 mod lookup_table;
 mod namespace;
 mod out;
+mod permission;
 mod quota;
 mod rename;
 mod replicate;
@@ -58,6 +63,8 @@ mod upload;
 mod xattr;
 
 #[cfg(test)]
+mod acl_tests;
+#[cfg(test)]
 mod compact_testkit;
 #[cfg(test)]
 mod compact_tests;
@@ -65,6 +72,8 @@ mod compact_tests;
 mod lock_tests;
 #[cfg(test)]
 mod namespace_tests;
+#[cfg(test)]
+mod permission_tests;
 #[cfg(test)]
 mod quota_tests;
 #[cfg(test)]

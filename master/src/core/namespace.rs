@@ -2,7 +2,7 @@
 //!
 //! What must hold: a directory has exactly one name and `nlink` 2 + its subdirectories; any other inode has
 //! `nlink` names; one without a name is held open, or kept for its grace period, or gone. Errors and times
-//! are those of POSIX.1-2017 and, where that leaves a choice, Linux's. Permissions are the mount's business.
+//! are those of POSIX.1-2017 and, where that leaves a choice, Linux's. Permissions are the kernel's business, or `permission`'s.
 
 use dfs_proto::error::ErrorCode;
 use dfs_proto::ids::{InodeNo, SessionId};
@@ -42,7 +42,9 @@ pub(super) fn check_name(name: &[u8]) -> Res<()> {
 
 /// A new inode's owner and type.
 struct New<'a> {
+    /// With the file type.
     mode: u32,
+    umask: u32,
     uid: u32,
     gid: u32,
     rdev: u32,
@@ -221,7 +223,8 @@ impl State {
         }
         self.check_quota_for_name(None, parent)?;
         let directory = self.inode(parent)?;
-        let mut mode = new.mode;
+        let heritage = self.heritage(parent, new.mode, new.umask);
+        let mut mode = heritage.mode;
         let mut gid = new.gid;
         if directory.mode & S_ISGID != 0 {
             gid = directory.gid;
@@ -242,6 +245,7 @@ impl State {
         let inode = self.ids.inode(out);
         self.inodes.insert(inode, Box::new(node));
         out.touch(RowKey::Inode(inode));
+        self.inherit_acls(inode, heritage, out);
         self.put_entry(parent, name, inode, out)?;
         if kind == S_IFDIR {
             self.inode_mut(parent, out)?.nlink += 1;
@@ -252,7 +256,7 @@ impl State {
 
     pub(super) fn create(&mut self, by: SessionId, op: &pb::Create, out: &mut Out) -> Res<Reply> {
         let mode = S_IFREG | op.mode & PERMISSIONS;
-        let new = New { mode, uid: op.uid, gid: op.gid, rdev: 0, target: None };
+        let new = New { mode, umask: op.umask, uid: op.uid, gid: op.gid, rdev: 0, target: None };
         let inode = self.add(by, InodeNo(op.parent), &op.name, &new, out)?;
         self.hold_open(by, inode);
         Ok(Reply::Attr(self.attr(inode)?))
@@ -266,14 +270,14 @@ impl State {
             _ => return fail(ErrorCode::Invalid, format!("mknod cannot make file type {kind:o}")),
         };
         let mode = kind | op.mode & PERMISSIONS;
-        let new = New { mode, uid: op.uid, gid: op.gid, rdev, target: None };
+        let new = New { mode, umask: op.umask, uid: op.uid, gid: op.gid, rdev, target: None };
         let inode = self.add(by, InodeNo(op.parent), &op.name, &new, out)?;
         Ok(Reply::Attr(self.attr(inode)?))
     }
 
     pub(super) fn mkdir(&mut self, by: SessionId, op: &pb::Mkdir, out: &mut Out) -> Res<Reply> {
         let mode = S_IFDIR | op.mode & PERMISSIONS;
-        let new = New { mode, uid: op.uid, gid: op.gid, rdev: 0, target: None };
+        let new = New { mode, umask: op.umask, uid: op.uid, gid: op.gid, rdev: 0, target: None };
         let inode = self.add(by, InodeNo(op.parent), &op.name, &new, out)?;
         Ok(Reply::Attr(self.attr(inode)?))
     }
@@ -288,7 +292,14 @@ impl State {
         if op.target.contains(&0) {
             return fail(ErrorCode::Invalid, "link target contains a NUL");
         }
-        let new = New { mode: S_IFLNK | 0o777, uid: op.uid, gid: op.gid, rdev: 0, target: Some(&op.target) };
+        let new = New {
+            mode: S_IFLNK | 0o777,
+            umask: 0,
+            uid: op.uid,
+            gid: op.gid,
+            rdev: 0,
+            target: Some(&op.target),
+        };
         let inode = self.add(by, InodeNo(op.parent), &op.name, &new, out)?;
         Ok(Reply::Attr(self.attr(inode)?))
     }

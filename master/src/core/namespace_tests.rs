@@ -44,7 +44,7 @@ fn link(inode: InodeNo, parent: InodeNo, name: &str) -> Op {
 
 fn create(parent: InodeNo, name: &[u8]) -> Op {
     let name = bytes::Bytes::copy_from_slice(name);
-    Op::Create(pb::Create { parent: parent.0, name, mode: 0o644, uid: 1, gid: 1 })
+    Op::Create(pb::Create { parent: parent.0, name, mode: 0o644, uid: 1, gid: 1, umask: 0 })
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn adding_and_removing_fail_as_posix_says() {
     kit.unlink(dir, "f");
     assert_eq!(kit.code(link(file, dir, "again")), Some(ErrorCode::NotFound));
     // A removed directory that is held open takes no entries.
-    kit.ok(Op::Open(pb::Open { inode: dir.0 }));
+    kit.ok(Op::Open(pb::Open { inode: dir.0, access: 0 }));
     kit.ok(rmdir(ROOT, "d"));
     assert_eq!(kit.code(create(dir, b"x")), Some(ErrorCode::NotFound));
     assert_eq!(kit.attr(dir).nlink, 0);
@@ -101,7 +101,7 @@ fn links_are_counted_and_limited() {
     let mut out = super::Out::new(kit.now());
     let op = pb::Link { inode: file.0, parent: ROOT.0, name: name.clone() };
     assert_eq!(kit.state.link(by, &op, &mut out).map_err(|e| e.code).err(), Some(ErrorCode::TooManyLinks));
-    let op = pb::Mkdir { parent: ROOT.0, name, mode: 0, uid: 0, gid: 0 };
+    let op = pb::Mkdir { parent: ROOT.0, name, mode: 0, uid: 0, gid: 0, umask: 0 };
     assert_eq!(kit.state.mkdir(by, &op, &mut out).map_err(|e| e.code).err(), Some(ErrorCode::TooManyLinks));
 }
 
@@ -222,7 +222,8 @@ fn chown_takes_set_id_bits_away() {
 fn only_files_have_a_size_to_set() {
     let mut kit = Kit::new();
     let dir = kit.mkdir(ROOT, "d");
-    let fifo = pb::Mknod { parent: ROOT.0, name: "p".into(), mode: 0o010_644, uid: 0, gid: 0, rdev: 7 };
+    let fifo =
+        pb::Mknod { parent: ROOT.0, name: "p".into(), mode: 0o010_644, uid: 0, gid: 0, rdev: 7, umask: 0 };
     let fifo = Kit::attr_of(&kit.ok(Op::Mknod(fifo)));
     assert_eq!((fifo.mode, fifo.rdev), (0o010_644, 0));
     let resize = |inode, size| Op::Setattr(pb::Setattr { inode, size: Some(size), ..pb::Setattr::default() });
@@ -321,7 +322,7 @@ fn reads_say_what_they_show_and_the_answer_comes_first() {
     let mut kit = Kit::with_keepers(1);
     let file = kit.create(ROOT, "f");
     let applied = |kit: &mut Kit, op: Op| {
-        let request = pb::MountRequest { id: 5, op: Some(op), answered_below: 0 };
+        let request = pb::MountRequest { id: 5, op: Some(op), answered_below: 0, caller: None };
         kit.state.apply(super::Command::Mount { session: super::testkit::SESSION, request }, kit.now())
     };
     let lookup = applied(&mut kit, Op::Lookup(pb::Lookup { parent: 1, name: "f".into() }));

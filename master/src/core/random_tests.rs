@@ -7,10 +7,10 @@ use dfs_proto::ids::{ChunkId, InodeNo, KeeperId, SessionId};
 use dfs_proto::pb::{self, keeper_down, keeper_up, mount_request::Op};
 use proptest::prelude::*;
 
-use super::Effect;
 use super::lookup_table::Walk;
 use super::row::QuotaRow;
 use super::testkit::{Kit, SESSION, checksum};
+use super::{Effect, acl};
 
 const OTHER: SessionId = SessionId(78);
 
@@ -75,8 +75,8 @@ impl World {
     fn names(&mut self, (op, a, b, c): Step, by: SessionId) {
         let (parent, name, other) = (self.dir(a), World::name(b), World::name(c));
         let op = match op {
-            0 => Op::Create(pb::Create { parent, name, mode: 0o644, uid: 1, gid: 1 }),
-            1 => Op::Mkdir(pb::Mkdir { parent, name, mode: 0o2755, uid: 1, gid: 1 }),
+            0 => Op::Create(pb::Create { parent, name, mode: 0o644, uid: 1, gid: 1, umask: 0o22 }),
+            1 => Op::Mkdir(pb::Mkdir { parent, name, mode: 0o2755, uid: 1, gid: 1, umask: 0o22 }),
             2 => Op::Unlink(pb::Unlink { parent, name }),
             3 => Op::Rmdir(pb::Rmdir { parent, name }),
             4..=6 => {
@@ -86,12 +86,17 @@ impl World {
             }
             7 => Op::Link(pb::Link { inode: self.inode(c).0, parent, name }),
             8 => Op::Symlink(pb::Symlink { parent, name, target: other, uid: 1, gid: 1 }),
-            9 => Op::Open(pb::Open { inode: self.inode(a).0 }),
+            9 => Op::Open(pb::Open { inode: self.inode(a).0, access: 0 }),
             10 => Op::Release(pb::Release { inode: self.inode(a).0 }),
+            11 if c.is_multiple_of(2) => {
+                let mode = Some(u32::from(b) << 4 | u32::from(c) >> 1);
+                Op::Setattr(pb::Setattr { inode: self.inode(a).0, mode, ..pb::Setattr::default() })
+            }
             11 => {
                 let size = Some(u64::from(b));
                 Op::Setattr(pb::Setattr { inode: self.inode(a).0, size, ..pb::Setattr::default() })
             }
+            12 if c.is_multiple_of(2) => self.access_list(a, b, c),
             12 => {
                 let value = bytes::Bytes::from(vec![c; usize::from(c)]);
                 let inode = self.inode(a).0;
@@ -101,6 +106,26 @@ impl World {
             _ => Op::Fsync(pb::Fsync { inode: self.inode(a).0 }),
         };
         self.kit.request_as(by, op);
+    }
+
+    /// Sets or removes an access list, or a default one.
+    fn access_list(&self, a: u8, b: u8, c: u8) -> Op {
+        let name = if b.is_multiple_of(2) { acl::ACCESS } else { acl::DEFAULT };
+        let (inode, name) = (self.inode(a).0, bytes::Bytes::from_static(name));
+        let bits = |shift: u8| u16::from(b >> shift & 7);
+        let none = u32::MAX;
+        let mut list = vec![(1, bits(0), none), (4, bits(2), none), (0x20, bits(4), none)];
+        match c % 8 {
+            0 => list.clear(),
+            2 => return Op::Removexattr(pb::Removexattr { inode, name }),
+            4 => {}
+            _ => {
+                list.insert(1, (2, bits(1), u32::from(c)));
+                list.insert(3, (0x10, bits(3), none));
+            }
+        }
+        let value = acl::tests::bytes_of(&list).into();
+        Op::Setxattr(pb::Setxattr { inode, name, value, ..Default::default() })
     }
 
     fn alloc(&mut self, a: u8, b: u8, c: u8, replace: bool) {

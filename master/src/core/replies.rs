@@ -95,16 +95,17 @@ impl State {
         &mut self,
         by: SessionId,
         (request, answered_below): (u64, u64),
-        op: &Op,
+        caller: Option<&pb::Caller>,
+        op: Op,
         out: &mut Out,
     ) -> Res<Reply> {
-        if !changes_something(op) {
-            return self.do_op(by, op, out);
+        if !changes_something(&op) {
+            return self.checked_op(by, caller, op, out);
         }
         if let Some(kept) = self.replies.get(by, request).cloned() {
-            return self.say_again(by, request, &kept, op, out);
+            return self.say_again(by, request, &kept, &op, out);
         }
-        let reply = self.do_op(by, op, out)?;
+        let reply = self.checked_op(by, caller, op, out)?;
         if out.has_changes() {
             self.keep_reply(by, request, &reply, out);
             self.forget_replies(by, |kept| kept < answered_below, out);
@@ -187,7 +188,7 @@ mod tests {
 
     fn mkdir(name: &'static str) -> Op {
         let name = Bytes::from_static(name.as_bytes());
-        Op::Mkdir(pb::Mkdir { parent: 1, name, mode: 0o755, uid: 1, gid: 1 })
+        Op::Mkdir(pb::Mkdir { parent: 1, name, mode: 0o755, uid: 1, gid: 1, umask: 0 })
     }
 
     /// The same request again, on a new stream.
@@ -220,8 +221,14 @@ mod tests {
         let op = kit.unlink_op(InodeNo::ROOT, "f");
         let request = kit.request(op.clone());
         kit.hello(OTHER, &[]);
-        let create =
-            Op::Create(pb::Create { parent: 1, name: Bytes::from_static(b"f"), mode: 0o644, uid: 1, gid: 1 });
+        let create = Op::Create(pb::Create {
+            parent: 1,
+            name: Bytes::from_static(b"f"),
+            mode: 0o644,
+            uid: 1,
+            gid: 1,
+            umask: 0,
+        });
         kit.ok_as(OTHER, create);
         assert!(matches!(again(&mut kit, request, op), Reply::Gone(_)));
         assert!(kit.state.entry(InodeNo::ROOT, b"f").is_ok());
@@ -230,8 +237,14 @@ mod tests {
     #[test]
     fn a_create_that_is_answered_again_holds_the_file_open() {
         let mut kit = Kit::new();
-        let create =
-            Op::Create(pb::Create { parent: 1, name: Bytes::from_static(b"f"), mode: 0o644, uid: 1, gid: 1 });
+        let create = Op::Create(pb::Create {
+            parent: 1,
+            name: Bytes::from_static(b"f"),
+            mode: 0o644,
+            uid: 1,
+            gid: 1,
+            umask: 0,
+        });
         let request = kit.request(create.clone());
         let Reply::Attr(attr) = again(&mut kit, request, create) else { panic!("done twice") };
         let op = kit.unlink_op(InodeNo::ROOT, "f");
@@ -286,7 +299,7 @@ mod tests {
             kit.state.apply(
                 super::super::Command::Mount {
                     session: SESSION,
-                    request: pb::MountRequest { id: 1000 + n, op: Some(op), answered_below: 0 },
+                    request: pb::MountRequest { id: 1000 + n, op: Some(op), answered_below: 0, caller: None },
                 },
                 kit.now(),
             );

@@ -35,14 +35,30 @@ impl State {
                     Ok(Some(result)) => Ok(result),
                     Err(error) => Err(error),
                 },
-                Some(op) => self.do_once(by, (id, request.answered_below), &op, out),
+                Some(op) => self.do_once(by, (id, request.answered_below), request.caller.as_ref(), op, out),
                 None => fail(ErrorCode::NotSupported, "this master does not know that request"),
             }
         };
         out.answer(reply(by, id, result));
     }
 
-    pub(super) fn do_op(&mut self, by: SessionId, op: &Op, out: &mut Out) -> Res<Reply> {
+    pub(super) fn checked_op(
+        &mut self,
+        by: SessionId,
+        caller: Option<&pb::Caller>,
+        mut op: Op,
+        out: &mut Out,
+    ) -> Res<Reply> {
+        let Some(checked) = caller.filter(|caller| caller.check) else {
+            return self.do_op(by, caller, &op, out);
+        };
+        self.check_permission(checked, &mut op)?;
+        let reply = self.do_op(by, caller, &op, out)?;
+        self.clear_set_ids(&op, out);
+        Ok(reply)
+    }
+
+    fn do_op(&mut self, by: SessionId, caller: Option<&pb::Caller>, op: &Op, out: &mut Out) -> Res<Reply> {
         match op {
             Op::Lookup(op) => self.lookup(op, out),
             Op::Getattr(op) => self.getattr(*op, out),
@@ -64,7 +80,7 @@ impl State {
             Op::AbortUpload(op) => self.abort_upload(by, *op, out),
             Op::Statfs(op) => Ok(self.statfs(*op)),
             Op::Getxattr(op) => self.getxattr(op, out),
-            Op::Setxattr(op) => self.setxattr(by, op, out),
+            Op::Setxattr(op) => self.setxattr(by, caller, op, out),
             Op::Listxattr(op) => self.listxattr(*op, out),
             Op::Removexattr(op) => self.removexattr(by, op, out),
             Op::Fallocate(op) => self.fallocate(by, *op, out),

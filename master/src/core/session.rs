@@ -274,7 +274,7 @@ mod tests {
         let mut kit = Kit::with_keepers(2);
         let file = kit.create(InodeNo::ROOT, "f");
         kit.hello(OTHER, &[]);
-        kit.ok_as(OTHER, pb::mount_request::Op::Open(pb::Open { inode: file.0 }));
+        kit.ok_as(OTHER, pb::mount_request::Op::Open(pb::Open { inode: file.0, access: 0 }));
         let chunk = kit.upload(file, 0, 10);
         kit.unlink(InodeNo::ROOT, "f");
         assert_eq!(kit.attr(file).nlink, 0);

@@ -215,7 +215,7 @@ impl Kit {
 
     /// All before it are answered.
     pub fn request_numbered(&mut self, session: SessionId, id: u64, op: Op) {
-        let request = pb::MountRequest { id, op: Some(op), answered_below: id };
+        let request = pb::MountRequest { id, caller: None, op: Some(op), answered_below: id };
         self.apply(Command::Mount { session, request });
     }
 
@@ -241,6 +241,19 @@ impl Kit {
 
     pub fn call(&mut self, op: Op) -> Result<Reply, DfsError> {
         self.call_as(SESSION, op)
+    }
+
+    /// On behalf of somebody.
+    pub fn call_for(&mut self, caller: pb::Caller, op: Op) -> Result<Reply, DfsError> {
+        let id = self.next_request;
+        self.next_request += 1;
+        let request = pb::MountRequest { id, caller: Some(caller), op: Some(op), answered_below: id };
+        self.apply(Command::Mount { session: SESSION, request });
+        match self.reply_to(id) {
+            Some(Reply::Error(error)) => Err(DfsError::from_wire(error)),
+            Some(reply) => Ok(reply),
+            None => panic!("no reply"),
+        }
     }
 
     pub fn code(&mut self, op: Op) -> Option<ErrorCode> {
@@ -272,13 +285,13 @@ impl Kit {
 
     pub fn create(&mut self, parent: InodeNo, name: &str) -> InodeNo {
         let name = name.to_owned().into();
-        let op = pb::Create { parent: parent.0, name, mode: 0o644, uid: 10, gid: 20 };
+        let op = pb::Create { parent: parent.0, name, mode: 0o644, uid: 10, gid: 20, umask: 0 };
         InodeNo(Kit::attr_of(&self.ok(Op::Create(op))).inode)
     }
 
     pub fn mkdir(&mut self, parent: InodeNo, name: &str) -> InodeNo {
         let name = name.to_owned().into();
-        let op = pb::Mkdir { parent: parent.0, name, mode: 0o755, uid: 10, gid: 20 };
+        let op = pb::Mkdir { parent: parent.0, name, mode: 0o755, uid: 10, gid: 20, umask: 0 };
         InodeNo(Kit::attr_of(&self.ok(Op::Mkdir(op))).inode)
     }
 

@@ -6,6 +6,7 @@ use dfs_proto::ids::{InodeNo, SessionId};
 use dfs_proto::pb::{self, mount_reply::Result as Reply};
 
 use super::State;
+use super::acl::{is_acl, is_security};
 use super::digest::{MD5_NAME, is_reserved};
 use super::namespace::shown;
 use super::out::{Out, Res, fail};
@@ -38,7 +39,7 @@ fn check_not_reserved(inode: InodeNo, name: &[u8]) -> Res<()> {
     Ok(())
 }
 
-fn no_data<T>(inode: InodeNo, name: &[u8]) -> Res<T> {
+pub(super) fn no_data<T>(inode: InodeNo, name: &[u8]) -> Res<T> {
     fail(ErrorCode::NoData, format!("inode {inode} has no attribute '{}'", shown(name)))
 }
 
@@ -68,7 +69,14 @@ impl State {
         }
     }
 
-    pub(super) fn setxattr(&mut self, by: SessionId, op: &pb::Setxattr, out: &mut Out) -> Res<Reply> {
+    /// `caller`: of whom an access list's change may take the set-group-id bit.
+    pub(super) fn setxattr(
+        &mut self,
+        by: SessionId,
+        caller: Option<&pb::Caller>,
+        op: &pb::Setxattr,
+        out: &mut Out,
+    ) -> Res<Reply> {
         let inode = InodeNo(op.inode);
         out.show(inode);
         self.inode(inode)?;
@@ -96,9 +104,12 @@ impl State {
             }
             true => {}
         }
-        out.touch(RowKey::Xattr { inode, name: key.1.clone() });
-        // A copy: the request's buffer is larger than the value, and would live as long as it.
-        self.xattrs.insert(key, Bytes::copy_from_slice(&op.value));
+        if is_acl(&op.name) {
+            self.set_acl(inode, caller, op, out)?;
+        } else {
+            // A copy: the request's buffer is larger than the value, and would live as long as it.
+            self.put_xattr(inode, &op.name, Bytes::copy_from_slice(&op.value), out);
+        }
         self.xattr_changed(by, inode, out)
     }
 
@@ -116,12 +127,34 @@ impl State {
         self.inode(inode)?;
         check_xattr_name(&op.name)?;
         check_not_reserved(inode, &op.name)?;
-        let key = (inode, Name::from(&op.name[..]));
-        if self.xattrs.remove(&key).is_none() {
+        // A list that is not there is the mode alone already: as ext4, no error.
+        if !self.drop_xattr(inode, &op.name, out) && !is_acl(&op.name) {
             return no_data(inode, &op.name);
         }
-        out.touch(RowKey::Xattr { inode, name: key.1 });
         self.xattr_changed(by, inode, out)
+    }
+
+    /// Sets one, checked.
+    pub(super) fn put_xattr(&mut self, inode: InodeNo, name: &[u8], value: Bytes, out: &mut Out) {
+        self.xattrs.insert((inode, name.into()), value);
+        out.touch(RowKey::Xattr { inode, name: name.into() });
+        self.derive_security(inode);
+    }
+
+    /// Takes one away. Was it there?
+    pub(super) fn drop_xattr(&mut self, inode: InodeNo, name: &[u8], out: &mut Out) -> bool {
+        let was = self.xattrs.remove(&(inode, name.into())).is_some();
+        out.touch(RowKey::Xattr { inode, name: name.into() });
+        self.derive_security(inode);
+        was
+    }
+
+    /// Brings `Inode::has_security` up to date.
+    pub(super) fn derive_security(&mut self, inode: InodeNo) {
+        let has = self.xattrs_of(inode).any(|(name, _)| is_security(name));
+        if let Some(node) = self.inodes.get_mut(&inode) {
+            node.has_security = has;
+        }
     }
 
     fn xattr_changed(&mut self, by: SessionId, inode: InodeNo, out: &mut Out) -> Res<Reply> {

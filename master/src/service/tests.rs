@@ -75,7 +75,13 @@ impl MountClient {
     }
 
     async fn call(&mut self, id: u64, op: mount_request::Op) -> mount_reply::Result {
-        self.send(mount_up::Msg::Request(pb::MountRequest { id, op: Some(op), answered_below: 0 })).await;
+        self.send(mount_up::Msg::Request(pb::MountRequest {
+            id,
+            op: Some(op),
+            answered_below: 0,
+            caller: None,
+        }))
+        .await;
         loop {
             match self.next().await.unwrap() {
                 mount_down::Msg::Reply(reply) => {
@@ -97,7 +103,14 @@ impl MountClient {
 }
 
 fn create(name: &'static str) -> mount_request::Op {
-    mount_request::Op::Create(pb::Create { parent: 1, name: name.into(), mode: 0o640, uid: 7, gid: 8 })
+    mount_request::Op::Create(pb::Create {
+        parent: 1,
+        name: name.into(),
+        mode: 0o640,
+        uid: 7,
+        gid: 8,
+        umask: 0,
+    })
 }
 
 fn lookup(name: &'static str) -> mount_request::Op {

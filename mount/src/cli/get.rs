@@ -37,7 +37,7 @@ pub(super) async fn get(client: &Client, path: &OsStr, file: Option<&OsStr>) -> 
         )));
     }
     let to = local_target(path, file)?;
-    let attr = client.open(InodeNo(found.attr.inode)).await.map_err(named)?;
+    let attr = client.open(InodeNo(found.attr.inode), 0).await.map_err(named)?;
     let outcome = tokio::select! {
         outcome = fetch(client, &attr, to.as_deref(), path) => outcome,
         () = interrupted() => Err(CliError::Interrupted),

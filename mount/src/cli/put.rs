@@ -117,6 +117,7 @@ async fn store(client: &Client, source: Source, target: &Target, path: &[u8]) ->
         mode: source.mode,
         uid: rustix::process::geteuid().as_raw(),
         gid: rustix::process::getegid().as_raw(),
+        umask: 0,
     };
     let inode = InodeNo(client.create(create).await.map_err(named)?.inode);
     let whole = async {

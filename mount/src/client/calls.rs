@@ -49,7 +49,8 @@ pub(super) fn unexpected(what: &str, reply: &Reply) -> DfsError {
 impl Client {
     pub(super) async fn call(&self, what: &str, op: Op) -> Result<Reply, DfsError> {
         let (reply, answer) = oneshot::channel();
-        let id = self.inner.shared.ask(op, reply)?;
+        tracing::trace!(target: "dfs::requests", "{what}");
+        let id = self.inner.shared.ask(op, self.caller.clone(), reply)?;
         self.answered(what, id, answer).await
     }
 
@@ -196,12 +197,13 @@ impl Client {
         expect!(reply, "readdir", Reply::Entries)
     }
 
-    /// Holds an inode open for this session; it must be released, once per open.
+    /// Holds an inode open for this session; it must be released, once per open. `access` is for a client that
+    /// asks on behalf of a caller: what he will do with it, as three bits of a mode have it.
     ///
     /// # Errors
-    /// `Stale`, ...
-    pub async fn open(&self, inode: InodeNo) -> Result<pb::Attr, DfsError> {
-        self.attr("open", Op::Open(pb::Open { inode: inode.0 })).await
+    /// `Stale`, `Access`, ...
+    pub async fn open(&self, inode: InodeNo, access: u32) -> Result<pb::Attr, DfsError> {
+        self.attr("open", Op::Open(pb::Open { inode: inode.0, access })).await
     }
 
     /// Gives back one open. Never waits.
@@ -326,7 +328,7 @@ impl Client {
     ) -> impl Future<Output = Result<pb::Attr, DfsError>> + Send + use<> {
         let (reply, answer) = oneshot::channel();
         let op = Op::TouchAtime(pb::TouchAtime { inode: inode.0, always });
-        let asked = self.inner.shared.ask(op, reply);
+        let asked = self.inner.shared.ask(op, self.caller.clone(), reply);
         let client = self.clone();
         async move {
             let reply = client.answered("touch_atime", asked?, answer).await?;

@@ -79,7 +79,7 @@ impl Client {
     ) -> Result<Reply, DfsError> {
         let shared = &*self.inner.shared;
         let (reply, mut answer) = oneshot::channel();
-        let abandon = Abandon { shared, id: shared.ask(op, reply)? };
+        let abandon = Abandon { shared, id: shared.ask(op, None, reply)? };
         let ended = |result: Result<Result<Reply, DfsError>, oneshot::error::RecvError>| {
             result.unwrap_or_else(|_| Err(shared.closed_error()))
         };

@@ -101,6 +101,8 @@ pub enum Event {
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<Inner>,
+    /// On whose behalf it asks; `None`: on the mount's own.
+    caller: Option<Arc<pb::Caller>>,
 }
 
 struct Inner {
@@ -123,7 +125,12 @@ impl Client {
     pub async fn connect(config: ClientConfig) -> Result<(Client, mpsc::Receiver<Event>), DfsError> {
         let (events, receiver) = mpsc::channel(EVENT_QUEUE);
         let shared = session::begin(config, events).await?;
-        Ok((Client { inner: Arc::new(Inner { shared, keepers: KeeperPool::new() }) }, receiver))
+        Ok((Client { inner: Arc::new(Inner { shared, keepers: KeeperPool::new() }), caller: None }, receiver))
+    }
+
+    /// The same session, for requests on behalf of `caller`.
+    pub fn on_behalf_of(&self, caller: pb::Caller) -> Client {
+        Client { inner: self.inner.clone(), caller: Some(Arc::new(caller)) }
     }
 
     /// What the master said of its cluster.

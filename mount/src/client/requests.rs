@@ -8,6 +8,7 @@
 //! not done twice.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::InodeNo;
@@ -30,6 +31,8 @@ pub(super) type ReplyTo = oneshot::Sender<Result<Reply, DfsError>>;
 
 struct Pending {
     op: Op,
+    /// On whose behalf.
+    by: Option<Arc<pb::Caller>>,
     /// `None`: nobody waits any more, or ever did.
     reply: Option<ReplyTo>,
 }
@@ -60,29 +63,29 @@ fn counts(op: &Op) -> bool {
 
 impl Requests {
     /// Queues a request that is answered.
-    pub(super) fn ask(&mut self, op: Op, reply: ReplyTo) -> u64 {
-        self.push(op, Some(reply))
+    pub(super) fn ask(&mut self, op: Op, by: Option<Arc<pb::Caller>>, reply: ReplyTo) -> u64 {
+        self.push(op, by, Some(reply))
     }
 
     /// Queues a release. As many may be queued as there were opens.
     pub(super) fn release(&mut self, inode: InodeNo) {
-        self.push(Op::Release(pb::Release { inode: inode.0 }), None);
+        self.push(Op::Release(pb::Release { inode: inode.0 }), None, None);
     }
 
     /// Queues a report, if there is room.
     pub(super) fn report(&mut self, report: pb::ReportBad) {
         if self.reports < MAX_REPORTS {
             self.reports += 1;
-            self.push(Op::ReportBad(report), None);
+            self.push(Op::ReportBad(report), None, None);
         }
     }
 
-    fn push(&mut self, op: Op, reply: Option<ReplyTo>) -> u64 {
+    fn push(&mut self, op: Op, by: Option<Arc<pb::Caller>>, reply: Option<ReplyTo>) -> u64 {
         if let Op::SetLock(pb::SetLock { lock: Some(lock), .. }) = &op {
             self.locks.asked(lock);
         }
         self.last_id += 1;
-        self.pending.insert(self.last_id, Pending { op, reply });
+        self.pending.insert(self.last_id, Pending { op, by, reply });
         self.last_id
     }
 
@@ -90,6 +93,7 @@ impl Requests {
     pub(super) fn next_to_send(&mut self) -> Option<pb::MountRequest> {
         let (&id, pending) = self.pending.range(self.unsent_from..).next()?;
         let op = pending.op.clone();
+        let caller = pending.by.as_deref().cloned();
         if wants_no_answer(&op) {
             self.pending.remove(&id);
         } else if !counts(&op) {
@@ -108,7 +112,7 @@ impl Requests {
         // Waits for locks may be long, and are not repeated under their id alone.
         let answered_below =
             self.pending.iter().find(|(_, p)| counts(&p.op)).map_or(id, |(&oldest, _)| oldest);
-        Some(pb::MountRequest { id, op: Some(op), answered_below: answered_below.min(id) })
+        Some(pb::MountRequest { id, caller, op: Some(op), answered_below: answered_below.min(id) })
     }
 
     fn count_release(&mut self, inode: InodeNo) {
@@ -150,7 +154,7 @@ impl Requests {
         if let Some(lock) = locked.filter(|lock| !taken && lock.mode != pb::LockMode::Unlock as i32) {
             // Whoever wanted it is gone.
             let lock = pb::FileLock { mode: pb::LockMode::Unlock as i32, ..lock };
-            self.push(Op::SetLock(pb::SetLock { lock: Some(lock), wait: false }), None);
+            self.push(Op::SetLock(pb::SetLock { lock: Some(lock), wait: false }), None, None);
         }
         if let Some(inode) = opened.filter(|_| !taken) {
             self.release(inode);
@@ -214,7 +218,7 @@ mod tests {
 
     fn ask(requests: &mut Requests, op: Op) -> (u64, Answer) {
         let (reply, answer) = oneshot::channel();
-        (requests.ask(op, reply), answer)
+        (requests.ask(op, None, reply), answer)
     }
 
     fn getattr(inode: u64) -> Op {
@@ -257,10 +261,22 @@ mod tests {
     }
 
     #[test]
+    fn a_request_says_on_whose_behalf_it_is_also_when_it_is_sent_again() {
+        let mut requests = Requests::default();
+        let caller = pb::Caller { uid: 5, check: true, ..Default::default() };
+        let (reply, _answer) = oneshot::channel();
+        requests.ask(getattr(1), Some(Arc::new(caller.clone())), reply);
+        for _ in 0..2 {
+            assert_eq!(requests.next_to_send().and_then(|r| r.caller), Some(caller.clone()));
+            requests.stream_broke();
+        }
+    }
+
+    #[test]
     fn opens_are_counted_until_their_release_is_sent() {
         let mut requests = Requests::default();
         for _ in 0..2 {
-            let (id, _answer) = ask(&mut requests, Op::Open(pb::Open { inode: 7 }));
+            let (id, _answer) = ask(&mut requests, Op::Open(pb::Open { inode: 7, access: 0 }));
             sent(&mut requests);
             requests.answer(id, Ok(attr(7)));
         }
@@ -273,7 +289,7 @@ mod tests {
     #[test]
     fn an_open_that_nobody_waits_for_is_released() {
         let mut requests = Requests::default();
-        let (id, answer) = ask(&mut requests, Op::Open(pb::Open { inode: 7 }));
+        let (id, answer) = ask(&mut requests, Op::Open(pb::Open { inode: 7, access: 0 }));
         sent(&mut requests);
         drop(answer);
         requests.abandon(id);

@@ -80,11 +80,11 @@ impl Shared {
     }
 
     /// Queues a request.
-    pub(super) fn ask(&self, op: Op, reply: ReplyTo) -> Result<u64, DfsError> {
+    pub(super) fn ask(&self, op: Op, by: Option<Arc<pb::Caller>>, reply: ReplyTo) -> Result<u64, DfsError> {
         if *self.closed.borrow() {
             return Err(self.closed_error());
         }
-        let id = self.requests().ask(op, reply);
+        let id = self.requests().ask(op, by, reply);
         self.wake.notify_one();
         Ok(id)
     }

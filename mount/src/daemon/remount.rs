@@ -105,6 +105,8 @@ fn changed(there: &str, words: &[String]) -> MountOptions {
         strictatime: all.strictatime,
         sync: all.sync,
         dirsync: all.dirsync,
+        // Whom root counts as is settled when the daemon starts.
+        squash: None,
         fsname: String::new(),
         subtype: String::new(),
     }

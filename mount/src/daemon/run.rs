@@ -219,6 +219,7 @@ fn attach_and_serve(
             atime: settings.mount.atime(),
             allow_other: settings.mount.allow_other,
             threads: threads(),
+            squash: settings.mount.squash,
             ..ServeOptions::default()
         },
         runtime: runtime.handle().clone(),

@@ -81,7 +81,7 @@ impl Fs {
         let _turn = self.digests.turns.acquire().await;
         for _ in 0..ATTEMPTS {
             self.upload(inode).await?;
-            let held = Held { client: &self.client, attr: self.client.open(inode).await? };
+            let held = Held { client: &self.client, attr: self.client.open(inode, 0).await? };
             let md5 = md5_of(&self.client, &held.attr).await?;
             match self.client.set_digest(inode, held.attr.content_version, md5).await {
                 Err(error) if error.code == ErrorCode::Busy => {}

@@ -9,6 +9,7 @@ use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
 
 use super::open_file::Handles;
+use super::security::SecurityLedger;
 use crate::client::Client;
 
 /// Entries asked for at once.
@@ -65,13 +66,15 @@ impl DirHandle {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Gives the entries from `cookie` on to `take`, until it says that it is full or there are no more.
+    /// Gives the entries from `cookie` on to `take`, until it says that it is full or there are no more. What the
+    /// master says of them goes to `security`.
     ///
     /// # Errors
     /// The master's.
     pub async fn list(
         &self,
         client: &Client,
+        security: &SecurityLedger,
         cookie: u64,
         adjust: impl Fn(pb::Attr) -> pb::Attr + Send,
         mut take: impl FnMut(Entry<'_>) -> bool + Send,
@@ -79,7 +82,7 @@ impl DirHandle {
         let index = usize::try_from(cookie.saturating_sub(FIRST_NAME)).unwrap_or(usize::MAX);
         // A listing from the start (opendir, rewinddir) shows what is there now.
         if cookie == 0 || !self.locked().has(index) {
-            self.fetch(client, index).await?;
+            self.fetch(client, security, index).await?;
         }
         let parent = InodeNo(self.locked().parent);
         let dots: [(&[u8], InodeNo); 2] = [(b".", self.inode), (b"..", parent)];
@@ -114,7 +117,7 @@ impl DirHandle {
     }
 
     /// Fetches the page whose first name has number `index`.
-    async fn fetch(&self, client: &Client, index: usize) -> Result<(), DfsError> {
+    async fn fetch(&self, client: &Client, security: &SecurityLedger, index: usize) -> Result<(), DfsError> {
         let after = {
             let state = self.locked();
             match index.checked_sub(1) {
@@ -124,7 +127,9 @@ impl DirHandle {
         };
         // A number that was never given out: nothing is there.
         let Some(after) = after else { return Ok(()) };
+        let mark = security.mark();
         let entries = client.readdir(self.inode, &after, PAGE).await?;
+        entries.entries.iter().flat_map(|entry| &entry.attr).for_each(|attr| security.learn(mark, attr));
         let mut state = self.locked();
         state.page = entries.entries;
         state.page_start = index;

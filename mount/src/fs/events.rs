@@ -39,6 +39,7 @@ impl Fs {
             Event::Invalidate(old) => {
                 let mut notices = Vec::new();
                 let inode = InodeNo(old.inode);
+                self.security.forget(inode);
                 if old.parent != 0 {
                     notices.push(Notice::Name(InodeNo(old.parent), old.name.to_vec()));
                     notices.push(Notice::Attributes(InodeNo(old.parent)));
@@ -55,11 +56,13 @@ impl Fs {
             // afresh. Reads of what is open go on meanwhile.
             Event::SessionLost => {
                 self.ledger.forget_all();
+                self.security.forget_all();
                 Vec::new()
             }
             // What was cached before the break may have changed during it.
             Event::SessionResumed { .. } => {
                 self.ledger.forget_all();
+                self.security.forget_all();
                 let open = self.files.all();
                 open.iter().for_each(|file| file.changed_elsewhere());
                 open.iter().map(|file| Notice::Content(file.inode)).collect()

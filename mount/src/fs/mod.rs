@@ -4,6 +4,7 @@
 //! - [`open_file`]: the files that handles hold open, their newest known attributes, and how unfinished writes
 //!   change what the master says of them.
 //! - [`dir`]: directory handles, and how a listing goes on where it left off.
+//! - [`caller`]: whose call it is. [`security`]: which inodes have no attributes that the kernel asks for by itself.
 //! - [`cached`]: what the kernel may still have in its page cache.
 //! - `locks`: locks of programs, against those of other mounts.
 //! - [`events`]: what the master pushes, and what the kernel is told of it.
@@ -18,12 +19,14 @@
 
 pub mod atime;
 pub mod cached;
+pub mod caller;
 mod digest;
 pub mod dir;
 pub mod events;
 pub mod extent_ops;
 mod locks;
 pub mod open_file;
+pub mod security;
 mod seek;
 pub mod virtual_xattr;
 
@@ -40,11 +43,12 @@ use crate::read::Readers;
 use crate::write::Writers;
 use atime::{AtimeOptions, Atimes};
 use cached::PageCacheLedger;
+pub use caller::Caller;
 use digest::Digests;
 use dir::{DirHandle, DirHandles};
 use open_file::{FileHandles, Handle, OpenFiles};
+use security::{SecurityLedger, is_access_list, is_security};
 pub use seek::Seek;
-use seek::next_in_extents;
 
 /// How a file was opened, for whoever answers the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,15 +61,6 @@ pub struct Opened {
     pub read_only: bool,
 }
 
-/// Whose call it is.
-#[derive(Clone, Copy, Debug)]
-pub struct Caller {
-    /// User.
-    pub uid: u32,
-    /// Group.
-    pub gid: u32,
-}
-
 /// One mounted cluster.
 pub struct Fs {
     client: Client,
@@ -76,6 +71,7 @@ pub struct Fs {
     ledger: Arc<PageCacheLedger>,
     atimes: Arc<Atimes>,
     digests: Digests,
+    security: SecurityLedger,
 }
 
 type Result<T> = std::result::Result<T, DfsError>;
@@ -97,6 +93,7 @@ impl Fs {
             handles: FileHandles::default(),
             dirs: DirHandles::default(),
             ledger,
+            security: SecurityLedger::default(),
         })
     }
 
@@ -120,9 +117,17 @@ impl Fs {
 
     // Names.
 
+    /// Notes what an answer of the master says of an inode.
+    async fn seen(&self, ask: impl Future<Output = Result<pb::Attr>>) -> Result<pb::Attr> {
+        let mark = self.security.mark();
+        let attr = ask.await?;
+        self.security.learn(mark, &attr);
+        Ok(attr)
+    }
+
     /// The inode that `name` in `parent` leads to.
-    pub async fn lookup(&self, parent: InodeNo, name: &[u8]) -> Result<pb::Attr> {
-        Ok(self.files.adjust(self.client.lookup(parent, name).await?))
+    pub async fn lookup(&self, caller: Caller, parent: InodeNo, name: &[u8]) -> Result<pb::Attr> {
+        Ok(self.files.adjust(self.seen(caller.client(&self.client).lookup(parent, name)).await?))
     }
 
     /// A node that is neither file, directory nor symbolic link, or a file without opening it.
@@ -132,18 +137,26 @@ impl Fs {
         parent: InodeNo,
         name: &[u8],
         mode: u32,
+        umask: u32,
         rdev: u32,
     ) -> Result<pb::Attr> {
-        let name = name.to_vec().into();
-        self.client
-            .mknod(pb::Mknod { parent: parent.0, name, mode, uid: caller.uid, gid: caller.gid, rdev })
-            .await
+        let (name, uid, gid) = (name.to_vec().into(), caller.uid, caller.gid);
+        let mknod = pb::Mknod { parent: parent.0, name, mode, umask, uid, gid, rdev };
+        self.seen(caller.client(&self.client).mknod(mknod)).await
     }
 
     /// A directory.
-    pub async fn mkdir(&self, caller: Caller, parent: InodeNo, name: &[u8], mode: u32) -> Result<pb::Attr> {
-        let name = name.to_vec().into();
-        self.client.mkdir(pb::Mkdir { parent: parent.0, name, mode, uid: caller.uid, gid: caller.gid }).await
+    pub async fn mkdir(
+        &self,
+        caller: Caller,
+        parent: InodeNo,
+        name: &[u8],
+        mode: u32,
+        umask: u32,
+    ) -> Result<pb::Attr> {
+        let (name, uid, gid) = (name.to_vec().into(), caller.uid, caller.gid);
+        let mkdir = pb::Mkdir { parent: parent.0, name, mode, umask, uid, gid };
+        self.seen(caller.client(&self.client).mkdir(mkdir)).await
     }
 
     /// A symbolic link to `target`.
@@ -155,30 +168,37 @@ impl Fs {
         target: &[u8],
     ) -> Result<pb::Attr> {
         let (name, target) = (name.to_vec().into(), target.to_vec().into());
-        self.client
+        caller
+            .client(&self.client)
             .symlink(pb::Symlink { parent: parent.0, name, target, uid: caller.uid, gid: caller.gid })
             .await
     }
 
     /// Another name for `inode`.
-    pub async fn link(&self, inode: InodeNo, parent: InodeNo, name: &[u8]) -> Result<pb::Attr> {
+    pub async fn link(
+        &self,
+        caller: Caller,
+        inode: InodeNo,
+        parent: InodeNo,
+        name: &[u8],
+    ) -> Result<pb::Attr> {
         let link = pb::Link { inode: inode.0, parent: parent.0, name: name.to_vec().into() };
-        Ok(self.files.adjust(self.client.link(link).await?))
+        Ok(self.files.adjust(caller.client(&self.client).link(link).await?))
     }
 
     /// Takes a name away.
-    pub async fn unlink(&self, parent: InodeNo, name: &[u8]) -> Result<()> {
-        self.client.unlink(parent, name).await.map(|_gone| ())
+    pub async fn unlink(&self, caller: Caller, parent: InodeNo, name: &[u8]) -> Result<()> {
+        caller.client(&self.client).unlink(parent, name).await.map(|_gone| ())
     }
 
     /// Takes an empty directory away.
-    pub async fn rmdir(&self, parent: InodeNo, name: &[u8]) -> Result<()> {
-        self.client.rmdir(parent, name).await.map(|_gone| ())
+    pub async fn rmdir(&self, caller: Caller, parent: InodeNo, name: &[u8]) -> Result<()> {
+        caller.client(&self.client).rmdir(parent, name).await.map(|_gone| ())
     }
 
     /// Moves a name; `no_replace` and `exchange` as renameat2(2) has them.
-    pub async fn rename(&self, rename: pb::Rename) -> Result<()> {
-        self.client.rename(rename).await.map(|_gone| ())
+    pub async fn rename(&self, caller: Caller, rename: pb::Rename) -> Result<()> {
+        caller.client(&self.client).rename(rename).await.map(|_gone| ())
     }
 
     /// Where a symbolic link leads.
@@ -192,11 +212,13 @@ impl Fs {
 
     /// stat(2), with what this mount wrote.
     pub async fn getattr(&self, inode: InodeNo) -> Result<pb::Attr> {
-        Ok(self.files.adjust(self.client.getattr(inode).await?))
+        Ok(self.files.adjust(self.seen(self.client.getattr(inode)).await?))
     }
 
-    /// Changes attributes. A new size, and times given by hand, come after all that was written before.
-    pub async fn setattr(&self, setattr: pb::Setattr) -> Result<pb::Attr> {
+    /// Changes attributes. A new size, and times given by hand, come after all that was written before. `caller`:
+    /// `None` where the mount itself asks, or who could open the file for that.
+    pub async fn setattr(&self, caller: Option<Caller>, setattr: pb::Setattr) -> Result<pb::Attr> {
+        let client = caller.map_or_else(|| self.client.clone(), |caller| caller.client(&self.client));
         let file = self.files.get(InodeNo(setattr.inode));
         if setattr.size.is_some_and(|size| size > MAX_FILE_SIZE) {
             return Err(DfsError::new(
@@ -216,7 +238,7 @@ impl Fs {
             }
         }
         let resized = setattr.size.is_some();
-        let changed = self.client.setattr(setattr).await;
+        let changed = client.setattr(setattr).await;
         if resized
             && changed.is_err()
             && let Some(file) = &file
@@ -235,32 +257,51 @@ impl Fs {
     }
 
     /// Value of an extended attribute.
-    pub async fn getxattr(&self, inode: InodeNo, name: &[u8]) -> Result<Bytes> {
+    pub async fn getxattr(&self, caller: Caller, inode: InodeNo, name: &[u8]) -> Result<Bytes> {
         xattr_namespace(name)?;
         if virtual_xattr::is_virtual(name) {
+            caller.check_read_attribute(&self.client, inode, name).await?;
             return self.virtual_xattr(inode, name).await;
         }
-        self.client.getxattr(inode, name).await
+        if is_security(name) && self.security.has_none(inode) {
+            return Err(DfsError::new(ErrorCode::NoData, format!("inode {inode} is known to have none")));
+        }
+        caller.client(&self.client).getxattr(inode, name).await
     }
 
     /// Sets an extended attribute.
-    pub async fn setxattr(&self, setxattr: pb::Setxattr) -> Result<()> {
+    pub async fn setxattr(&self, caller: Caller, setxattr: pb::Setxattr) -> Result<()> {
         xattr_namespace(&setxattr.name)?;
         virtual_xattr::check_writable(&setxattr.name)?;
-        self.client.setxattr(setxattr).await
+        let inode = InodeNo(setxattr.inode);
+        // Whether the set-group-id bit stays hangs on the groups of who sets an access list.
+        let client = match is_access_list(&setxattr.name) {
+            true => caller.known_client(&self.client).await,
+            false => caller.client(&self.client),
+        };
+        self.security.forget(inode);
+        let set = client.setxattr(setxattr).await;
+        // Also what was asked while it was being done.
+        self.security.forget(inode);
+        set
     }
 
-    /// Names of the extended attributes, each with a NUL behind it (listxattr(2)).
-    pub async fn listxattr(&self, inode: InodeNo) -> Result<Vec<u8>> {
+    /// Names of the extended attributes, each with a NUL behind it (listxattr(2)). Those of `trusted` are for root
+    /// alone; the kernel leaves that to us.
+    pub async fn listxattr(&self, caller: Caller, inode: InodeNo) -> Result<Vec<u8>> {
         let names = self.client.listxattr(inode).await?;
-        Ok(names.iter().flat_map(|name| name.iter().copied().chain([0])).collect())
+        let shown = names.iter().filter(|name| caller.is_root() || !name.starts_with(b"trusted."));
+        Ok(shown.flat_map(|name| name.iter().copied().chain([0])).collect())
     }
 
     /// Takes an extended attribute away.
-    pub async fn removexattr(&self, inode: InodeNo, name: &[u8]) -> Result<()> {
+    pub async fn removexattr(&self, caller: Caller, inode: InodeNo, name: &[u8]) -> Result<()> {
         xattr_namespace(name)?;
         virtual_xattr::check_writable(name)?;
-        self.client.removexattr(inode, name).await
+        self.security.forget(inode);
+        let removed = caller.client(&self.client).removexattr(inode, name).await;
+        self.security.forget(inode);
+        removed
     }
 
     /// Space, as users have it.
@@ -271,8 +312,9 @@ impl Fs {
     // Files.
 
     /// Opens a file; `flags` as open(2) has them.
-    pub async fn open(&self, inode: InodeNo, flags: i32) -> Result<Opened> {
-        let attr = self.client.open(inode).await?;
+    pub async fn open(&self, caller: Caller, inode: InodeNo, flags: i32) -> Result<Opened> {
+        let client = caller.client(&self.client);
+        let attr = self.seen(client.open(inode, caller::access(flags))).await?;
         Ok(self.opened(attr, flags))
     }
 
@@ -283,27 +325,31 @@ impl Fs {
         parent: InodeNo,
         name: &[u8],
         mode: u32,
+        umask: u32,
         flags: i32,
     ) -> Result<(pb::Attr, Opened)> {
-        let create = pb::Create {
-            parent: parent.0,
-            name: name.to_vec().into(),
-            mode,
-            uid: caller.uid,
-            gid: caller.gid,
-        };
-        let attr = match self.client.create(create).await {
+        let (uid, gid) = (caller.uid, caller.gid);
+        let create = pb::Create { parent: parent.0, name: name.to_vec().into(), mode, umask, uid, gid };
+        let attr = match self.seen(caller.client(&self.client).create(create)).await {
             Err(error) if error.code == ErrorCode::Exists && flags & libc::O_EXCL == 0 => {
-                self.open_existing(parent, name, flags).await?
+                self.open_existing(caller, parent, name, flags).await?
             }
             created => created?,
         };
         Ok((self.files.adjust(attr), self.opened(attr, flags)))
     }
 
-    /// Somebody else created the file first: the kernel thought that it was not there.
-    async fn open_existing(&self, parent: InodeNo, name: &[u8], flags: i32) -> Result<pb::Attr> {
-        let attr = self.client.lookup(parent, name).await?;
+    /// Somebody else created the file first: the kernel thought that it was not there, and so looked at no
+    /// permission of it. The master does.
+    async fn open_existing(
+        &self,
+        caller: Caller,
+        parent: InodeNo,
+        name: &[u8],
+        flags: i32,
+    ) -> Result<pb::Attr> {
+        let client = caller.checked_client(&self.client).await;
+        let attr = client.lookup(parent, name).await?;
         let inode = InodeNo(attr.inode);
         match attr.mode & libc::S_IFMT {
             libc::S_IFDIR => {
@@ -317,11 +363,12 @@ impl Fs {
                 ));
             }
         }
-        let attr = self.client.open(inode).await?;
+        let attr = self.seen(client.open(inode, caller::access(flags))).await?;
         if flags & libc::O_TRUNC == 0 {
             return Ok(attr);
         }
-        let emptied = self.setattr(pb::Setattr { inode: inode.0, size: Some(0), ..Default::default() }).await;
+        let setattr = pb::Setattr { inode: inode.0, size: Some(0), ..Default::default() };
+        let emptied = self.setattr(None, setattr).await;
         // Without a handle nobody else would give it back.
         emptied.inspect_err(|_| self.client.release(inode))
     }
@@ -429,25 +476,19 @@ impl Fs {
         self.client.release(file.inode);
     }
 
-    /// lseek(2) for data or holes; everything beyond the last extent is a hole.
-    pub async fn seek(&self, handle: u64, offset: u64, what: Seek) -> Result<u64> {
-        let handle = self.handles.get(handle)?;
-        handle.file.writer.settle().await?;
-        handle.file.refresh(&self.client).await?;
-        let size = handle.file.clip(0, usize::MAX) as u64;
-        let beyond = || DfsError::new(ErrorCode::Invalid, format!("no data at or after offset {offset}"));
-        if offset >= size {
-            return Err(beyond());
-        }
-        let extents = handle.file.reader.extents().await?;
-        next_in_extents(&extents, offset, size, what).ok_or_else(beyond)
-    }
-
     // Directories.
 
     /// Opens a directory for listing; `flags` as open(2) has them.
     pub fn opendir(&self, inode: InodeNo, flags: i32) -> u64 {
         self.dirs.insert(DirHandle::new(inode, flags & libc::O_NOATIME != 0))
+    }
+
+    /// May a squashed root list the directory? All others the kernel has asked that.
+    pub async fn check_opendir(&self, caller: Caller, inode: InodeNo) -> Result<()> {
+        match caller.squashed {
+            true => caller.client(&self.client).readdir(inode, b"", 1).await.map(|_| ()),
+            false => Ok(()),
+        }
     }
 
     /// The entries from `cookie` on, which is 0 or one that an entry came with, until `take` says that it is full.
@@ -458,7 +499,7 @@ impl Fs {
         take: impl FnMut(dir::Entry<'_>) -> bool + Send,
     ) -> Result<()> {
         let directory = self.dirs.get(handle)?;
-        directory.list(&self.client, cookie, |attr| self.files.adjust(attr), take).await?;
+        directory.list(&self.client, &self.security, cookie, |attr| self.files.adjust(attr), take).await?;
         if cookie == 0 && !directory.no_atime {
             self.atimes.read_directory(directory.inode);
         }
@@ -471,15 +512,15 @@ impl Fs {
     }
 }
 
-/// Attributes that mean something to us or to nobody but their owners. Access lists (`system.posix_acl_*`) must
-/// be refused while they are not enforced: a program that could set one would rely on it.
+/// Attributes that mean something to us or to nobody but their owners.
 fn xattr_namespace(name: &[u8]) -> Result<()> {
-    if [&b"user."[..], b"trusted.", b"security."].iter().any(|known| name.starts_with(known)) {
+    let known = [&b"user."[..], b"trusted.", b"security."].iter().any(|known| name.starts_with(known));
+    if known || is_access_list(name) {
         return Ok(());
     }
     let name = String::from_utf8_lossy(name);
     Err(DfsError::new(
         ErrorCode::NotSupported,
-        format!("extended attribute '{name}': only user.*, trusted.* and security.* are kept"),
+        format!("extended attribute '{name}': only user.*, trusted.*, security.* and access lists are kept"),
     ))
 }

@@ -1,4 +1,8 @@
-//! Where data and holes begin, for lseek(2). Pure.
+//! lseek(2) for data and holes.
+
+use dfs_proto::error::{DfsError, ErrorCode};
+
+use super::{Fs, Result};
 
 /// What a data or hole search looks for (lseek(2)).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -9,8 +13,24 @@ pub enum Seek {
     Hole,
 }
 
+impl Fs {
+    /// lseek(2) for data or holes; everything beyond the last extent is a hole.
+    pub async fn seek(&self, handle: u64, offset: u64, what: Seek) -> Result<u64> {
+        let handle = self.handles.get(handle)?;
+        handle.file.writer.settle().await?;
+        handle.file.refresh(&self.client).await?;
+        let size = handle.file.clip(0, usize::MAX) as u64;
+        let beyond = || DfsError::new(ErrorCode::Invalid, format!("no data at or after offset {offset}"));
+        if offset >= size {
+            return Err(beyond());
+        }
+        let extents = handle.file.reader.extents().await?;
+        next_in_extents(&extents, offset, size, what).ok_or_else(beyond)
+    }
+}
+
 /// The next data or hole in extents by offset.
-pub(super) fn next_in_extents(extents: &[(u64, u64)], offset: u64, size: u64, what: Seek) -> Option<u64> {
+fn next_in_extents(extents: &[(u64, u64)], offset: u64, size: u64, what: Seek) -> Option<u64> {
     let mut at = offset;
     for &(start, length) in extents.iter().filter(|(start, length)| start + length > offset) {
         match what {

@@ -20,9 +20,11 @@ use tokio::runtime::Handle;
 
 use super::ServeOptions;
 use super::convert::{errno, file_type, given};
+use super::requester;
 use super::root::Root;
 use super::signals;
 use crate::fs::extent_ops::Allocate;
+use crate::fs::security::is_access_list;
 use crate::fs::virtual_xattr::is_virtual;
 use crate::fs::{Caller, Fs, Opened, Seek};
 
@@ -37,7 +39,9 @@ const GENERATION: Generation = Generation(0);
 
 /// Wanted of the kernel where it has it. None of those with which fuser 0.18.0 has trouble
 /// (FUSE_SETXATTR_EXT, FUSE_HANDLE_KILLPRIV_V2).
-const CAPABILITIES: [InitFlags; 6] = [
+const CAPABILITIES: [InitFlags; 7] = [
+    // The master applies the umask, or a default access list in its place.
+    InitFlags::FUSE_DONT_MASK,
     // Not FUSE_FLOCK_LOCKS: fuser 0.18.0 does not say which of the two a request is for.
     InitFlags::FUSE_POSIX_LOCKS,
     InitFlags::FUSE_PARALLEL_DIROPS,
@@ -55,6 +59,8 @@ pub struct Adapter {
     runtime: Handle,
     /// There as soon as the kernel was greeted.
     notifier: Arc<OnceLock<fuser::Notifier>>,
+    /// The kernel enforces access lists.
+    access_lists: bool,
 }
 
 impl Adapter {
@@ -66,7 +72,11 @@ impl Adapter {
         notifier: Arc<OnceLock<fuser::Notifier>>,
     ) -> Adapter {
         let root = Root::new(options.root);
-        Adapter { fs, options, root, runtime, notifier }
+        Adapter { fs, options, root, runtime, notifier, access_lists: false }
+    }
+
+    fn caller(&self, request: &Request) -> Caller {
+        requester::caller(request, self.options.squash)
     }
 
     /// Does `work` on the runtime, then replies: by `say` with what came of it, or with the errno of its error.
@@ -142,10 +152,6 @@ macro_rules! refuse {
 
 refuse!(ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, ReplyXattr);
 
-fn caller(request: &Request) -> Caller {
-    Caller { uid: request.uid(), gid: request.gid() }
-}
-
 fn open_flags(opened: Opened) -> FopenFlags {
     let mut flags = FopenFlags::empty();
     if opened.keep_cache {
@@ -200,6 +206,7 @@ impl Filesystem for Adapter {
                 tracing::info!(?capability, "this kernel does not have it");
             }
         }
+        self.access_lists = config.add_capabilities(InitFlags::FUSE_POSIX_ACL).is_ok();
         // Each of these answers with the nearest that the kernel takes.
         if let Err(nearest) = config.set_max_write(MAX_WRITE) {
             let _ = config.set_max_write(nearest);
@@ -211,9 +218,10 @@ impl Filesystem for Adapter {
         Ok(())
     }
 
-    fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
-        let (fs, parent_inode, name) = (self.fs.clone(), self.root.inward(parent), name.as_bytes().to_vec());
-        self.entry("lookup", parent, reply, async move { fs.lookup(parent_inode, &name).await });
+    fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
+        let (fs, caller, parent_inode, name) =
+            (self.fs.clone(), self.caller(request), self.root.inward(parent), name.as_bytes().to_vec());
+        self.entry("lookup", parent, reply, async move { fs.lookup(caller, parent_inode, &name).await });
     }
 
     fn getattr(&self, _request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
@@ -223,7 +231,7 @@ impl Filesystem for Adapter {
 
     fn setattr(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         mode: Option<u32>,
         uid: Option<u32>,
@@ -232,7 +240,7 @@ impl Filesystem for Adapter {
         atime: Option<TimeOrNow>,
         mtime: Option<TimeOrNow>,
         _ctime: Option<SystemTime>,
-        _fh: Option<FileHandle>,
+        fh: Option<FileHandle>,
         _crtime: Option<SystemTime>,
         _chgtime: Option<SystemTime>,
         _bkuptime: Option<SystemTime>,
@@ -253,8 +261,9 @@ impl Filesystem for Adapter {
             atime_now,
             mtime_now,
         };
+        let caller = requester::setattr_caller(self.caller(request), &setattr, fh);
         let fs = self.fs.clone();
-        self.attr("setattr", ino, reply, async move { fs.setattr(setattr).await });
+        self.attr("setattr", ino, reply, async move { fs.setattr(caller, setattr).await });
     }
 
     fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
@@ -269,18 +278,15 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         rdev: u32,
         reply: ReplyEntry,
     ) {
         let (fs, parent_inode, caller, name) =
-            (self.fs.clone(), self.root.inward(parent), caller(request), name.as_bytes().to_vec());
-        self.entry(
-            "mknod",
-            parent,
-            reply,
-            async move { fs.mknod(caller, parent_inode, &name, mode, rdev).await },
-        );
+            (self.fs.clone(), self.root.inward(parent), self.caller(request), name.as_bytes().to_vec());
+        self.entry("mknod", parent, reply, async move {
+            fs.mknod(caller, parent_inode, &name, mode, umask, rdev).await
+        });
     }
 
     fn mkdir(
@@ -289,27 +295,31 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         reply: ReplyEntry,
     ) {
         let (fs, parent_inode, caller, name) =
-            (self.fs.clone(), self.root.inward(parent), caller(request), name.as_bytes().to_vec());
-        self.entry("mkdir", parent, reply, async move { fs.mkdir(caller, parent_inode, &name, mode).await });
+            (self.fs.clone(), self.root.inward(parent), self.caller(request), name.as_bytes().to_vec());
+        self.entry("mkdir", parent, reply, async move {
+            fs.mkdir(caller, parent_inode, &name, mode, umask).await
+        });
     }
 
-    fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (fs, parent_inode, name) = (self.fs.clone(), self.root.inward(parent), name.as_bytes().to_vec());
-        self.done("unlink", parent, reply, async move { fs.unlink(parent_inode, &name).await });
+    fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (fs, caller, parent_inode, name) =
+            (self.fs.clone(), self.caller(request), self.root.inward(parent), name.as_bytes().to_vec());
+        self.done("unlink", parent, reply, async move { fs.unlink(caller, parent_inode, &name).await });
     }
 
-    fn rmdir(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (fs, parent_inode, name) = (self.fs.clone(), self.root.inward(parent), name.as_bytes().to_vec());
-        self.done("rmdir", parent, reply, async move { fs.rmdir(parent_inode, &name).await });
+    fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (fs, caller, parent_inode, name) =
+            (self.fs.clone(), self.caller(request), self.root.inward(parent), name.as_bytes().to_vec());
+        self.done("rmdir", parent, reply, async move { fs.rmdir(caller, parent_inode, &name).await });
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let (fs, parent_inode, caller, name) =
-            (self.fs.clone(), self.root.inward(parent), caller(request), name.as_bytes().to_vec());
+            (self.fs.clone(), self.root.inward(parent), self.caller(request), name.as_bytes().to_vec());
         let target = target.as_os_str().as_bytes().to_vec();
         self.entry("symlink", parent, reply, async move {
             fs.symlink(caller, parent_inode, &name, &target).await
@@ -318,7 +328,7 @@ impl Filesystem for Adapter {
 
     fn rename(
         &self,
-        _request: &Request,
+        request: &Request,
         parent: INodeNo,
         name: &OsStr,
         newparent: INodeNo,
@@ -338,19 +348,21 @@ impl Filesystem for Adapter {
             no_replace: flags.contains(RenameFlags::RENAME_NOREPLACE),
             exchange: flags.contains(RenameFlags::RENAME_EXCHANGE),
         };
-        let fs = self.fs.clone();
-        self.done("rename", parent, reply, async move { fs.rename(rename).await });
+        let (fs, caller) = (self.fs.clone(), self.caller(request));
+        self.done("rename", parent, reply, async move { fs.rename(caller, rename).await });
     }
 
-    fn link(&self, _request: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
-        let (fs, new_parent, name) =
-            (self.fs.clone(), self.root.inward(newparent), newname.as_bytes().to_vec());
-        self.entry("link", newparent, reply, async move { fs.link(InodeNo(ino.0), new_parent, &name).await });
+    fn link(&self, request: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
+        let (fs, caller, new_parent, name) =
+            (self.fs.clone(), self.caller(request), self.root.inward(newparent), newname.as_bytes().to_vec());
+        self.entry("link", newparent, reply, async move {
+            fs.link(caller, InodeNo(ino.0), new_parent, &name).await
+        });
     }
 
-    fn open(&self, _request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let fs = self.fs.clone();
-        let work = async move { fs.open(InodeNo(ino.0), flags.0).await };
+    fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let (fs, caller) = (self.fs.clone(), self.caller(request));
+        let work = async move { fs.open(caller, InodeNo(ino.0), flags.0).await };
         self.answer("open", ino, reply, work, |reply, opened| {
             reply.opened(FileHandle(opened.handle), open_flags(opened));
         });
@@ -362,15 +374,15 @@ impl Filesystem for Adapter {
         parent: INodeNo,
         name: &OsStr,
         mode: u32,
-        _umask: u32,
+        umask: u32,
         flags: i32,
         reply: ReplyCreate,
     ) {
         let (fs, root, caller, name) =
-            (self.fs.clone(), self.root, caller(request), name.as_bytes().to_vec());
+            (self.fs.clone(), self.root, self.caller(request), name.as_bytes().to_vec());
         let ttl = self.options.entry_timeout.min(self.options.attr_timeout);
         self.runtime.spawn(async move {
-            match fs.create(caller, root.inward(parent), &name, mode, flags).await {
+            match fs.create(caller, root.inward(parent), &name, mode, umask, flags).await {
                 Ok((attr, opened)) => reply.created(
                     &ttl,
                     &root.attr(&attr),
@@ -586,8 +598,18 @@ impl Filesystem for Adapter {
         self.answer("copy_file_range", ino_out, reply, work, |reply, copied| reply.written(copied));
     }
 
-    fn opendir(&self, _request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        reply.opened(FileHandle(self.fs.opendir(self.root.inward(ino), flags.0)), FopenFlags::empty());
+    fn opendir(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
+        let (fs, caller, inode) = (self.fs.clone(), self.caller(request), self.root.inward(ino));
+        if !caller.squashed {
+            return reply.opened(FileHandle(fs.opendir(inode, flags.0)), FopenFlags::empty());
+        }
+        let work = async move {
+            fs.check_opendir(caller, inode).await?;
+            Ok(fs.opendir(inode, flags.0))
+        };
+        self.answer("opendir", ino, reply, work, |reply, handle| {
+            reply.opened(FileHandle(handle), FopenFlags::empty());
+        });
     }
 
     fn readdir(
@@ -695,7 +717,7 @@ impl Filesystem for Adapter {
 
     fn setxattr(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         name: &OsStr,
         value: &[u8],
@@ -703,6 +725,10 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
+        // Nobody may rely on a list that the kernel does not look at.
+        if !self.access_lists && is_access_list(name.as_bytes()) {
+            return reply.error(Errno::EOPNOTSUPP);
+        }
         let setxattr = pb::Setxattr {
             inode: self.root.inward(ino).0,
             name: name.as_bytes().to_vec().into(),
@@ -710,17 +736,18 @@ impl Filesystem for Adapter {
             create_only: flags & libc::XATTR_CREATE != 0,
             replace_only: flags & libc::XATTR_REPLACE != 0,
         };
-        let fs = self.fs.clone();
-        self.done("setxattr", ino, reply, async move { fs.setxattr(setxattr).await });
+        let (fs, caller) = (self.fs.clone(), self.caller(request));
+        self.done("setxattr", ino, reply, async move { fs.setxattr(caller, setxattr).await });
     }
 
     fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let (fs, inode, name) = (self.fs.clone(), self.root.inward(ino), name.as_bytes().to_vec());
+        let (fs, caller, inode, name) =
+            (self.fs.clone(), self.caller(request), self.root.inward(ino), name.as_bytes().to_vec());
         // Computing one can take long, and whoever waits must be able to give up.
         let thread = if is_virtual(&name) { request.pid() } else { 0 };
         let work = async move {
             tokio::select! {
-                value = fs.getxattr(inode, &name) => value,
+                value = fs.getxattr(caller, inode, &name) => value,
                 () = signals::wait_for_signal(thread) => {
                     Err(DfsError::new(ErrorCode::Interrupted, "a signal ended the wait"))
                 }
@@ -729,14 +756,15 @@ impl Filesystem for Adapter {
         self.answer("getxattr", ino, reply, work, move |reply, value| reply_value(reply, size, &value));
     }
 
-    fn listxattr(&self, _request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let (fs, inode) = (self.fs.clone(), self.root.inward(ino));
-        let work = async move { fs.listxattr(inode).await };
+    fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
+        let (fs, caller, inode) = (self.fs.clone(), self.caller(request), self.root.inward(ino));
+        let work = async move { fs.listxattr(caller, inode).await };
         self.answer("listxattr", ino, reply, work, move |reply, names| reply_value(reply, size, &names));
     }
 
-    fn removexattr(&self, _request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (fs, inode, name) = (self.fs.clone(), self.root.inward(ino), name.as_bytes().to_vec());
-        self.done("removexattr", ino, reply, async move { fs.removexattr(inode, &name).await });
+    fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
+        let (fs, caller, inode, name) =
+            (self.fs.clone(), self.caller(request), self.root.inward(ino), name.as_bytes().to_vec());
+        self.done("removexattr", ino, reply, async move { fs.removexattr(caller, inode, &name).await });
     }
 }

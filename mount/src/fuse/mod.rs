@@ -7,6 +7,7 @@
 
 mod adapter;
 mod convert;
+mod requester;
 mod root;
 mod signals;
 
@@ -23,6 +24,7 @@ use tokio::sync::mpsc;
 use crate::client::{Client, Event};
 use crate::fs::Fs;
 use crate::fs::atime::AtimeOptions;
+use crate::fs::caller::Squash;
 use crate::fs::events::{self, Notice};
 use adapter::Adapter;
 use dfs_proto::ids::InodeNo;
@@ -46,6 +48,8 @@ pub struct ServeOptions {
     pub attr_timeout: Duration,
     /// The same for names.
     pub entry_timeout: Duration,
+    /// Root counts as this user, and the master checks what he does.
+    pub squash: Option<Squash>,
 }
 
 impl Default for ServeOptions {
@@ -58,6 +62,7 @@ impl Default for ServeOptions {
             threads: 2,
             attr_timeout: second,
             entry_timeout: second,
+            squash: None,
         }
     }
 }

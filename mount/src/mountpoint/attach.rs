@@ -316,6 +316,7 @@ mod tests {
             strictatime: false,
             sync: false,
             dirsync: false,
+            squash: None,
             fsname: "dfs:h:1".to_owned(),
             subtype: "dfs".to_owned(),
         }

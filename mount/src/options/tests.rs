@@ -153,6 +153,18 @@ fn options_may_come_more_than_once_and_glued() {
 }
 
 #[test]
+fn root_is_squashed_on_demand() {
+    let squash = |line: &str| root(line).mount.squash;
+    let to = |uid, gid| Some(Squash { uid, gid });
+    assert_eq!(squash("dfs-mount /m"), None);
+    assert_eq!(squash("dfs-mount -o anonuid=5 /m"), None);
+    assert_eq!(squash("dfs-mount --root-squash /m"), to(65_534, 65_534));
+    assert_eq!(squash("dfs-mount -o root_squash,anonuid=5,anongid=6 /m"), to(5, 6));
+    assert_eq!(squash("dfs-mount --root-squash -o no_root_squash /m"), None);
+    assert!(fails("dfs-mount -o anonuid=0 /m").contains("anonuid"));
+}
+
+#[test]
 fn the_command_line_wins_over_o() {
     for line in ["dfs-mount --keepers 4 -o keepers=2 /m", "dfs-mount -o keepers=2 --keepers 4 /m"] {
         assert_eq!(embedded(&root(line)).keepers, 4, "{line}");

@@ -20,6 +20,8 @@ pub const LONG_FLAGS: &[&str] = &[
     "replicate-every",
     "log",
     "log-file",
+    "anonuid",
+    "anongid",
 ];
 
 /// Words for mount(8), systemd or the boot scripts alone.
@@ -69,6 +71,8 @@ pub struct MountWords {
     pub sync: bool,
     /// `dirsync`.
     pub dirsync: bool,
+    /// `root_squash`.
+    pub root_squash: bool,
     /// `fsname=`: what the mount table shows as the source.
     pub fsname: Option<String>,
     /// `subtype=`: what the mount table shows after `fuse.`.
@@ -157,6 +161,8 @@ impl MountWords {
             "async" => self.sync = false,
             "dirsync" => self.dirsync = true,
             "remount" if self.remount => {}
+            "root_squash" => self.root_squash = true,
+            "no_root_squash" => self.root_squash = false,
             "remount" | "bind" | "rbind" | "move" => return Err(WordError::Running(word.to_owned())),
             other => return self.take_rest(other),
         }
@@ -267,6 +273,13 @@ mod tests {
         for word in ["remount", "user_id=0", "group_id=0", "max_read=1048576"] {
             assert_eq!(remount.take(word), Ok(Word::Taken));
         }
+    }
+
+    #[test]
+    fn root_is_squashed_when_the_last_word_says_so() {
+        let squashes = |options: &str| take_all(options).unwrap().0.root_squash;
+        assert!(!squashes("ro") && squashes("root_squash") && squashes("no_root_squash,root_squash"));
+        assert!(!squashes("root_squash,no_root_squash"));
     }
 
     #[test]

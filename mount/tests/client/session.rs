@@ -89,9 +89,9 @@ async fn requests_leave_in_the_order_of_their_first_poll() {
 async fn after_a_break_the_session_is_resumed_and_reads_are_sent_again() {
     let master = Master::start(answer).await;
     let (client, mut events) = master.connect().await;
-    client.open(InodeNo(7)).await.unwrap();
-    client.open(InodeNo(7)).await.unwrap();
-    client.open(InodeNo(8)).await.unwrap();
+    client.open(InodeNo(7), 0).await.unwrap();
+    client.open(InodeNo(7), 0).await.unwrap();
+    client.open(InodeNo(8), 0).await.unwrap();
     client.release(InodeNo(8));
     wait_until("the release", || master.count(|op| matches!(op, Op::Release(_))) == 1).await;
     master.with(|script| script.answer = Box::new(|_| None));
@@ -177,7 +177,7 @@ async fn an_open_whose_caller_went_away_is_released() {
     let (client, _events) = master.connect().await;
     let open = {
         let client = client.clone();
-        tokio::spawn(async move { client.open(InodeNo(3)).await })
+        tokio::spawn(async move { client.open(InodeNo(3), 0).await })
     };
     wait_until("the open", || master.count(|_| true) == 1).await;
     open.abort();

@@ -13,7 +13,7 @@ use crate::operation::{Kind, Operation, Pick, Set, Step, name};
 use crate::tree::{Body, Id, New, Rename};
 use crate::world::ROOT_CALLER;
 
-const USER: Caller = Caller { uid: 1000, gid: 1000 };
+const USER: Caller = Caller { uid: 1000, gid: 1000, pid: 0, squashed: false };
 
 fn caller(user: bool) -> Caller {
     if user { USER } else { ROOT_CALLER }
@@ -96,7 +96,7 @@ impl Case<'_> {
             Operation::Lookup { dir, name: pick } => {
                 let (dir, name) = (self.pick_dir(dir), name(pick));
                 let naive = self.tree.lookup(dir, &name).map(|id| Answer::Number(self.inode(id).0));
-                let real = fs.lookup(self.inode(dir), &name).await;
+                let real = fs.lookup(ROOT_CALLER, self.inode(dir), &name).await;
                 (naive, real.map(|attr| Answer::Number(attr.inode)).map_err(|e| errno(&e)))
             }
             Operation::Readlink { node } => {
@@ -109,7 +109,7 @@ impl Case<'_> {
             }
             Operation::GetXattr { node, name } => {
                 let (id, name) = (self.pick_node(node), xattr_name(name));
-                let real = fs.getxattr(self.inode(id), &name).await;
+                let real = fs.getxattr(ROOT_CALLER, self.inode(id), &name).await;
                 (
                     self.tree.get_xattr(id, &name).map(Answer::Bytes),
                     real.map(|v| Answer::Bytes(v.to_vec())).map_err(|e| errno(&e)),
@@ -139,13 +139,13 @@ impl Case<'_> {
                     Kind::Socket => (libc::S_IFSOCK, 0, Body::Special { rdev: 0 }),
                     Kind::Device => (libc::S_IFCHR, 0x0103, Body::Special { rdev: 0x0103 }),
                 };
-                let real = fs.mknod(ROOT_CALLER, self.inode(dir), &name, kind | 0o640, rdev).await;
+                let real = fs.mknod(ROOT_CALLER, self.inode(dir), &name, kind | 0o640, 0, rdev).await;
                 let naive = self.tree.add(dir, &name, new(kind, 0o640, ROOT_CALLER, body));
                 self.made(naive, real)
             }
             Operation::Mkdir { dir, name: pick, mode, user } => {
                 let (dir, name, caller) = (self.pick_dir(dir), name(pick), caller(user));
-                let real = fs.mkdir(caller, self.inode(dir), &name, mode).await;
+                let real = fs.mkdir(caller, self.inode(dir), &name, mode, 0).await;
                 let naive = self.tree.add(
                     dir,
                     &name,
@@ -177,7 +177,7 @@ impl Case<'_> {
         let mut flags = libc::O_CREAT | libc::O_RDWR;
         flags |= if exclusive { libc::O_EXCL } else { 0 };
         flags |= if truncate { libc::O_TRUNC } else { 0 };
-        let real = self.fs(mount).create(caller, self.inode(dir), &name, mode, flags).await;
+        let real = self.fs(mount).create(caller, self.inode(dir), &name, mode, 0, flags).await;
         let naive = match there.and_then(|id| self.tree.get(id).map(|node| (id, node.body.clone()))) {
             None => self.tree.add(dir, &name, new(libc::S_IFREG, mode, caller, Body::File(Vec::new()))),
             Some((_, Body::Dir(_))) => Err(libc::EISDIR),
@@ -205,17 +205,17 @@ impl Case<'_> {
         match *operation {
             Operation::Link { node, dir, name: pick } => {
                 let (id, dir, name) = (self.pick_node(node), self.pick_dir(dir), name(pick));
-                let real = fs.link(self.inode(id), self.inode(dir), &name).await;
+                let real = fs.link(ROOT_CALLER, self.inode(id), self.inode(dir), &name).await;
                 (self.tree.link(id, dir, &name).map(|()| Answer::Done), done(real))
             }
             Operation::Unlink { dir, name: pick } => {
                 let (dir, name) = (self.pick_dir(dir), name(pick));
-                let real = fs.unlink(self.inode(dir), &name).await;
+                let real = fs.unlink(ROOT_CALLER, self.inode(dir), &name).await;
                 (self.tree.unlink(dir, &name).map(|_| Answer::Done), done(real))
             }
             Operation::Rmdir { dir, name: pick } => {
                 let (dir, name) = (self.pick_dir(dir), name(pick));
-                let real = fs.rmdir(self.inode(dir), &name).await;
+                let real = fs.rmdir(ROOT_CALLER, self.inode(dir), &name).await;
                 (self.tree.rmdir(dir, &name).map(|_| Answer::Done), done(real))
             }
             Operation::Rename { dir, name: from, to_dir, to_name, how } => {
@@ -229,7 +229,7 @@ impl Case<'_> {
                     no_replace: how == Rename::NoReplace,
                     exchange: how == Rename::Exchange,
                 };
-                let real = fs.rename(rename).await;
+                let real = fs.rename(ROOT_CALLER, rename).await;
                 (self.tree.rename((dir, &from), (to_dir, &to), how).map(|_| Answer::Done), done(real))
             }
             _ => unreachable!("not for change_names: {operation:?}"),
@@ -246,19 +246,25 @@ impl Case<'_> {
                     return Ok((Ok(Answer::Done), Ok(Answer::Done)));
                 }
                 let change = pb::Setattr { inode: self.inode(id).0, mode: Some(mode), ..Default::default() };
-                (self.tree.chmod(id, mode).map(|()| Answer::Done), done(fs.setattr(change).await))
+                (
+                    self.tree.chmod(id, mode).map(|()| Answer::Done),
+                    done(fs.setattr(Some(ROOT_CALLER), change).await),
+                )
             }
             Operation::Chown { node, uid, gid } => {
                 let id = self.pick_node(node);
                 let change = pb::Setattr { inode: self.inode(id).0, uid, gid, ..Default::default() };
-                (self.tree.chown(id, uid, gid).map(|()| Answer::Done), done(fs.setattr(change).await))
+                (
+                    self.tree.chown(id, uid, gid).map(|()| Answer::Done),
+                    done(fs.setattr(Some(ROOT_CALLER), change).await),
+                )
             }
             Operation::SetMtime { node, sec, nsec } => {
                 let id = self.pick_node(node);
                 self.hand_over(mount, id).await?;
                 let mtime = Some(pb::Time { sec, nsec });
                 let change = pb::Setattr { inode: self.inode(id).0, mtime, ..Default::default() };
-                let real = done(fs.setattr(change).await);
+                let real = done(fs.setattr(Some(ROOT_CALLER), change).await);
                 self.dirty.remove(&id);
                 (self.tree.set_mtime(id, sec, nsec).map(|()| Answer::Done), real)
             }
@@ -274,12 +280,12 @@ impl Case<'_> {
                     create_only: create,
                     replace_only: replace,
                 };
-                let real = done(fs.setxattr(change).await);
+                let real = done(fs.setxattr(ROOT_CALLER, change).await);
                 (self.tree.set_xattr(id, &name, &value, create, replace).map(|()| Answer::Done), real)
             }
             Operation::RemoveXattr { node, name } => {
                 let (id, name) = (self.pick_node(node), xattr_name(name));
-                let real = done(fs.removexattr(self.inode(id), &name).await);
+                let real = done(fs.removexattr(ROOT_CALLER, self.inode(id), &name).await);
                 (self.tree.remove_xattr(id, &name).map(|()| Answer::Done), real)
             }
             _ => unreachable!("not for set_attributes: {operation:?}"),
@@ -289,7 +295,7 @@ impl Case<'_> {
     async fn truncate(&mut self, mount: usize, id: Id, size: u64) -> Result<Both, String> {
         self.hand_over(mount, id).await?;
         let change = pb::Setattr { inode: self.inode(id).0, size: Some(size), ..Default::default() };
-        let real = done(self.fs(mount).setattr(change).await);
+        let real = done(self.fs(mount).setattr(Some(ROOT_CALLER), change).await);
         let naive = self.tree.truncate(id, size).map(|()| Answer::Done);
         self.dirty.remove(&id);
         self.changed(mount, id);
@@ -298,7 +304,7 @@ impl Case<'_> {
 
     async fn open(&mut self, mount: usize, id: Id, truncate: bool) -> Result<Both, String> {
         self.flush_other(mount, id).await?;
-        match self.fs(mount).open(self.inode(id), libc::O_RDWR).await {
+        match self.fs(mount).open(ROOT_CALLER, self.inode(id), libc::O_RDWR).await {
             Ok(opened) => self.handles.push(Handle { id, mount, number: opened.handle }),
             Err(error) => return Ok((Ok(Answer::Done), Err(errno(&error)))),
         }

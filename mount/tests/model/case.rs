@@ -14,6 +14,7 @@ use dfs_proto::pb;
 
 use crate::operation::{Pick, Step};
 use crate::tree::{Body, Errno, Id, ROOT, Tree};
+use crate::world::ROOT_CALLER;
 use crate::world::World;
 
 /// What an operation gave.
@@ -200,7 +201,10 @@ impl Case<'_> {
         self.flush_other(mount, id).await?;
         if self.behind.remove(&(mount, id)) {
             let fs = self.fs(mount);
-            let opened = fs.open(self.inode(id), libc::O_RDONLY).await.map_err(|e| format!("open: {e}"))?;
+            let opened = fs
+                .open(ROOT_CALLER, self.inode(id), libc::O_RDONLY)
+                .await
+                .map_err(|e| format!("open: {e}"))?;
             fs.release(opened.handle).await;
         }
         Ok(())

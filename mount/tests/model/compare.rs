@@ -8,6 +8,7 @@ use dfs_proto::pb;
 
 use crate::case::Case;
 use crate::tree::{Body, Id, Node, Touched};
+use crate::world::ROOT_CALLER;
 
 /// How long a mount may take to hear of the other's change.
 const PUSH: Duration = Duration::from_secs(5);
@@ -48,12 +49,15 @@ impl Case<'_> {
         let attr = fs.getattr(self.inode(id)).await.map_err(|error| format!("getattr: {error}"))?;
         let node = self.tree.get(id).ok_or("not there")?.clone();
         self.compare_attr(mount, id, &node, &attr)?;
-        let names = fs.listxattr(self.inode(id)).await.map_err(|error| format!("listxattr: {error}"))?;
+        let names =
+            fs.listxattr(ROOT_CALLER, self.inode(id)).await.map_err(|error| format!("listxattr: {error}"))?;
         let right: Vec<u8> = node.xattrs.keys().flat_map(|name| [name, &[0][..]].concat()).collect();
         same("the list of extended attributes", names, right)?;
         for (name, value) in &node.xattrs {
-            let real =
-                fs.getxattr(self.inode(id), name).await.map_err(|error| format!("getxattr: {error}"))?;
+            let real = fs
+                .getxattr(ROOT_CALLER, self.inode(id), name)
+                .await
+                .map_err(|error| format!("getxattr: {error}"))?;
             same("an extended attribute", &real[..], &value[..])?;
         }
         match &node.body {
@@ -173,8 +177,10 @@ impl Case<'_> {
             }
         }
         let fs = self.fs(mount);
-        let opened =
-            fs.open(self.inode(id), libc::O_RDONLY).await.map_err(|error| format!("open: {error}"))?;
+        let opened = fs
+            .open(ROOT_CALLER, self.inode(id), libc::O_RDONLY)
+            .await
+            .map_err(|error| format!("open: {error}"))?;
         let real = self.read_all(mount, opened.handle).await;
         fs.release(opened.handle).await;
         self.behind.remove(&(mount, id));

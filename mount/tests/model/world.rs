@@ -8,7 +8,7 @@ use dfs_proto::ids::InodeNo;
 
 use crate::cluster::{Cluster, Mount};
 
-pub const ROOT_CALLER: Caller = Caller { uid: 0, gid: 0 };
+pub const ROOT_CALLER: Caller = Caller { uid: 0, gid: 0, pid: 0, squashed: false };
 
 pub struct World {
     cluster: Cluster,
@@ -27,7 +27,7 @@ impl World {
     pub async fn directory(&mut self) -> InodeNo {
         self.sequences += 1;
         let name = format!("sequence-{}", self.sequences);
-        let made = self.mounts[0].fs.mkdir(ROOT_CALLER, InodeNo::ROOT, name.as_bytes(), 0o755).await;
+        let made = self.mounts[0].fs.mkdir(ROOT_CALLER, InodeNo::ROOT, name.as_bytes(), 0o755, 0).await;
         InodeNo(made.unwrap().inode)
     }
 

@@ -15,7 +15,7 @@ use tempfile::TempDir;
 use tokio::sync::mpsc;
 
 pub const CHUNK: usize = 64 * 1024;
-const CALLER: Caller = Caller { uid: 0, gid: 0 };
+pub const CALLER: Caller = Caller { uid: 0, gid: 0, pid: 0, squashed: false };
 
 /// A master and its keepers; ended when dropped.
 pub struct Cluster {
@@ -108,14 +108,14 @@ impl Mount {
     pub async fn create(&self, name: &str) -> Open {
         let flags = libc::O_CREAT | libc::O_EXCL | libc::O_RDWR;
         let (attr, opened) =
-            self.fs.create(CALLER, InodeNo::ROOT, name.as_bytes(), 0o644, flags).await.unwrap();
+            self.fs.create(CALLER, InodeNo::ROOT, name.as_bytes(), 0o644, 0, flags).await.unwrap();
         Open { fs: self.fs.clone(), inode: InodeNo(attr.inode), handle: opened.handle }
     }
 
     pub async fn open(&self, name: &str, flags: i32) -> Open {
-        let attr = self.fs.lookup(InodeNo::ROOT, name.as_bytes()).await.unwrap();
+        let attr = self.fs.lookup(CALLER, InodeNo::ROOT, name.as_bytes()).await.unwrap();
         let inode = InodeNo(attr.inode);
-        let opened = self.fs.open(inode, flags).await.unwrap();
+        let opened = self.fs.open(CALLER, inode, flags).await.unwrap();
         Open { fs: self.fs.clone(), inode, handle: opened.handle }
     }
 
@@ -164,7 +164,7 @@ impl Open {
 
     pub async fn truncate(&self, size: u64) {
         let change = dfs_proto::pb::Setattr { inode: self.inode.0, size: Some(size), ..Default::default() };
-        self.fs.setattr(change).await.unwrap();
+        self.fs.setattr(Some(CALLER), change).await.unwrap();
     }
 
     pub async fn flush(&self) -> Result<(), DfsError> {

@@ -45,7 +45,7 @@ async fn an_error_is_kept_for_the_writer_whoever_else_waited_for_the_upload() {
     let reader = mount.open("f", libc::O_RDONLY).await;
     writer.write(0, b"lost").await.unwrap();
     let set_time = dfs_proto::pb::Setattr { inode: writer.inode.0, mtime_now: true, ..Default::default() };
-    assert_eq!(mount.fs.setattr(set_time).await.unwrap_err().code, ErrorCode::NoSpace);
+    assert_eq!(mount.fs.setattr(None, set_time).await.unwrap_err().code, ErrorCode::NoSpace);
     let _ = reader.close().await;
     assert_eq!(writer.close().await.unwrap_err().code, ErrorCode::NoSpace);
 }
@@ -58,7 +58,7 @@ async fn pages_of_lost_bytes_are_not_kept() {
     let inode = file.inode;
     file.write(0, b"lost").await.unwrap();
     assert!(file.close().await.is_err());
-    let again = mount.fs.open(inode, libc::O_RDONLY).await.unwrap();
+    let again = mount.fs.open(crate::cluster::CALLER, inode, libc::O_RDONLY).await.unwrap();
     assert!(!again.keep_cache, "the kernel's pages have bytes that the file never got");
 }
 
@@ -69,7 +69,7 @@ async fn a_file_opened_after_a_failure_starts_afresh() {
     let unlucky = mount.create("f").await;
     unlucky.write(0, b"lost").await.unwrap();
     let time = dfs_proto::pb::Setattr { inode: unlucky.inode.0, mtime_now: true, ..Default::default() };
-    mount.fs.setattr(time).await.unwrap_err();
+    mount.fs.setattr(None, time).await.unwrap_err();
     cluster.add_keeper(Some(0)).await;
     let fresh = mount.open("f", libc::O_RDWR).await;
     fresh.write(0, b"kept").await.unwrap();

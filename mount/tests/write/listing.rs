@@ -32,11 +32,11 @@ async fn rest(mount: &Mount, handle: u64, mut cookie: u64) -> Vec<(u64, Vec<u8>)
 async fn every_place_that_was_told_can_be_gone_back_to() {
     let cluster = Cluster::without_keepers().await;
     let mount = cluster.mount().await;
-    let caller = dfs_mount::fs::Caller { uid: 0, gid: 0 };
+    let caller = crate::cluster::CALLER;
     for n in 0..2_500 {
         mount
             .fs
-            .mknod(caller, InodeNo::ROOT, format!("{n:05}").as_bytes(), libc::S_IFREG | 0o644, 0)
+            .mknod(caller, InodeNo::ROOT, format!("{n:05}").as_bytes(), libc::S_IFREG | 0o644, 0, 0)
             .await
             .unwrap();
     }

@@ -121,7 +121,7 @@ async fn a_time_set_by_hand_comes_after_the_writes() {
     file.write(0, &noise(1, 200_000)).await.unwrap();
     let mtime = Some(dfs_proto::pb::Time { sec: 5, nsec: 6 });
     let set = dfs_proto::pb::Setattr { inode: file.inode.0, mtime, ..Default::default() };
-    assert_eq!(mount.fs.setattr(set).await.unwrap().mtime, mtime);
+    assert_eq!(mount.fs.setattr(None, set).await.unwrap().mtime, mtime);
     let inode = file.inode;
     file.close().await.unwrap();
     assert_eq!(mount.fs.getattr(inode).await.unwrap().mtime, mtime);

@@ -113,7 +113,10 @@ impl Fixture {
 
     async fn ask(&self, mount: &Mount, id: u64, op: mount_request::Op) {
         self.engine
-            .mount_request(&mount.link, pb::MountRequest { id, op: Some(op), answered_below: 0 })
+            .mount_request(
+                &mount.link,
+                pb::MountRequest { id, op: Some(op), answered_below: 0, caller: None },
+            )
             .await
             .unwrap();
     }
@@ -154,7 +157,7 @@ impl Mount {
 }
 
 fn mkdir(parent: u64, name: &'static str) -> mount_request::Op {
-    mount_request::Op::Mkdir(pb::Mkdir { parent, name: name.into(), mode: 0o755, uid: 0, gid: 0 })
+    mount_request::Op::Mkdir(pb::Mkdir { parent, name: name.into(), mode: 0o755, uid: 0, gid: 0, umask: 0 })
 }
 
 fn getattr(inode: u64) -> mount_request::Op {
@@ -207,7 +210,7 @@ async fn many_commands_share_one_commit() {
     let before = fixture.rows.commits();
     for id in 2..502 {
         let name = format!("d{id}");
-        let op = pb::Mkdir { parent: 1, name: name.into(), mode: 0o755, uid: 0, gid: 0 };
+        let op = pb::Mkdir { parent: 1, name: name.into(), mode: 0o755, uid: 0, gid: 0, umask: 0 };
         fixture.ask(&mount, id, mount_request::Op::Mkdir(op)).await;
         fixture.commit_waits().await;
     }
@@ -242,10 +245,10 @@ async fn commands_wait_when_the_queue_is_full_and_ticks_are_left_out() {
     let mount = fixture.mount().await;
     fixture.set(Gate::Closed);
     for id in 0..MAX_QUEUED_COMMANDS as u64 {
-        let op = pb::Mkdir { parent: 1, name: format!("{id}").into(), mode: 0o755, uid: 0, gid: 0 };
+        let op = pb::Mkdir { parent: 1, name: format!("{id}").into(), mode: 0o755, uid: 0, gid: 0, umask: 0 };
         fixture.ask(&mount, id, mount_request::Op::Mkdir(op)).await;
     }
-    let request = pb::MountRequest { id: 1 << 20, op: Some(getattr(1)), answered_below: 0 };
+    let request = pb::MountRequest { id: 1 << 20, op: Some(getattr(1)), answered_below: 0, caller: None };
     let mut one_more = Box::pin(fixture.engine.mount_request(&mount.link, request));
     tokio::select! {
         biased;
@@ -269,7 +272,7 @@ async fn a_failed_commit_ends_everything_and_shows_nothing() {
     assert!(reason.starts_with("commit of changes: store gate: broken"), "{reason}");
     tokio::time::timeout(DEADLINE, fixture.engine.finished()).await.unwrap();
     assert_eq!(mount.inbox.recv().await, None, "no answer, and the stream ends");
-    let request = pb::MountRequest { id: 2, op: Some(getattr(1)), answered_below: 0 };
+    let request = pb::MountRequest { id: 2, op: Some(getattr(1)), answered_below: 0, caller: None };
     assert_eq!(fixture.engine.mount_request(&mount.link, request).await, Err(Stopped));
     assert_eq!(fixture.engine.tick(), Err(Stopped));
     assert_eq!(fixture.engine.read(|_, _| ()).await, Err(Stopped));

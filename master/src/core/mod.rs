@@ -10,7 +10,7 @@
 //! - `upload`: steps 1, 2, 4 to 7; `commit`: what becomes visible, in which order.
 //! - `keepers`, `inventory`, `grant`: who is alive, what they have, and tickets for them.
 //! - `replicate`: who copies what to whom, and trimming. `sync`: fsync.
-//! - `locks`, `lock_table`: locks of files.
+//! - `locks`, `lock_table`: locks of files. `leases`: append leases, which are locks of mounts.
 //! - `report`, `lookup_table`: what operators see.
 //!
 //! Stored: counters, inodes, dentries, extents, chunks with their copies, extended attributes, keepers.
@@ -29,6 +29,7 @@ mod inode;
 mod invariants;
 mod inventory;
 mod keepers;
+mod leases;
 mod load;
 mod lock_table;
 mod locks;
@@ -45,6 +46,8 @@ mod sync;
 mod upload;
 mod xattr;
 
+#[cfg(test)]
+mod lease_tests;
 #[cfg(test)]
 mod lock_tests;
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
-use dfs_proto::error::{DfsError, ErrorCode};
+use dfs_proto::error::DfsError;
 use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
 use fuser::{
@@ -20,7 +20,7 @@ use tokio::runtime::Handle;
 
 use super::ServeOptions;
 use super::convert::{errno, file_attr, file_type, given};
-use super::signals;
+use super::lock_requests::{self, LockRequest};
 use crate::fs::extent_ops::Allocate;
 use crate::fs::{Caller, Fs, Opened, Seek};
 
@@ -35,9 +35,11 @@ const GENERATION: Generation = Generation(0);
 
 /// Wanted of the kernel where it has it. None of those with which fuser 0.18.0 has trouble
 /// (FUSE_SETXATTR_EXT, FUSE_HANDLE_KILLPRIV_V2).
-const CAPABILITIES: [InitFlags; 6] = [
-    // Not FUSE_FLOCK_LOCKS: fuser 0.18.0 does not say which of the two a request is for.
+const CAPABILITIES: [InitFlags; 8] = [
     InitFlags::FUSE_POSIX_LOCKS,
+    InitFlags::FUSE_FLOCK_LOCKS,
+    // For files opened to append, which the kernel does not cache.
+    InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_DO_READDIRPLUS,
     InitFlags::FUSE_READDIRPLUS_AUTO,
@@ -108,6 +110,35 @@ impl Adapter {
         self.answer(operation, inode, reply, work, move |reply, attr| reply.attr(&ttl, &file_attr(&attr)));
     }
 
+    /// Answers a write to the end of the file, which the kernel believes to be at `offset`.
+    fn append(&self, ino: INodeNo, fh: FileHandle, offset: u64, data: &[u8], reply: ReplyWrite) {
+        // The kernel never sends more than MAX_WRITE.
+        let length = data.len() as u32;
+        match self.fs.try_append(fh.0, data) {
+            Some(Ok(at)) if at == offset => return reply.written(length),
+            Some(Ok(_)) => {
+                reply.written(length);
+                let notifier = self.notifier.clone();
+                self.runtime.spawn(async move { forget_pages(&notifier, ino).await });
+                return;
+            }
+            Some(Err(error)) => return reply.error(errno("write", ino.0, &error)),
+            None => {}
+        }
+        let (fs, notifier, data) = (self.fs.clone(), self.notifier.clone(), data.to_vec());
+        self.runtime.spawn(async move {
+            match fs.append(fh.0, &data).await {
+                Ok(at) => {
+                    reply.written(length);
+                    if at != offset {
+                        forget_pages(&notifier, ino).await;
+                    }
+                }
+                Err(error) => reply.error(errno("write", ino.0, &error)),
+            }
+        });
+    }
+
     /// Answers a request that has nothing to say but that it is done.
     fn done(
         &self,
@@ -142,42 +173,25 @@ fn caller(request: &Request) -> Caller {
     Caller { uid: request.uid(), gid: request.gid() }
 }
 
+/// Has the kernel forget what it knows of a file, before this returns. Not to be waited for by a request that holds
+/// the file's pages, such as a write. The kernel may make it wait, so not on this thread.
+async fn forget_pages(notifier: &OnceLock<fuser::Notifier>, ino: INodeNo) {
+    if let Some(notifier) = notifier.get().cloned() {
+        let told = move || notifier.inval_inode(ino, 0, 0);
+        // That the kernel has nothing cached is as good.
+        let _ = tokio::task::spawn_blocking(told).await;
+    }
+}
+
 fn open_flags(opened: Opened) -> FopenFlags {
     let mut flags = FopenFlags::empty();
     if opened.keep_cache {
         flags |= FopenFlags::FOPEN_KEEP_CACHE;
     }
+    if opened.appends {
+        flags |= FopenFlags::FOPEN_DIRECT_IO;
+    }
     flags
-}
-
-fn lock_mode(typ: i32) -> Option<pb::LockMode> {
-    match typ {
-        libc::F_RDLCK => Some(pb::LockMode::Shared),
-        libc::F_WRLCK => Some(pb::LockMode::Exclusive),
-        libc::F_UNLCK => Some(pb::LockMode::Unlock),
-        _ => None,
-    }
-}
-
-fn lock_type(mode: i32) -> i32 {
-    if mode == pb::LockMode::Shared as i32 { libc::F_RDLCK } else { libc::F_WRLCK }
-}
-
-fn file_lock(
-    ino: INodeNo,
-    owner: LockOwner,
-    (start, end, mode): (u64, u64, pb::LockMode),
-    pid: u32,
-) -> pb::FileLock {
-    pb::FileLock { inode: ino.0, owner: owner.0, flock: false, start, end, mode: mode as i32, pid }
-}
-
-/// fcntl(2) has a word of its own for too many locks.
-fn lock_errno(operation: &str, ino: INodeNo, error: &DfsError) -> Errno {
-    match error.code {
-        ErrorCode::Busy => Errno::from_i32(libc::ENOLCK),
-        _ => errno(operation, ino.0, error),
-    }
 }
 
 /// A value of any length, or its length alone when the caller's buffer is of no bytes.
@@ -397,13 +411,17 @@ impl Filesystem for Adapter {
         fh: FileHandle,
         offset: u64,
         data: &[u8],
-        _write_flags: WriteFlags,
-        _flags: OpenFlags,
+        write_flags: WriteFlags,
+        flags: OpenFlags,
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         if self.fs.lost_lock(fh.0) {
             return reply.error(Errno::EIO);
+        }
+        // Not of the kernel's pages: what mmap wrote has its place.
+        if flags.0 & libc::O_APPEND != 0 && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
+            return self.append(ino, fh, offset, data, reply);
         }
         // The kernel never sends more than MAX_WRITE.
         let length = data.len() as u32;
@@ -444,8 +462,9 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let fs = self.fs.clone();
+        let unlocked = fs.unlock_handle(InodeNo(ino.0), fh.0);
         self.done("release", ino, reply, async move {
-            fs.unlock_handle(InodeNo(ino.0), fh.0).await;
+            unlocked.await;
             fs.release(fh.0).await;
             Ok(())
         });
@@ -463,16 +482,10 @@ impl Filesystem for Adapter {
         pid: u32,
         reply: ReplyLock,
     ) {
-        let Some(mode) = lock_mode(typ) else { return reply.error(Errno::EINVAL) };
-        let lock = file_lock(ino, lock_owner, (start, end, mode), pid);
-        let fs = self.fs.clone();
-        self.runtime.spawn(async move {
-            match fs.get_lock(lock).await {
-                Ok(Some(held)) => reply.locked(held.start, held.end, lock_type(held.mode), held.pid),
-                Ok(None) => reply.locked(start, end, libc::F_UNLCK, 0),
-                Err(error) => reply.error(lock_errno("getlk", ino, &error)),
-            }
-        });
+        let Some(wanted) = LockRequest::decode(ino, lock_owner, (start, end), typ, pid) else {
+            return reply.error(Errno::EINVAL);
+        };
+        self.runtime.spawn(lock_requests::get(self.fs.clone(), wanted, reply));
     }
 
     fn setlk(
@@ -488,22 +501,22 @@ impl Filesystem for Adapter {
         sleep: bool,
         reply: ReplyEmpty,
     ) {
-        let Some(mode) = lock_mode(typ) else { return reply.error(Errno::EINVAL) };
-        let lock = file_lock(ino, lock_owner, (start, end, mode), pid);
-        let signal = signals::wait_for_signal(request.pid());
-        let (fs, notifier) = (self.fs.clone(), self.notifier.clone());
+        let Some(wanted) = LockRequest::decode(ino, lock_owner, (start, end), typ, pid) else {
+            return reply.error(Errno::EINVAL);
+        };
+        let fs = self.fs.clone();
+        let thread = request.pid();
+        let notifier = self.notifier.clone();
         self.runtime.spawn(async move {
-            match fs.set_lock(fh.0, lock, sleep, signal).await {
+            match lock_requests::set(&fs, fh.0, wanted, thread, sleep).await {
                 Ok(fresh) => {
-                    if let Some(notifier) = notifier.get().filter(|_| !fresh).cloned() {
-                        // What others wrote before they unlocked must be seen by who has the lock now. The
-                        // kernel may make the notice wait, so not on this thread.
-                        let told = move || notifier.inval_inode(ino, 0, 0);
-                        let _ = tokio::task::spawn_blocking(told).await;
+                    if !fresh {
+                        // What others wrote before they unlocked must be seen by who has the lock now.
+                        forget_pages(&notifier, ino).await;
                     }
                     reply.ok();
                 }
-                Err(error) => reply.error(lock_errno("setlk", ino, &error)),
+                Err(errno) => reply.error(errno),
             }
         });
     }

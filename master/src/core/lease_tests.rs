@@ -32,7 +32,8 @@ fn granted(kit: &Kit, request: u64) -> bool {
 
 /// How often this session was asked for its lease since `sent` was last cleared.
 fn recalls(kit: &Kit, of: SessionId) -> usize {
-    let recall = |effect: &&Effect| matches!(effect, Effect::ToMount(to, mount_down::Msg::Recall(_)) if *to == of);
+    let recall =
+        |effect: &&Effect| matches!(effect, Effect::ToMount(to, mount_down::Msg::Recall(_)) if *to == of);
     kit.sent.iter().filter(recall).count()
 }
 

@@ -244,7 +244,11 @@ async fn keep(file: Arc<OpenFile>, client: Client) {
             let mut state = lock(&file.lease.state);
             state.ended += 1;
             let goes_on = !state.waiting.is_empty();
-            if goes_on { state.ask() } else { state.phase = Phase::Away }
+            if goes_on {
+                state.ask()
+            } else {
+                state.phase = Phase::Away
+            }
             goes_on
         };
         file.lease.changed.notify_waiters();

@@ -74,13 +74,7 @@ pub async fn get(fs: Arc<Fs>, wanted: LockRequest, reply: ReplyLock) {
 ///
 /// # Errors
 /// As the program gets it.
-pub async fn set(
-    fs: &Fs,
-    handle: u64,
-    wanted: LockRequest,
-    thread: u32,
-    wait: bool,
-) -> Result<bool, Errno> {
+pub async fn set(fs: &Fs, handle: u64, wanted: LockRequest, thread: u32, wait: bool) -> Result<bool, Errno> {
     let whole = wanted.is_whole();
     let LockRequest(mut lock) = wanted;
     let kind = if whole { kind_of_call(thread).await } else { Some(pb::LockKind::Fcntl) };

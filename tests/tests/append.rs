@@ -1,7 +1,7 @@
 //! O_APPEND from several mounts at once.
 //!
 //! Covers: no record is lost, torn or out of order, while three mounts append and while one of them is killed; writes
-//! larger than one FUSE request; one who appends alone asks the master for the append lease once; what was appended
+//! larger than one FUSE request; a mount that lost the lease without knowing it; one who appends alone asks the master for the append lease once; what was appended
 //! is read back in the right place, also where the kernel had older pages and an older size.
 
 use std::collections::BTreeMap;
@@ -243,4 +243,26 @@ fn what_is_appended_behind_an_older_size_is_read_back_in_its_place() {
     }
     drop((both, turned));
     assert_eq!(fs::read(&theirs).unwrap(), expected);
+}
+
+#[test]
+fn a_mount_that_comes_back_too_late_overwrites_nothing_and_is_told() {
+    let (mut cluster, mounts) = cluster(2);
+    let open = |mount: &Mount| File::options().append(true).create(true).open(mount.path("log")).unwrap();
+    let (mut late, mut other) = (open(&mounts[0]), open(&mounts[1]));
+    late.write_all(b"safe\n").unwrap();
+    late.sync_all().unwrap();
+    cluster.master.kill();
+    // Under the lease, and nobody can take it.
+    late.write_all(b"late\n").unwrap();
+    mounts[0].process.stop();
+    cluster.restart_master();
+    // Waits until the new master has given up on the holder.
+    other.write_all(b"other\n").unwrap();
+    other.sync_all().unwrap();
+    mounts[0].process.cont();
+    assert_eq!(late.sync_all().unwrap_err().raw_os_error(), Some(rustix::io::Errno::IO.raw_os_error()));
+    late.write_all(b"again\n").unwrap();
+    late.sync_all().unwrap();
+    assert_eq!(fs::read_to_string(mounts[1].path("log")).unwrap(), "safe\nother\nagain\n");
 }

@@ -185,6 +185,12 @@ impl Client {
             }
             Err(error) => Err(error),
         }
+        .inspect_err(|_| self.forget_append(inode))
+    }
+
+    /// The master says that this mount has not got the append lease of a file.
+    pub fn forget_append(&self, inode: InodeNo) {
+        self.inner.shared.requests().locks.forget(&lease(inode, pb::LockMode::Unlock));
     }
 
     /// Gives the append lease of a file back.

@@ -35,11 +35,9 @@ const GENERATION: Generation = Generation(0);
 
 /// Wanted of the kernel where it has it. None of those with which fuser 0.18.0 has trouble
 /// (FUSE_SETXATTR_EXT, FUSE_HANDLE_KILLPRIV_V2).
-const CAPABILITIES: [InitFlags; 8] = [
+const CAPABILITIES: [InitFlags; 7] = [
     InitFlags::FUSE_POSIX_LOCKS,
     InitFlags::FUSE_FLOCK_LOCKS,
-    // For files opened to append, which the kernel does not cache.
-    InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP,
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_DO_READDIRPLUS,
     InitFlags::FUSE_READDIRPLUS_AUTO,
@@ -54,6 +52,9 @@ pub struct Adapter {
     runtime: Handle,
     /// There as soon as the kernel was greeted.
     notifier: Arc<OnceLock<fuser::Notifier>>,
+    /// The kernel's pages stay out of files opened to append. From Linux 6.6 on, which keeps them right for others
+    /// who have the file open, and allows mmap(2) all the same.
+    uncached_appends: bool,
 }
 
 impl Adapter {
@@ -64,7 +65,7 @@ impl Adapter {
         runtime: Handle,
         notifier: Arc<OnceLock<fuser::Notifier>>,
     ) -> Adapter {
-        Adapter { fs, options, runtime, notifier }
+        Adapter { fs, options, runtime, notifier, uncached_appends: false }
     }
 
     /// Does `work` on the runtime, then replies: by `say` with what came of it, or with the errno of its error.
@@ -183,12 +184,12 @@ async fn forget_pages(notifier: &OnceLock<fuser::Notifier>, ino: INodeNo) {
     }
 }
 
-fn open_flags(opened: Opened) -> FopenFlags {
+fn open_flags(opened: Opened, uncached_appends: bool) -> FopenFlags {
     let mut flags = FopenFlags::empty();
     if opened.keep_cache {
         flags |= FopenFlags::FOPEN_KEEP_CACHE;
     }
-    if opened.appends {
+    if opened.appends && uncached_appends {
         flags |= FopenFlags::FOPEN_DIRECT_IO;
     }
     flags
@@ -210,6 +211,7 @@ impl Filesystem for Adapter {
                 tracing::info!(?capability, "this kernel does not have it");
             }
         }
+        self.uncached_appends = config.add_capabilities(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP).is_ok();
         // Each of these answers with the nearest that the kernel takes.
         if let Err(nearest) = config.set_max_write(MAX_WRITE) {
             let _ = config.set_max_write(nearest);
@@ -351,8 +353,9 @@ impl Filesystem for Adapter {
     fn open(&self, _request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let fs = self.fs.clone();
         let work = async move { fs.open(InodeNo(ino.0), flags.0).await };
-        self.answer("open", ino, reply, work, |reply, opened| {
-            reply.opened(FileHandle(opened.handle), open_flags(opened));
+        let uncached = self.uncached_appends;
+        self.answer("open", ino, reply, work, move |reply, opened| {
+            reply.opened(FileHandle(opened.handle), open_flags(opened, uncached));
         });
     }
 
@@ -368,6 +371,7 @@ impl Filesystem for Adapter {
     ) {
         let (fs, caller, name) = (self.fs.clone(), caller(request), name.as_bytes().to_vec());
         let ttl = self.options.entry_timeout.min(self.options.attr_timeout);
+        let uncached = self.uncached_appends;
         self.runtime.spawn(async move {
             match fs.create(caller, InodeNo(parent.0), &name, mode, flags).await {
                 Ok((attr, opened)) => reply.created(
@@ -375,7 +379,7 @@ impl Filesystem for Adapter {
                     &file_attr(&attr),
                     GENERATION,
                     FileHandle(opened.handle),
-                    open_flags(opened),
+                    open_flags(opened, uncached),
                 ),
                 Err(error) => reply.error(errno("create", parent.0, &error)),
             }

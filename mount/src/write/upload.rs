@@ -125,6 +125,7 @@ async fn take_in(file: &Arc<FileWriter>, ended: Ended, running: &mut JoinSet<Fin
             return Then::WithTheNext;
         }
         Ok((_, Err(error))) if error.code == ErrorCode::WouldBlock => {
+            file.writers().client.forget_append(file.inode());
             DfsError::new(ErrorCode::Io, format!("what was appended is dropped: {}", error.message))
         }
         Ok((_, Err(error))) => error,

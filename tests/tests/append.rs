@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -133,7 +133,7 @@ fn cluster(mounts: usize) -> (Cluster, Vec<Mount>) {
 fn three_mounts_append_and_no_record_is_lost_or_torn() {
     let (_cluster, mounts) = cluster(3);
     let mut appenders = start_all(&mounts);
-    wait_for_more(&appenders, 30);
+    wait_for_more(&appenders, 100);
     for appender in &mut appenders {
         assert_eq!(appender.stop(), "end");
     }
@@ -245,24 +245,68 @@ fn what_is_appended_behind_an_older_size_is_read_back_in_its_place() {
     assert_eq!(fs::read(&theirs).unwrap(), expected);
 }
 
+/// Appends what it is told to: `write TEXT`, `fsync`; says what came of each.
+const ORDERLY: &str = r#"
+import errno, os, sys
+fd = os.open(sys.argv[1], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+print('ready', flush=True)
+for line in sys.stdin:
+    try:
+        if line.startswith('write '):
+            os.write(fd, line[6:].encode())
+        else:
+            os.fsync(fd)
+        print('ok', flush=True)
+    except OSError as e:
+        print(errno.errorcode[e.errno], flush=True)
+"#;
+
+/// A process that appends when told. The test itself must not have files open on a mount that it stops: a program
+/// that it starts then would close them, and wait for the mount, before it runs.
+struct Orderly {
+    child: Child,
+    answers: std::io::Lines<BufReader<ChildStdout>>,
+}
+
+impl Orderly {
+    fn start(file: &Path) -> Orderly {
+        let mut command = Command::new("python3");
+        command.args(["-c", ORDERLY]).arg(file).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let mut answers = BufReader::new(child.stdout.take().unwrap()).lines();
+        assert_eq!(answers.next().unwrap().unwrap(), "ready");
+        Orderly { child, answers }
+    }
+
+    #[track_caller]
+    fn ask(&mut self, order: &str) -> String {
+        writeln!(self.child.stdin.as_mut().unwrap(), "{order}").unwrap();
+        self.answers.next().expect("it has ended").unwrap()
+    }
+}
+
+impl Drop for Orderly {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 #[test]
 fn a_mount_that_comes_back_too_late_overwrites_nothing_and_is_told() {
     let (mut cluster, mounts) = cluster(2);
-    let open = |mount: &Mount| File::options().append(true).create(true).open(mount.path("log")).unwrap();
-    let (mut late, mut other) = (open(&mounts[0]), open(&mounts[1]));
-    late.write_all(b"safe\n").unwrap();
-    late.sync_all().unwrap();
+    let (mut late, mut other) =
+        (Orderly::start(&mounts[0].path("log")), Orderly::start(&mounts[1].path("log")));
+    assert_eq!((late.ask("write safe"), late.ask("fsync")), ("ok".into(), "ok".into()));
     cluster.master.kill();
     // Under the lease, and nobody can take it.
-    late.write_all(b"late\n").unwrap();
+    assert_eq!(late.ask("write late"), "ok");
     mounts[0].process.stop();
     cluster.restart_master();
     // Waits until the new master has given up on the holder.
-    other.write_all(b"other\n").unwrap();
-    other.sync_all().unwrap();
+    assert_eq!((other.ask("write other"), other.ask("fsync")), ("ok".into(), "ok".into()));
     mounts[0].process.cont();
-    assert_eq!(late.sync_all().unwrap_err().raw_os_error(), Some(rustix::io::Errno::IO.raw_os_error()));
-    late.write_all(b"again\n").unwrap();
-    late.sync_all().unwrap();
+    assert_eq!(late.ask("fsync"), "EIO");
+    assert_eq!((late.ask("write again"), late.ask("fsync")), ("ok".into(), "ok".into()));
     assert_eq!(fs::read_to_string(mounts[1].path("log")).unwrap(), "safe\nother\nagain\n");
 }

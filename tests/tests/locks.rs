@@ -1,8 +1,9 @@
-//! fcntl(2) locks between two mounts.
+//! fcntl(2) and flock(2) locks between two mounts.
 //!
 //! Covers: exclusive and shared locks, byte ranges, EAGAIN, waits that end when the holder unlocks, closes or is
-//! killed, EDEADLK across mounts, a waiter that is killed, a mount that is killed, a restart of the master; what was
-//! written under a lock is seen under the next; flock within one mount.
+//! killed, EDEADLK across mounts, a waiter that is killed or gets a signal, a mount that is killed, a restart of the
+//! master; what was written under a lock is seen under the next; flock lives as long as the open file description, and
+//! does not see fcntl's.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -13,10 +14,15 @@ use std::time::Duration;
 use dfs_tests::run::sh;
 use dfs_tests::wait::secs;
 use dfs_tests::{Cluster, Mount, wait_for, wait_until};
+use rustix::process::{Pid, Signal};
 
-/// Takes orders on its input: `sh|ex|un START LEN WAIT`, `close`, `add N`; says what came of each.
+/// Takes orders on its input: `sh|ex|un START LEN WAIT`, `flock sh|ex|un WAIT`, `close`, `close-another`, `add N`; says
+/// what came of each. SIGUSR1 ends a wait.
 const PROGRAM: &str = r#"
-import fcntl, os, sys, errno
+import fcntl, os, sys, errno, signal
+def interrupt(*_):
+    raise InterruptedError(errno.EINTR, 'signal')
+signal.signal(signal.SIGUSR1, interrupt)
 fd = os.open(sys.argv[1], os.O_RDWR)
 kinds = {'sh': fcntl.LOCK_SH, 'ex': fcntl.LOCK_EX, 'un': fcntl.LOCK_UN}
 for line in sys.stdin:
@@ -24,6 +30,12 @@ for line in sys.stdin:
     try:
         if words[0] == 'close':
             os.close(fd)
+        elif words[0] == 'close-another':
+            os.close(os.dup(fd))
+            os.close(os.open(sys.argv[1], os.O_RDWR))
+        elif words[0] == 'flock':
+            nb = 0 if words[2] == '1' or words[1] == 'un' else fcntl.LOCK_NB
+            fcntl.flock(fd, kinds[words[1]] | nb)
         elif words[0] == 'add':
             for _ in range(int(words[1])):
                 fcntl.lockf(fd, fcntl.LOCK_EX)
@@ -174,11 +186,15 @@ fn locks_of_a_killed_mount_are_free_after_their_grace() {
     let (_cluster, mut a, b) = two();
     let mut holder = Locker::new(&a.path("f"));
     assert_eq!(holder.ask("ex 0 0 1"), "ok");
-    let mut waiter = Locker::new(&b.path("f"));
+    assert_eq!(holder.ask("flock ex 1"), "ok");
+    let (mut waiter, mut other) = (Locker::new(&b.path("f")), Locker::new(&b.path("f")));
     a.kill();
     waiter.order("ex 0 0 1");
+    other.order("flock ex 1");
     waiter.still_waits();
+    other.still_waits();
     assert_eq!(waiter.answer(secs(15)), "ok");
+    assert_eq!(other.answer(secs(5)), "ok");
 }
 
 #[test]
@@ -206,7 +222,65 @@ fn what_was_written_under_a_lock_is_seen_under_the_next() {
 }
 
 #[test]
-fn flock_holds_within_a_mount() {
+fn a_signal_ends_a_wait() {
+    let (_cluster, a, b) = two();
+    let mut holder = Locker::new(&a.path("f"));
+    for lock in ["flock ex 1", "ex 0 0 1"] {
+        assert_eq!(holder.ask(lock), "ok");
+        let mut waiter = Locker::new(&b.path("f"));
+        // It has begun, and so takes the signal.
+        assert_eq!(waiter.ask("un 0 0 0"), "ok");
+        waiter.order(lock);
+        waiter.still_waits();
+        rustix::process::kill_process(Pid::from_child(&waiter.child), Signal::USR1).unwrap();
+        assert_eq!(waiter.answer(secs(5)), "EINTR", "{lock}");
+    }
+}
+
+#[test]
+fn flock_holds_across_mounts_and_ends_with_its_holder() {
+    let (_cluster, a, b) = two();
+    let mut waiter = Locker::new(&b.path("f"));
+    for way in ["unlock", "close", "kill"] {
+        let mut holder = Locker::new(&a.path("f"));
+        assert_eq!(holder.ask("flock sh 0"), "ok");
+        assert_eq!(waiter.ask("flock sh 0"), "ok");
+        assert_eq!(waiter.ask("flock ex 0"), "EAGAIN");
+        assert_eq!(waiter.ask("flock un 0"), "ok");
+        assert_eq!(holder.ask("flock ex 0"), "ok");
+        waiter.order("flock ex 1");
+        waiter.still_waits();
+        match way {
+            "unlock" => assert_eq!(holder.ask("flock un 0"), "ok"),
+            "close" => assert_eq!(holder.ask("close"), "ok"),
+            _ => holder.kill(),
+        }
+        assert_eq!(waiter.answer(secs(5)), "ok", "{way}");
+        assert_eq!(waiter.ask("flock un 0"), "ok");
+    }
+}
+
+#[test]
+fn flock_and_fcntl_do_not_see_each_other_and_only_fcntl_ends_with_any_close() {
+    let (_cluster, a, b) = two();
+    let (mut a, mut b) = (Locker::new(&a.path("f")), Locker::new(&b.path("f")));
+    assert_eq!(a.ask("ex 0 0 0"), "ok");
+    assert_eq!(b.ask("flock ex 0"), "ok");
+    assert_eq!(b.ask("sh 0 0 0"), "EAGAIN");
+    assert_eq!(a.ask("flock sh 0"), "EAGAIN");
+    assert_eq!(b.ask("close-another"), "ok");
+    assert_eq!(a.ask("flock sh 0"), "EAGAIN");
+    assert_eq!(a.ask("close-another"), "ok");
+    assert_eq!(b.ask("sh 0 0 0"), "ok");
+    assert_eq!(b.ask("close"), "ok");
+    wait_until(secs(5), "the last close has freed it", || a.ask("flock ex 0") == "ok");
+}
+
+#[test]
+fn flock_of_a_process_that_ended_is_free_for_the_next_at_once() {
     let (_cluster, a, _b) = two();
-    sh(r#"exec 9>>"$1"; flock -x 9; ! flock -n "$1" true; flock -u 9; flock -n "$1" true"#, &[a.path("f")]);
+    sh(
+        r#"exec 9>>"$1"; flock -x 9; ! flock -n "$1" true; flock -u 9; for n in $(seq 50); do flock -n "$1" true; done"#,
+        &[a.path("f")],
+    );
 }

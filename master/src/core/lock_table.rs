@@ -10,11 +10,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use dfs_proto::ids::{InodeNo, SessionId};
 use dfs_proto::lock_ranges::{LockMode, LockRange, LockRanges};
 
-/// Locks of fcntl and of flock on one inode do not see each other.
+/// Locks of different kinds on one inode do not see each other.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(super) enum LockKind {
+    /// Byte ranges. The only kind for which a ring of waits is an error.
+    Fcntl,
+    /// Whole files; changing the mode gives up what is held first, as flock(2) has it.
+    Flock,
+    /// The append lease.
+    Append,
+}
+
+/// What a lock is on.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) struct LockFile {
     pub inode: InodeNo,
-    pub flock: bool,
+    pub kind: LockKind,
 }
 
 /// Who holds a lock.
@@ -46,7 +57,7 @@ struct Wait {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Granted {
     pub owner: Owner,
-    pub inode: InodeNo,
+    pub file: LockFile,
     pub request: u64,
 }
 
@@ -92,6 +103,32 @@ impl LockTable {
         let mut conflicts =
             others.filter_map(|(other, (ranges, pid))| Some((*other, *ranges.conflict(range)?, *pid)));
         conflicts.next()
+    }
+
+    /// Who holds a lock on this file, of this kind.
+    pub fn holders(&self, file: LockFile) -> impl Iterator<Item = Owner> {
+        self.files.get(&file).into_iter().flat_map(|inner| inner.held.keys().copied())
+    }
+
+    /// Does anybody wait for this file?
+    pub fn is_waited_for(&self, file: LockFile) -> bool {
+        self.files.get(&file).is_some_and(|inner| !inner.waits.is_empty())
+    }
+
+    /// The files on which a session holds locks of this kind.
+    pub fn files_of(&self, session: SessionId, kind: LockKind) -> Vec<LockFile> {
+        let of_kind = self.files.iter().filter(|(file, _)| file.kind == kind);
+        let held = of_kind.filter(|(_, inner)| inner.held.keys().any(|owner| owner.session == session));
+        held.map(|(file, _)| *file).collect()
+    }
+
+    /// Gives up what an owner has in another mode than `mode`. Returns the waits that this ended.
+    pub fn give_up_for(&mut self, file: LockFile, owner: Owner, mode: LockMode) -> Vec<Granted> {
+        let held = self.files.get(&file).and_then(|inner| inner.held.get(&owner));
+        if !held.is_some_and(|(ranges, _)| ranges.iter().any(|range| range.mode != mode)) {
+            return Vec::new();
+        }
+        self.set(file, owner, (0, u64::MAX, None), 0)
     }
 
     /// Locks or unlocks, without a look at who else has it. Returns the waits that this ended.
@@ -155,7 +192,7 @@ impl LockTable {
         self.files.entry(file).or_default().waits.insert(number);
         let (mut todo, deadlock) = self.untangle(owner);
         let blocked = self.conflict(file, owner, &range).is_some();
-        if deadlock && blocked && !file.flock {
+        if deadlock && blocked && file.kind == LockKind::Fcntl {
             self.remove_wait(number);
             todo.insert(file);
             return (Asked::Deadlock, self.advance(todo));
@@ -248,7 +285,7 @@ impl LockTable {
                 let Some(wait) = self.remove_wait(number) else { continue };
                 let LockRange { start, end, mode } = wait.range;
                 self.put(file, wait.owner, (start, end, Some(mode)), wait.pid);
-                all.push(Granted { owner: wait.owner, inode: file.inode, request: wait.request });
+                all.push(Granted { owner: wait.owner, file, request: wait.request });
                 // It may have been exclusive before, and it is no longer ahead of anybody.
                 todo.insert(file);
                 if self.waits_of.contains_key(&wait.owner) {

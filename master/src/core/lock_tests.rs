@@ -8,7 +8,7 @@ use dfs_proto::lock_ranges::{LockMode, LockRange};
 use dfs_proto::pb::{self, LockMode as Mode, mount_down, mount_reply::Result as Reply, mount_request::Op};
 use proptest::prelude::*;
 
-use super::lock_table::{Asked, Granted, LockFile, LockTable, Owner};
+use super::lock_table::{Asked, Granted, LockFile, LockKind, LockTable, Owner};
 use super::testkit::{Kit, SESSION};
 use super::{Command, Effect};
 
@@ -75,7 +75,7 @@ fn compare(table: &LockTable, model: &Model) {
     table.check().unwrap();
     let nobody = Owner { session: SessionId(9), number: 99 };
     for inode in 1..=2 {
-        let file = LockFile { inode: InodeNo(inode), flock: false };
+        let file = LockFile { inode: InodeNo(inode), kind: LockKind::Fcntl };
         for byte in 0..BYTES {
             for mode in [LockMode::Shared, LockMode::Exclusive] {
                 let range = LockRange { start: byte, end: byte, mode };
@@ -105,7 +105,7 @@ proptest! {
         for (number, (what, who, inode, a, b, exclusive)) in steps.into_iter().enumerate() {
             let request = number as u64;
             let owner = Owner { session: SessionId(1 + who % 2), number: who };
-            let file = LockFile { inode: InodeNo(inode), flock: false };
+            let file = LockFile { inode: InodeNo(inode), kind: LockKind::Fcntl };
             let (start, end) = (a.min(b), a.max(b));
             let mode = if exclusive { LockMode::Exclusive } else { LockMode::Shared };
             let range = LockRange { start, end, mode };
@@ -161,7 +161,7 @@ proptest! {
                 if !model.waits(owner) {
                     let (_, granted) = table.drop_held(|_, by| by == owner);
                     for inode in 1..=2 {
-                        let file = LockFile { inode: InodeNo(inode), flock: false };
+                        let file = LockFile { inode: InodeNo(inode), kind: LockKind::Fcntl };
                         model.set(file, owner, 0, BYTES - 1, None);
                     }
                     model.grant(&granted);
@@ -174,7 +174,7 @@ proptest! {
 }
 
 fn lock(file: InodeNo, owner: u64, mode: Mode, start: u64, end: u64) -> pb::FileLock {
-    pb::FileLock { inode: file.0, owner, flock: false, start, end, mode: mode as i32, pid: 5 }
+    pb::FileLock { inode: file.0, owner, kind: 0, start, end, mode: mode as i32, pid: 5 }
 }
 
 fn set(lock: pb::FileLock, wait: bool) -> Op {

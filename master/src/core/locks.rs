@@ -12,7 +12,7 @@ use dfs_proto::pb::{self, mount_reply::Result as Reply};
 
 use super::State;
 use super::command::Effect;
-use super::lock_table::{Asked, Granted, LockFile, LockTable, Owner};
+use super::lock_table::{Asked, Granted, LockFile, LockKind, LockTable, Owner};
 use super::out::{Out, Res, fail};
 use super::request::reply;
 
@@ -65,13 +65,19 @@ fn wanted(by: SessionId, lock: Option<&pb::FileLock>) -> Res<Wanted> {
         Ok(pb::LockMode::Unlock) => None,
         Ok(pb::LockMode::Shared) => Some(LockMode::Shared),
         Ok(pb::LockMode::Exclusive) => Some(LockMode::Exclusive),
+        Err(_) => return fail(ErrorCode::Invalid, format!("inode {}: no such mode of lock", lock.inode)),
+    };
+    let kind = match pb::LockKind::try_from(lock.kind) {
+        Ok(pb::LockKind::Fcntl) => LockKind::Fcntl,
+        Ok(pb::LockKind::Flock) => LockKind::Flock,
+        Ok(pb::LockKind::Append) => LockKind::Append,
         Err(_) => return fail(ErrorCode::Invalid, format!("inode {}: no such kind of lock", lock.inode)),
     };
     if lock.start > lock.end {
         return fail(ErrorCode::Invalid, format!("inode {}: a lock that ends before it begins", lock.inode));
     }
     Ok(Wanted {
-        file: LockFile { inode: InodeNo(lock.inode), flock: lock.flock },
+        file: LockFile { inode: InodeNo(lock.inode), kind },
         owner: Owner { session: by, number: lock.owner },
         start: lock.start,
         end: lock.end,
@@ -101,7 +107,7 @@ impl State {
             pb::FileLock {
                 inode: want.file.inode.0,
                 owner: owner.number,
-                flock: want.file.flock,
+                kind: op.lock.as_ref().map_or(0, |lock| lock.kind),
                 start: held.start,
                 end: held.end,
                 mode: mode as i32,
@@ -138,6 +144,12 @@ impl State {
             return Ok(None);
         }
         let range = LockRange { start: want.start, end: want.end, mode };
+        if want.file.kind == LockKind::Flock
+            && self.locks.table.conflict(want.file, want.owner, &range).is_some()
+        {
+            let granted = self.locks.table.give_up_for(want.file, want.owner, mode);
+            self.say_granted(granted, out);
+        }
         let (asked, granted) = if op.wait {
             self.locks.table.ask(want.file, want.owner, range, request, want.pid)
         } else if self.locks.table.conflict(want.file, want.owner, &range).is_some() {
@@ -149,7 +161,10 @@ impl State {
         self.say_granted(granted, out);
         match asked {
             Asked::Granted => Ok(Some(self.granted(inode))),
-            Asked::Waits => Ok(None),
+            Asked::Waits => {
+                self.recall(want.file, out);
+                Ok(None)
+            }
             Asked::Deadlock => {
                 fail(ErrorCode::Deadlock, format!("lock on inode {inode}: its holder waits for the asker"))
             }
@@ -162,8 +177,10 @@ impl State {
 
     fn say_granted(&self, granted: Vec<Granted>, out: &mut Out) {
         for grant in granted {
-            out.show(grant.inode);
-            push(reply(grant.owner.session, grant.request, Ok(self.granted(grant.inode))), out);
+            out.show(grant.file.inode);
+            push(reply(grant.owner.session, grant.request, Ok(self.granted(grant.file.inode))), out);
+            // Others wait behind it.
+            self.recall(grant.file, out);
         }
     }
 
@@ -234,6 +251,7 @@ impl State {
         // First the new, then what is not among it: nobody may get in between.
         let (_, granted) = self.replace_locks(id, kept);
         self.say_granted(granted, out);
+        self.recall_all_of(id, out);
         lost
     }
 
@@ -263,6 +281,7 @@ impl State {
             .map(|(id, _)| *id)
             .collect();
         for id in gone {
+            self.drop_appends_of_session(id, out);
             self.drop_locks_of_session(id, out);
             if let Some(session) = self.sessions.get_mut(&id) {
                 session.locks_lost = true;

@@ -14,7 +14,7 @@
 //! - `replicate`: who copies what to whom, and trimming. `sync`: fsync.
 //! - `compact`: files of many small extents get new, full chunks; `compact_plan`: which extents;
 //!   `compact_jobs`: the chunks that are built.
-//! - `locks`, `lock_table`: locks of files.
+//! - `locks`, `lock_table`: locks of files. `leases`: append leases, which are locks of mounts.
 //! - `quota`: limits of what is below a directory, and what is used of them.
 //! - `digest`: MD5s that are remembered. `locate`: where a file's bytes lie.
 //! - `report`, `lookup_table`: what operators see.
@@ -42,6 +42,7 @@ mod inode;
 mod invariants;
 mod inventory;
 mod keepers;
+mod leases;
 mod load;
 mod locate;
 mod lock_table;
@@ -68,6 +69,8 @@ mod acl_tests;
 mod compact_testkit;
 #[cfg(test)]
 mod compact_tests;
+#[cfg(test)]
+mod lease_tests;
 #[cfg(test)]
 mod lock_tests;
 #[cfg(test)]

@@ -331,7 +331,7 @@ impl Kit {
         let runs = runs.iter().map(|&(file_offset, length)| pb::Run { file_offset, length }).collect();
         let mtime = Some(self.now());
         let avoid = avoid.to_vec();
-        let op = pb::Alloc { inode: inode.0, runs, mtime, replaces, avoid, sync: false };
+        let op = pb::Alloc { inode: inode.0, runs, mtime, replaces, avoid, sync: false, append: false };
         match self.call(Op::Alloc(op))? {
             Reply::Placed(placed) => Ok(placed),
             other => panic!("not placed: {other:?}"),

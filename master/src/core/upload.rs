@@ -102,6 +102,9 @@ impl State {
             return fail(code, format!("inode {inode} is not a regular file"));
         }
         let length = check_runs(&op.runs, self.settings.chunk_size)?;
+        if op.append {
+            self.check_append(by, inode)?;
+        }
         let replaced = ChunkId(op.replaces);
         if op.replaces != 0 {
             self.check_replaceable(by, inode, replaced)?;
@@ -265,7 +268,7 @@ impl State {
     }
 
     /// Out of the order, for good. Those behind it do not wait for it any more.
-    fn drop_upload(&mut self, chunk: ChunkId, out: &mut Out) -> Option<Upload> {
+    pub(super) fn drop_upload(&mut self, chunk: ChunkId, out: &mut Out) -> Option<Upload> {
         let upload = self.uploads.remove(&chunk)?;
         self.discard(chunk, &upload, out);
         self.leave_queue(&upload, chunk);

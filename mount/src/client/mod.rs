@@ -3,7 +3,7 @@
 //! - `session`: one bidirectional stream to the master, kept alive, resumed after a break.
 //! - `requests`: what was asked and not answered yet, in the order of asking (pure).
 //! - `uploads`: who waits for the master's success message, upload step 6.
-//! - `held_locks`: locks that programs here hold (pure). `lock_calls`: how they get them.
+//! - `held_locks`: locks that programs here hold, and append leases (pure). `lock_calls`: how they are got.
 //! - `calls`: one method per operation of the protocol, with typed results.
 //! - `clock`: the master's clock as this machine knows it.
 //! - [`data`]: connections to keepers, and the two transfers over them.
@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dfs_proto::error::DfsError;
-use dfs_proto::ids::{ChunkId, ClusterId, SessionId};
+use dfs_proto::ids::{ChunkId, ClusterId, InodeNo, SessionId};
 use dfs_proto::pb;
 use tokio::sync::mpsc;
 
@@ -88,6 +88,8 @@ pub struct ClusterInfo {
 pub enum Event {
     /// Something that may be cached was changed by somebody else.
     Invalidate(pb::Invalidate),
+    /// Another mount waits for the append lease of this file.
+    Recall(InodeNo),
     /// The stream broke: invalidations may be missed from now on, so nothing cached may be trusted.
     SessionLost,
     /// The stream is there again; what is cached from now on may be trusted.

@@ -471,6 +471,9 @@ async fn receive(
                     return "the mount takes no events".to_owned();
                 }
             }
+            Some(mount_down::Msg::Recall(recall)) => {
+                insist(events, Event::Recall(InodeNo(recall.inode))).await;
+            }
             Some(mount_down::Msg::Refused(error)) => return error.message,
             Some(mount_down::Msg::Welcome(_)) => return "the master sent a second welcome".to_owned(),
             // A message of a later version.

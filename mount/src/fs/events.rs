@@ -52,6 +52,10 @@ impl Fs {
                 }
                 notices
             }
+            Event::Recall(inode) => {
+                self.recall_append(inode);
+                Vec::new()
+            }
             // While the session is broken nobody tells of changes: opens, which need the master anyway, start
             // afresh. Reads of what is open go on meanwhile.
             Event::SessionLost => {

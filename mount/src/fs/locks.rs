@@ -1,12 +1,20 @@
-//! Locks of programs, fcntl(2)'s, against those of other mounts.
+//! Locks of programs, fcntl(2)'s and flock(2)'s, against those of other mounts.
 //!
 //! What must hold: what was written under a lock is committed before the lock is given up, and whoever gets a lock
 //! sees what was committed before.
+
+use std::collections::BTreeSet;
 
 use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
 
 use super::{Fs, Result};
+
+fn tell(inode: InodeNo, unlocked: Result<()>) {
+    if let Err(error) = unlocked {
+        tracing::warn!(%inode, "locks of a closed file are still held at the master: {error}");
+    }
+}
 
 impl Fs {
     /// Who would be in the way of this lock?
@@ -50,19 +58,30 @@ impl Fs {
     pub async fn close_and_unlock(&self, handle: u64, inode: InodeNo, owner: u64) -> Result<()> {
         let read_only = self.handles.get(handle).is_ok_and(|handle| handle.read_only);
         let written = if read_only { Ok(()) } else { self.flush(handle).await };
-        self.unlock(inode, |of, _| of == owner).await;
+        // Locks of flock(2) stay until the last use of the handle is over.
+        let unlock = |kind, of, _: &BTreeSet<u64>| kind == pb::LockKind::Fcntl && of == owner;
+        tell(inode, self.client.unlock_all(inode, unlock).await);
         written
     }
 
-    /// The last use of a handle is over: what is still locked through it (an open file description's locks) is
-    /// given up.
-    pub async fn unlock_handle(&self, inode: InodeNo, handle: u64) {
-        self.unlock(inode, |_, handles| handles.contains(&handle)).await;
-    }
-
-    async fn unlock(&self, inode: InodeNo, which: impl Fn(u64, &std::collections::BTreeSet<u64>) -> bool) {
-        if let Err(error) = self.client.unlock_all(inode, which).await {
-            tracing::warn!(%inode, "locks of a closed file are still held at the master: {error}");
+    /// The last use of a handle is over: what is still locked through it (locks of flock, and of an open file
+    /// description) is given up. With nothing left to commit that is asked for at once, before the future is polled,
+    /// so that who tries to lock next finds the file free.
+    pub fn unlock_handle(&self, inode: InodeNo, handle: u64) -> impl Future<Output = ()> + Send + 'static {
+        let through = move |_, _, handles: &BTreeSet<u64>| handles.contains(&handle);
+        let file = self.files.get(inode).filter(|file| file.writer.has_pending());
+        let asked = file.is_none().then(|| self.client.unlock_all(inode, through));
+        let client = self.client.clone();
+        async move {
+            if let Some(asked) = asked {
+                return tell(inode, asked.await);
+            }
+            if let Some(file) = file
+                && let Err(error) = file.writer.settle().await
+            {
+                tracing::warn!(%inode, "what was written under a lock could not be uploaded: {error}");
+            }
+            tell(inode, client.unlock_all(inode, through).await);
         }
     }
 

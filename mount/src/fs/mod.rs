@@ -6,7 +6,7 @@
 //! - [`dir`]: directory handles, and how a listing goes on where it left off.
 //! - [`caller`]: whose call it is. [`security`]: which inodes have no attributes that the kernel asks for by itself.
 //! - [`cached`]: what the kernel may still have in its page cache.
-//! - `locks`: locks of programs, against those of other mounts.
+//! - `locks`: locks of programs, against those of other mounts. [`append`]: O_APPEND, together with other mounts.
 //! - [`events`]: what the master pushes, and what the kernel is told of it.
 //! - `seek`: where data and holes begin.
 //! - [`extent_ops`]: fallocate and copy_file_range.
@@ -17,6 +17,7 @@
 //! What must hold: an answer never shows less than what this mount wrote and the master has not yet taken;
 //! close and fsync return only when every byte written is safe (`write`).
 
+pub mod append;
 pub mod atime;
 pub mod cached;
 pub mod caller;
@@ -40,7 +41,7 @@ use dfs_proto::{MAX_FILE_SIZE, pb};
 
 use crate::client::Client;
 use crate::read::Readers;
-use crate::write::Writers;
+use crate::write::{Writers, too_large};
 use atime::{AtimeOptions, Atimes};
 use cached::PageCacheLedger;
 pub use caller::Caller;
@@ -59,6 +60,8 @@ pub struct Opened {
     pub keep_cache: bool,
     /// Nothing can be written through it, so a close has nothing to flush.
     pub read_only: bool,
+    /// Opened for appending: the kernel does not know where its bytes go, so its pages must stay out of it.
+    pub appends: bool,
 }
 
 /// One mounted cluster.
@@ -382,7 +385,8 @@ impl Fs {
         let keep_cache = self.ledger.opened(&attr) && !atime_due;
         let file = self.files.open(attr);
         let handle = self.handles.insert(Handle::new(file, read_only, no_atime));
-        Opened { handle, keep_cache, read_only }
+        let appends = !read_only && flags & libc::O_APPEND != 0;
+        Opened { handle, keep_cache, read_only, appends }
     }
 
     /// At most `length` bytes at `offset`; fewer only at the end of the file.
@@ -441,10 +445,7 @@ impl Fs {
 
     fn writable(&self, handle: u64, offset: u64, length: usize) -> Result<Arc<Handle>> {
         if offset.checked_add(length as u64).is_none_or(|end| end > MAX_FILE_SIZE) {
-            return Err(DfsError::new(
-                ErrorCode::TooLarge,
-                format!("write at {offset}: no file can be larger than {MAX_FILE_SIZE} bytes"),
-            ));
+            return Err(too_large(offset));
         }
         self.handles.get(handle)
     }
@@ -471,6 +472,10 @@ impl Fs {
             && let Err(error) = file.writer.settle().await
         {
             tracing::error!(inode = %file.inode, "bytes written after the last close could not be uploaded: {error}");
+        }
+        if handle.has_appended() {
+            // Before the file may be opened anew, with a lease of its own.
+            file.lease.leave().await;
         }
         self.files.release(&file);
         self.client.release(file.inode);

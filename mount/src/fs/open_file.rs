@@ -5,13 +5,14 @@
 //! it or a byte of it that is not committed.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
 
+use super::append::AppendLease;
 use super::cached::PageCacheLedger;
 use crate::client::Client;
 use crate::lock::lock;
@@ -26,6 +27,8 @@ pub struct OpenFile {
     pub reader: Arc<FileReader>,
     /// Holds what is not.
     pub writer: Arc<FileWriter>,
+    /// The right to append.
+    pub lease: AppendLease,
     known: Arc<Known>,
 }
 
@@ -92,7 +95,7 @@ impl OpenFile {
             }
         };
         let writer = writers.file_with(inode, Box::new(on_outcome));
-        Arc::new(OpenFile { inode, reader, writer, known })
+        Arc::new(OpenFile { inode, reader, writer, lease: AppendLease::default(), known })
     }
 
     /// What the master said, as this mount's programs must see it.
@@ -131,6 +134,11 @@ impl OpenFile {
         let pending_end = self.writer.pending_attr().map_or(0, |pending| pending.end);
         let size = lock(&self.known.attr).size.max(pending_end);
         usize::try_from(size.saturating_sub(offset)).unwrap_or(usize::MAX).min(length)
+    }
+
+    /// The newest known size, without what this mount has yet to commit.
+    pub fn committed_size(&self) -> u64 {
+        lock(&self.known.attr).size
     }
 
     /// The master said something of the file.
@@ -236,12 +244,33 @@ pub struct Handle {
     pub read_only: bool,
     /// Reading through it changes no atime (O_NOATIME).
     pub no_atime: bool,
+    /// Something was appended through it.
+    appended: AtomicBool,
 }
 
 impl Handle {
     /// A new one.
     pub fn new(file: Arc<OpenFile>, read_only: bool, no_atime: bool) -> Handle {
-        Handle { writer: file.writer.handle(), file, stream: ReadStream::new(), read_only, no_atime }
+        Handle {
+            writer: file.writer.handle(),
+            file,
+            stream: ReadStream::new(),
+            read_only,
+            no_atime,
+            appended: AtomicBool::new(false),
+        }
+    }
+
+    /// Something is appended through it.
+    pub fn appends(&self) {
+        if !self.appended.load(Ordering::Relaxed) && !self.appended.swap(true, Ordering::Relaxed) {
+            self.file.lease.join();
+        }
+    }
+
+    /// Was anything appended through it?
+    pub fn has_appended(&self) -> bool {
+        self.appended.load(Ordering::Relaxed)
     }
 }
 

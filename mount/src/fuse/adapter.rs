@@ -20,6 +20,7 @@ use tokio::runtime::Handle;
 
 use super::ServeOptions;
 use super::convert::{errno, file_type, given};
+use super::lock_requests::{self, LockRequest};
 use super::requester;
 use super::root::Root;
 use super::signals;
@@ -39,11 +40,11 @@ const GENERATION: Generation = Generation(0);
 
 /// Wanted of the kernel where it has it. None of those with which fuser 0.18.0 has trouble
 /// (FUSE_SETXATTR_EXT, FUSE_HANDLE_KILLPRIV_V2).
-const CAPABILITIES: [InitFlags; 7] = [
+const CAPABILITIES: [InitFlags; 8] = [
     // The master applies the umask, or a default access list in its place.
     InitFlags::FUSE_DONT_MASK,
-    // Not FUSE_FLOCK_LOCKS: fuser 0.18.0 does not say which of the two a request is for.
     InitFlags::FUSE_POSIX_LOCKS,
+    InitFlags::FUSE_FLOCK_LOCKS,
     InitFlags::FUSE_PARALLEL_DIROPS,
     InitFlags::FUSE_DO_READDIRPLUS,
     InitFlags::FUSE_READDIRPLUS_AUTO,
@@ -61,6 +62,9 @@ pub struct Adapter {
     notifier: Arc<OnceLock<fuser::Notifier>>,
     /// The kernel enforces access lists.
     access_lists: bool,
+    /// The kernel's pages stay out of files opened to append. From Linux 6.6 on, which keeps them right for others
+    /// who have the file open, and allows mmap(2) all the same.
+    uncached_appends: bool,
 }
 
 impl Adapter {
@@ -72,7 +76,7 @@ impl Adapter {
         notifier: Arc<OnceLock<fuser::Notifier>>,
     ) -> Adapter {
         let root = Root::new(options.root);
-        Adapter { fs, options, root, runtime, notifier, access_lists: false }
+        Adapter { fs, options, root, runtime, notifier, access_lists: false, uncached_appends: false }
     }
 
     fn caller(&self, request: &Request) -> Caller {
@@ -122,6 +126,35 @@ impl Adapter {
         self.answer(operation, inode, reply, work, move |reply, attr| reply.attr(&ttl, &root.attr(&attr)));
     }
 
+    /// Answers a write to the end of the file, which the kernel believes to be at `offset`.
+    fn append(&self, ino: INodeNo, fh: FileHandle, offset: u64, data: &[u8], reply: ReplyWrite) {
+        // The kernel never sends more than MAX_WRITE.
+        let length = data.len() as u32;
+        match self.fs.try_append(fh.0, data) {
+            Some(Ok(at)) if at == offset => return reply.written(length),
+            Some(Ok(_)) => {
+                reply.written(length);
+                let notifier = self.notifier.clone();
+                self.runtime.spawn(async move { forget_pages(&notifier, ino).await });
+                return;
+            }
+            Some(Err(error)) => return reply.error(errno("write", ino.0, &error)),
+            None => {}
+        }
+        let (fs, notifier, data) = (self.fs.clone(), self.notifier.clone(), data.to_vec());
+        self.runtime.spawn(async move {
+            match fs.append(fh.0, &data).await {
+                Ok(at) => {
+                    reply.written(length);
+                    if at != offset {
+                        forget_pages(&notifier, ino).await;
+                    }
+                }
+                Err(error) => reply.error(errno("write", ino.0, &error)),
+            }
+        });
+    }
+
     /// Answers a request that has nothing to say but that it is done.
     fn done(
         &self,
@@ -152,42 +185,25 @@ macro_rules! refuse {
 
 refuse!(ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, ReplyXattr);
 
-fn open_flags(opened: Opened) -> FopenFlags {
+/// Has the kernel forget what it knows of a file, before this returns. Not to be waited for by a request that holds
+/// the file's pages, such as a write. The kernel may make it wait, so not on this thread.
+async fn forget_pages(notifier: &OnceLock<fuser::Notifier>, ino: INodeNo) {
+    if let Some(notifier) = notifier.get().cloned() {
+        let told = move || notifier.inval_inode(ino, 0, 0);
+        // That the kernel has nothing cached is as good.
+        let _ = tokio::task::spawn_blocking(told).await;
+    }
+}
+
+fn open_flags(opened: Opened, uncached_appends: bool) -> FopenFlags {
     let mut flags = FopenFlags::empty();
     if opened.keep_cache {
         flags |= FopenFlags::FOPEN_KEEP_CACHE;
     }
+    if opened.appends && uncached_appends {
+        flags |= FopenFlags::FOPEN_DIRECT_IO;
+    }
     flags
-}
-
-fn lock_mode(typ: i32) -> Option<pb::LockMode> {
-    match typ {
-        libc::F_RDLCK => Some(pb::LockMode::Shared),
-        libc::F_WRLCK => Some(pb::LockMode::Exclusive),
-        libc::F_UNLCK => Some(pb::LockMode::Unlock),
-        _ => None,
-    }
-}
-
-fn lock_type(mode: i32) -> i32 {
-    if mode == pb::LockMode::Shared as i32 { libc::F_RDLCK } else { libc::F_WRLCK }
-}
-
-fn file_lock(
-    ino: INodeNo,
-    owner: LockOwner,
-    (start, end, mode): (u64, u64, pb::LockMode),
-    pid: u32,
-) -> pb::FileLock {
-    pb::FileLock { inode: ino.0, owner: owner.0, flock: false, start, end, mode: mode as i32, pid }
-}
-
-/// fcntl(2) has a word of its own for too many locks.
-fn lock_errno(operation: &str, ino: INodeNo, error: &DfsError) -> Errno {
-    match error.code {
-        ErrorCode::Busy => Errno::from_i32(libc::ENOLCK),
-        _ => errno(operation, ino.0, error),
-    }
 }
 
 /// A value of any length, or its length alone when the caller's buffer is of no bytes.
@@ -207,6 +223,7 @@ impl Filesystem for Adapter {
             }
         }
         self.access_lists = config.add_capabilities(InitFlags::FUSE_POSIX_ACL).is_ok();
+        self.uncached_appends = config.add_capabilities(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP).is_ok();
         // Each of these answers with the nearest that the kernel takes.
         if let Err(nearest) = config.set_max_write(MAX_WRITE) {
             let _ = config.set_max_write(nearest);
@@ -363,8 +380,9 @@ impl Filesystem for Adapter {
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (fs, caller) = (self.fs.clone(), self.caller(request));
         let work = async move { fs.open(caller, InodeNo(ino.0), flags.0).await };
-        self.answer("open", ino, reply, work, |reply, opened| {
-            reply.opened(FileHandle(opened.handle), open_flags(opened));
+        let uncached = self.uncached_appends;
+        self.answer("open", ino, reply, work, move |reply, opened| {
+            reply.opened(FileHandle(opened.handle), open_flags(opened, uncached));
         });
     }
 
@@ -381,6 +399,7 @@ impl Filesystem for Adapter {
         let (fs, root, caller, name) =
             (self.fs.clone(), self.root, self.caller(request), name.as_bytes().to_vec());
         let ttl = self.options.entry_timeout.min(self.options.attr_timeout);
+        let uncached = self.uncached_appends;
         self.runtime.spawn(async move {
             match fs.create(caller, root.inward(parent), &name, mode, umask, flags).await {
                 Ok((attr, opened)) => reply.created(
@@ -388,7 +407,7 @@ impl Filesystem for Adapter {
                     &root.attr(&attr),
                     GENERATION,
                     FileHandle(opened.handle),
-                    open_flags(opened),
+                    open_flags(opened, uncached),
                 ),
                 Err(error) => reply.error(errno("create", parent.0, &error)),
             }
@@ -424,13 +443,17 @@ impl Filesystem for Adapter {
         fh: FileHandle,
         offset: u64,
         data: &[u8],
-        _write_flags: WriteFlags,
-        _flags: OpenFlags,
+        write_flags: WriteFlags,
+        flags: OpenFlags,
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
         if self.fs.lost_lock(fh.0) {
             return reply.error(Errno::EIO);
+        }
+        // Not of the kernel's pages: what mmap wrote has its place.
+        if flags.0 & libc::O_APPEND != 0 && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
+            return self.append(ino, fh, offset, data, reply);
         }
         // The kernel never sends more than MAX_WRITE.
         let length = data.len() as u32;
@@ -471,8 +494,9 @@ impl Filesystem for Adapter {
         reply: ReplyEmpty,
     ) {
         let fs = self.fs.clone();
+        let unlocked = fs.unlock_handle(InodeNo(ino.0), fh.0);
         self.done("release", ino, reply, async move {
-            fs.unlock_handle(InodeNo(ino.0), fh.0).await;
+            unlocked.await;
             fs.release(fh.0).await;
             Ok(())
         });
@@ -490,16 +514,10 @@ impl Filesystem for Adapter {
         pid: u32,
         reply: ReplyLock,
     ) {
-        let Some(mode) = lock_mode(typ) else { return reply.error(Errno::EINVAL) };
-        let lock = file_lock(ino, lock_owner, (start, end, mode), pid);
-        let fs = self.fs.clone();
-        self.runtime.spawn(async move {
-            match fs.get_lock(lock).await {
-                Ok(Some(held)) => reply.locked(held.start, held.end, lock_type(held.mode), held.pid),
-                Ok(None) => reply.locked(start, end, libc::F_UNLCK, 0),
-                Err(error) => reply.error(lock_errno("getlk", ino, &error)),
-            }
-        });
+        let Some(wanted) = LockRequest::decode(ino, lock_owner, (start, end), typ, pid) else {
+            return reply.error(Errno::EINVAL);
+        };
+        self.runtime.spawn(lock_requests::get(self.fs.clone(), wanted, reply));
     }
 
     fn setlk(
@@ -515,22 +533,22 @@ impl Filesystem for Adapter {
         sleep: bool,
         reply: ReplyEmpty,
     ) {
-        let Some(mode) = lock_mode(typ) else { return reply.error(Errno::EINVAL) };
-        let lock = file_lock(ino, lock_owner, (start, end, mode), pid);
-        let signal = signals::wait_for_signal(request.pid());
-        let (fs, notifier) = (self.fs.clone(), self.notifier.clone());
+        let Some(wanted) = LockRequest::decode(ino, lock_owner, (start, end), typ, pid) else {
+            return reply.error(Errno::EINVAL);
+        };
+        let fs = self.fs.clone();
+        let thread = request.pid();
+        let notifier = self.notifier.clone();
         self.runtime.spawn(async move {
-            match fs.set_lock(fh.0, lock, sleep, signal).await {
+            match lock_requests::set(&fs, fh.0, wanted, thread, sleep).await {
                 Ok(fresh) => {
-                    if let Some(notifier) = notifier.get().filter(|_| !fresh).cloned() {
-                        // What others wrote before they unlocked must be seen by who has the lock now. The
-                        // kernel may make the notice wait, so not on this thread.
-                        let told = move || notifier.inval_inode(ino, 0, 0);
-                        let _ = tokio::task::spawn_blocking(told).await;
+                    if !fresh {
+                        // What others wrote before they unlocked must be seen by who has the lock now.
+                        forget_pages(&notifier, ino).await;
                     }
                     reply.ok();
                 }
-                Err(error) => reply.error(lock_errno("setlk", ino, &error)),
+                Err(errno) => reply.error(errno),
             }
         });
     }

@@ -7,6 +7,7 @@
 
 mod adapter;
 mod convert;
+mod lock_requests;
 mod requester;
 mod root;
 mod signals;

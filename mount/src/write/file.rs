@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::{ChunkId, InodeNo};
-use dfs_proto::pb;
+use dfs_proto::{MAX_FILE_SIZE, pb};
 use tokio::sync::Notify;
 
 use super::dirty::{DirtyBuffer, Frozen};
@@ -34,6 +34,8 @@ struct State {
     dirty_since: Option<Instant>,
     /// Of the last write.
     mtime: pb::Time,
+    /// Of what is dirty, something was appended.
+    appended: bool,
     /// Frozen and not yet committed, oldest first; their numbers follow each other.
     uploads: VecDeque<Upload>,
     /// The number that the next frozen buffer gets.
@@ -54,6 +56,8 @@ pub(super) struct Upload {
     pub frozen: Arc<Frozen>,
     pub mtime: pb::Time,
     pub sync: bool,
+    /// Some of its bytes are where they are by the append lease.
+    pub append: bool,
     /// That the master last gave it.
     pub chunk: Option<ChunkId>,
     /// Of places; see the state.
@@ -62,6 +66,15 @@ pub(super) struct Upload {
     pub begun: Option<Instant>,
     /// Success was heard, but an older upload's was not yet.
     done: Option<pb::Attr>,
+}
+
+/// Where bytes go.
+#[derive(Clone, Copy)]
+pub(super) enum Place<'a> {
+    /// To this offset.
+    At(u64),
+    /// Behind all bytes, of which this many are committed. Asked under the writer's lock.
+    End(&'a (dyn Fn() -> u64 + Sync)),
 }
 
 /// What of a file is on this mount alone.
@@ -132,8 +145,9 @@ impl FileWriter {
     }
 
     /// Puts data whose permits were taken into the dirty buffer, and gives back those it did not need. Refused while
-    /// there are failures that the writer has not heard of: its later bytes must not appear without the earlier.
-    pub(super) fn put(&self, offset: u64, data: &[u8], heard: u64) -> Result<(), DfsError> {
+    /// there are failures that the writer has not heard of: its later bytes must not appear without the earlier. Returns
+    /// where they went. What is appended is all in one chunk, if one can hold it, and so never seen in part.
+    pub(super) fn put(&self, place: Place<'_>, data: &[u8], heard: u64) -> Result<u64, DfsError> {
         let limit = self.writers.freeze_at;
         let mtime = self.writers.client.now();
         let mut grown = 0;
@@ -147,6 +161,19 @@ impl FileWriter {
             self.writers.budget.add_permits(data.len());
             return Err(error);
         }
+        let appends = matches!(place, Place::End(_));
+        let offset = match place {
+            Place::At(offset) => offset,
+            Place::End(committed) => state.end().max(committed()),
+        };
+        if offset.checked_add(data.len() as u64).is_none_or(|end| end > MAX_FILE_SIZE) {
+            drop(state);
+            self.writers.budget.add_permits(data.len());
+            return Err(too_large(offset));
+        }
+        if appends && state.dirty.room(limit) < data.len() {
+            froze |= state.freeze(false);
+        }
         state.mtime = mtime;
         while !rest.is_empty() {
             let room = state.dirty.room(limit);
@@ -155,6 +182,7 @@ impl FileWriter {
                 continue;
             }
             let (now, later) = rest.split_at(room.min(rest.len()));
+            state.appended |= appends;
             grown += state.dirty.write(offset + (data.len() - rest.len()) as u64, now, limit);
             rest = later;
         }
@@ -173,7 +201,7 @@ impl FileWriter {
         if froze {
             self.drive();
         }
-        Ok(())
+        Ok(offset)
     }
 
     /// Starts the upload of what is dirty.
@@ -231,6 +259,7 @@ impl FileWriter {
             let shrunk = state.dirty.truncate(size);
             if state.dirty.is_empty() {
                 state.dirty_since = None;
+                state.appended = false;
             }
             shrunk
         };
@@ -255,10 +284,9 @@ impl FileWriter {
         if state.dirty.is_empty() && state.uploads.is_empty() {
             return None;
         }
-        let frozen_end = state.uploads.iter().map(|upload| upload.frozen.end()).max().unwrap_or(0);
         let frozen_bytes: usize = state.uploads.iter().map(|upload| upload.frozen.len()).sum();
         Some(PendingAttr {
-            end: frozen_end.max(state.dirty.end()),
+            end: state.end(),
             mtime: state.mtime,
             bytes: (frozen_bytes + state.dirty.len()) as u64,
         })
@@ -369,6 +397,7 @@ impl FileWriter {
         let frozen_bytes: usize = dropped.iter().map(|upload| upload.frozen.len()).sum();
         let dirty_bytes = state.dirty.truncate(0);
         state.dirty_since = None;
+        state.appended = false;
         state.failures += 1;
         state.round += 1;
         state.error = Some(error);
@@ -385,7 +414,19 @@ impl FileWriter {
     }
 }
 
+/// A write that would end beyond the largest file.
+pub fn too_large(offset: u64) -> DfsError {
+    let message = format!("write at {offset}: no file can be larger than {MAX_FILE_SIZE} bytes");
+    DfsError::new(ErrorCode::TooLarge, message)
+}
+
 impl State {
+    /// The offset after the last byte that is here alone.
+    fn end(&self) -> u64 {
+        let frozen = self.uploads.iter().map(|upload| upload.frozen.end()).max().unwrap_or(0);
+        frozen.max(self.dirty.end())
+    }
+
     /// Moves the dirty bytes to the uploads; false if there are none.
     fn freeze(&mut self, sync: bool) -> bool {
         if self.dirty.is_empty() {
@@ -398,6 +439,7 @@ impl State {
             frozen,
             mtime: self.mtime,
             sync,
+            append: std::mem::take(&mut self.appended),
             chunk: None,
             round: 0,
             begun: None,

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use dfs_proto::error::DfsError;
 
-use super::file::{FileWriter, permits_for};
+use super::file::{FileWriter, Place, permits_for};
 
 /// One who writes a file: what a handle has of a [`FileWriter`]. Each hears of each failure, whoever of them wrote
 /// the bytes and whoever waited for their upload: nobody else knows which bytes were whose.
@@ -29,7 +29,7 @@ impl WriteHandle {
     pub fn try_write(&self, offset: u64, data: &[u8]) -> Option<Result<(), DfsError>> {
         let permits = self.file.writers().budget.try_acquire_many(permits_for(data)).ok()?;
         permits.forget();
-        Some(self.file.put(offset, data, self.heard.load(Ordering::Relaxed)))
+        Some(self.put(Place::At(offset), data).map(|_| ()))
     }
 
     /// Writes `data` at `offset`; waits until the budget has room for it.
@@ -44,11 +44,40 @@ impl WriteHandle {
                 done?;
             } else {
                 self.file.wait_for_memory(piece).await?;
-                self.file.put(at, piece, self.heard.load(Ordering::Relaxed))?;
+                self.put(Place::At(at), piece)?;
             }
             at += piece.len() as u64;
         }
         Ok(())
+    }
+
+    fn put(&self, place: Place<'_>, data: &[u8]) -> Result<u64, DfsError> {
+        self.file.put(place, data, self.heard.load(Ordering::Relaxed))
+    }
+
+    /// Appends without waiting, and returns the offset that `data` got: behind all that is here, and all that is
+    /// committed, which ends at `committed()`. `None` when there is no memory for it now.
+    pub fn try_append(
+        &self,
+        data: &[u8],
+        committed: &(dyn Fn() -> u64 + Sync),
+    ) -> Option<Result<u64, DfsError>> {
+        let permits = self.file.writers().budget.try_acquire_many(permits_for(data)).ok()?;
+        permits.forget();
+        Some(self.put(Place::End(committed), data))
+    }
+
+    /// The same; waits until the budget has room for all of `data`, which must not be longer than
+    /// [`super::MIN_BUDGET`].
+    ///
+    /// # Errors
+    /// As [`WriteHandle::write`]; `TooLarge` when the file would become it.
+    pub async fn append(&self, data: &[u8], committed: &(dyn Fn() -> u64 + Sync)) -> Result<u64, DfsError> {
+        if let Some(done) = self.try_append(data, committed) {
+            return done;
+        }
+        self.file.wait_for_memory(data).await?;
+        self.put(Place::End(committed), data)
     }
 
     /// Uploads everything and returns when the master said success for every byte written before the

@@ -28,7 +28,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::client::Client;
 use crate::lock::lock;
 
-pub use file::{FileWriter, Pending};
+pub use file::{FileWriter, Pending, too_large};
 pub use handle::WriteHandle;
 
 /// Dirty bytes are frozen and uploaded when the oldest of them is this old, without being asked.

@@ -124,6 +124,10 @@ async fn take_in(file: &Arc<FileWriter>, ended: Ended, running: &mut JoinSet<Fin
             file.committed(number, done.attr.unwrap_or_default());
             return Then::WithTheNext;
         }
+        Ok((_, Err(error))) if error.code == ErrorCode::WouldBlock => {
+            file.writers().client.forget_append(file.inode());
+            DfsError::new(ErrorCode::Io, format!("what was appended is dropped: {}", error.message))
+        }
         Ok((_, Err(error))) => error,
         // Only `stop` cancels, and takes out what it cancelled; what is left is a panic, which the upload
         // must not survive in silence.
@@ -191,6 +195,7 @@ impl Attempt {
             replaces,
             avoid: avoid.to_vec(),
             sync: self.upload.sync,
+            append: self.upload.append,
         };
         let mut tries = 0;
         loop {

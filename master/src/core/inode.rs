@@ -116,6 +116,8 @@ impl Inode {
             mtime: Some(self.mtime),
             ctime: Some(self.ctime),
             content_version: self.content_version,
+            // Its attributes are kept elsewhere.
+            no_xattrs: false,
         }
     }
 

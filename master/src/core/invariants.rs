@@ -28,7 +28,8 @@ impl State {
         self.check_sessions()?;
         self.check_uploads()?;
         self.check_orders()?;
-        self.check_locks()
+        self.check_locks()?;
+        self.acks.check()
     }
 
     fn check_names(&self) -> Result<(), String> {

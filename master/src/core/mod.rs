@@ -11,12 +11,14 @@
 //! - `keepers`, `inventory`, `grant`: who is alive, what they have, and tickets for them.
 //! - `replicate`: who copies what to whom, and trimming. `sync`: fsync.
 //! - `locks`, `lock_table`: locks of files.
+//! - `interest`: what each mount may have cached. `acks`: replies that wait until others have forgotten it.
 //! - `report`, `lookup_table`: what operators see.
 //!
 //! Stored: counters, inodes, dentries, extents, chunks with their copies, extended attributes, keepers.
 //! All else (liveness, sessions, uploads under way, copy orders, what is synced) is learned again after
 //! a restart. `now` should come from a clock that never jumps: all time limits hang on it.
 
+mod acks;
 mod attr;
 mod chunks;
 pub mod command;
@@ -26,6 +28,7 @@ mod extent_ops;
 mod grant;
 mod ids;
 mod inode;
+mod interest;
 mod invariants;
 mod inventory;
 mod keepers;
@@ -45,6 +48,8 @@ mod sync;
 mod upload;
 mod xattr;
 
+#[cfg(test)]
+mod interest_tests;
 #[cfg(test)]
 mod lock_tests;
 #[cfg(test)]
@@ -104,6 +109,9 @@ pub struct State {
     orders: Orders,
     syncs: Syncs,
     locks: locks::Locks,
+    acks: acks::Acks,
+    /// Requests of mounts since the start.
+    requests: u64,
     /// When a keeper was last asked to verify its copy, in ms; at most once a second.
     verify_asked: BTreeMap<(ChunkId, KeeperId), i64>,
     next_nonce: u64,
@@ -133,6 +141,8 @@ impl State {
             orders: Orders::default(),
             syncs: Syncs::default(),
             locks: locks::Locks::default(),
+            acks: acks::Acks::default(),
+            requests: 0,
             verify_asked: BTreeMap::new(),
             placements: 0,
             loading: load::Loading::default(),
@@ -156,7 +166,8 @@ impl State {
         match command {
             Command::MountHello { fresh, hello } => self.mount_hello(fresh, &hello, &mut out),
             Command::Mount { session, request } => self.mount_request(session, request, &mut out),
-            Command::MountGone(session) => self.mount_gone(session, &mut out),
+            Command::MountAcks { session, seqs } => self.mount_acks(session, &seqs, &mut out),
+            Command::MountGone { session, clean } => self.mount_gone(session, clean, &mut out),
             Command::KeeperHello(hello) => self.keeper_hello(hello, &mut out),
             Command::Keeper { keeper, msg } => self.keeper_says(keeper, msg, &mut out),
             Command::KeeperGone(keeper) => self.keeper_gone(keeper, &mut out),
@@ -170,7 +181,9 @@ impl State {
         self.expire_orders(out);
         self.expire_uploads(out);
         self.expire_locks(out);
+        self.expire_acks(out);
         self.expire_sessions(out);
+        self.rotate_interests(out);
         self.reap_after_grace(out);
         self.expire_syncs(out);
         self.verify_asked.retain(|_, asked_ms| out.now_ms.saturating_sub(*asked_ms) < VERIFY_EVERY_MS);

@@ -49,6 +49,7 @@ impl State {
             free_bytes,
             lost_files: self.lost_files(),
             copies_under_way: self.orders.map.len() as u64,
+            requests: self.requests,
         }
     }
 

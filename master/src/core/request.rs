@@ -20,6 +20,11 @@ pub(super) fn reply(session: SessionId, id: u64, result: Res<Reply>) -> Effect {
 impl State {
     pub(super) fn mount_request(&mut self, by: SessionId, request: pb::MountRequest, out: &mut Out) {
         let id = request.id;
+        self.requests += 1;
+        if self.acks.is_held(by, id) {
+            // Asked again on a new stream: it is done, and answered when others have forgotten.
+            return;
+        }
         let result = if !self.sessions.contains_key(&by) {
             fail(ErrorCode::Session, format!("session {by} is unknown: say hello again"))
         } else {
@@ -35,7 +40,15 @@ impl State {
                     Ok(Some(result)) => Ok(result),
                     Err(error) => Err(error),
                 },
-                Some(op) => self.do_op(by, &op, out),
+                Some(Op::Barrier(_)) => match self.acks.barrier(by, id) {
+                    true => return,
+                    false => Ok(Reply::Empty(pb::Empty {})),
+                },
+                Some(op) => {
+                    let result = self.do_op(by, &op, out);
+                    self.note_interest(by, &op, &result);
+                    return self.answer_when_forgotten(by, id, result, out);
+                }
                 None => fail(ErrorCode::NotSupported, "this master does not know that request"),
             }
         };
@@ -73,6 +86,7 @@ impl State {
             Op::GetLock(op) => self.get_lock(by, op, out),
             Op::CancelLock(op) => self.cancel_lock(by, *op, out),
             Op::SetLock(_) => fail(ErrorCode::Invalid, "set_lock is answered elsewhere"),
+            Op::Barrier(_) => fail(ErrorCode::Invalid, "barrier is answered elsewhere"),
             Op::Fsync(_) => fail(ErrorCode::Invalid, "fsync is answered elsewhere"),
         }
     }

@@ -55,6 +55,8 @@ pub(super) struct Kit {
     /// Every effect since it was last cleared.
     pub sent: Vec<Effect>,
     next_request: u64,
+    /// Mounts that do not say that they forgot.
+    pub silent: Vec<SessionId>,
 }
 
 impl Kit {
@@ -67,6 +69,7 @@ impl Kit {
             beating: Vec::new(),
             sent: Vec::new(),
             next_request: 1,
+            silent: Vec::new(),
         };
         assert!(kit.state.is_empty());
         let changes = kit.state.bootstrap(kit.now());
@@ -110,10 +113,23 @@ impl Kit {
         let told = format!("{command:?}");
         let applied = self.state.apply(command, self.now());
         self.store_rows(applied.changes);
+        let acks = self.acks(&applied.effects);
         self.sent.extend(applied.effects);
         if let Err(broken) = self.state.check() {
             panic!("after {told}: {broken}");
         }
+        for (session, seq) in acks {
+            self.apply(Command::MountAcks { session, seqs: vec![seq] });
+        }
+    }
+
+    /// What mounts that are not silent answer to invalidations.
+    fn acks(&self, effects: &[Effect]) -> Vec<(SessionId, u64)> {
+        let told = effects.iter().filter_map(|effect| match effect {
+            Effect::ToMount(session, mount_down::Msg::Invalidate(what)) => Some((*session, what.seq)),
+            _ => None,
+        });
+        told.filter(|(session, _)| !self.silent.contains(session)).collect()
     }
 
     /// A new master on what was stored.
@@ -179,7 +195,7 @@ impl Kit {
     }
 
     pub fn gone(&mut self, session: SessionId) {
-        self.apply(Command::MountGone(session));
+        self.apply(Command::MountGone { session, clean: false });
     }
 
     pub fn request_as(&mut self, session: SessionId, op: Op) -> u64 {

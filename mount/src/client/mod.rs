@@ -30,7 +30,7 @@ use std::time::Duration;
 use dfs_proto::error::DfsError;
 use dfs_proto::ids::{ChunkId, ClusterId, SessionId};
 use dfs_proto::pb;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use data::KeeperPool;
 use session::Shared;
@@ -77,6 +77,8 @@ pub struct ClusterInfo {
     pub copies: u32,
     /// Copies that an upload waits for.
     pub min_copies: u32,
+    /// How long the master remembers what it told this mount, at least, counted from the request.
+    pub interest: Duration,
 }
 
 /// What the master tells without being asked, and what became of the session. In order.
@@ -86,15 +88,34 @@ pub struct ClusterInfo {
 /// came since the request was made, and not keep the reply then.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Event {
-    /// Something that may be cached was changed by somebody else.
+    /// Something that may be cached was changed by somebody else. When it is forgotten, [`Client::forgot`] has to be
+    /// told.
     Invalidate(pb::Invalidate),
     /// The stream broke: invalidations may be missed from now on, so nothing cached may be trusted.
-    SessionLost,
+    SessionLost(Lost),
     /// The stream is there again; what is cached from now on may be trusted.
     SessionResumed {
         /// The same master process, and it still knew the session: it says again how the last uploads ended.
         same_master: bool,
     },
+}
+
+/// Dropped, with all its clones, when everything that was cached is forgotten.
+#[derive(Clone, Debug, Default)]
+pub struct Lost(Option<Arc<oneshot::Sender<()>>>);
+
+impl Lost {
+    fn new() -> (Lost, oneshot::Receiver<()>) {
+        let (sender, receiver) = oneshot::channel();
+        (Lost(Some(Arc::new(sender))), receiver)
+    }
+}
+
+impl PartialEq for Lost {
+    /// There is nothing to tell one from another by.
+    fn eq(&self, _: &Lost) -> bool {
+        true
+    }
 }
 
 /// A session with the master and the connections to its keepers. Cheap to clone; ends with its last clone.
@@ -146,6 +167,11 @@ impl Client {
     /// wait may begin later.
     pub fn expect_upload(&self, chunk: ChunkId) -> UploadWaiter {
         UploadWaiter::register(&self.inner.shared, chunk)
+    }
+
+    /// What the invalidation with this number was about is forgotten here. Never waits.
+    pub fn forgot(&self, seq: u64) {
+        self.inner.shared.forgot(seq);
     }
 
     /// Sends what is queued and ends the session, for a process that ends now. Waits at most 2 s. Other clones

@@ -23,7 +23,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use super::clock::Clock;
 use super::requests::{Op, Reply, ReplyTo, Requests};
 use super::uploads::Uploads;
-use super::{ClientConfig, ClusterInfo, Event, channel};
+use super::{ClientConfig, ClusterInfo, Event, Lost, channel};
 use crate::lock::lock;
 
 const PING_EVERY: Duration = Duration::from_secs(1);
@@ -37,6 +37,8 @@ const ATTEMPT: Duration = Duration::from_secs(3);
 const UP_QUEUE: usize = 64;
 /// How long the events' receiver may take none before the stream is given up.
 const EVENT_PATIENCE: Duration = Duration::from_secs(3);
+/// How long what was cached may take to be forgotten, before the session is brought back.
+const FORGET_WITHIN: Duration = Duration::from_secs(1);
 /// For what is still queued when the session ends.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 
@@ -47,6 +49,8 @@ pub(super) struct Shared {
     uploads: Mutex<Uploads>,
     clock: Mutex<Clock>,
     info: Mutex<ClusterInfo>,
+    /// Invalidations that are forgotten here, which the master does not know yet.
+    forgotten: Mutex<Vec<u64>>,
     /// There may be something to send.
     wake: Notify,
     /// The stream is there.
@@ -91,6 +95,11 @@ impl Shared {
 
     pub(super) fn is_up(&self) -> bool {
         self.up.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn forgot(&self, seq: u64) {
+        lock(&self.forgotten).push(seq);
+        self.wake.notify_one();
     }
 
     pub(super) fn release(&self, inode: InodeNo) {
@@ -164,6 +173,7 @@ pub(super) async fn begin(
         uploads: Mutex::default(),
         clock: Mutex::new(clock),
         info: Mutex::new(info),
+        forgotten: Mutex::default(),
         wake: Notify::new(),
         up: AtomicBool::new(true),
         locks_lost: AtomicBool::new(false),
@@ -182,6 +192,7 @@ fn info_of(link: &Link) -> ClusterInfo {
         chunk_size: link.welcome.chunk_size,
         copies: link.welcome.copies,
         min_copies: link.welcome.min_copies,
+        interest: Duration::from_millis(u64::from(link.welcome.interest_ms)),
     }
 }
 
@@ -280,8 +291,11 @@ async fn keep(shared: Arc<Shared>, mut link: Link, events: mpsc::Sender<Event>) 
             break;
         };
         tracing::warn!(master = %shared.config.master, %why, "session with the master lost; trying to resume it");
-        drop(link);
         shared.up.store(false, Ordering::Relaxed);
+        // The master takes the end of the stream for the word that all is forgotten.
+        lose(&events).await;
+        drop(link);
+        lock(&shared.forgotten).clear();
         shared.requests().stream_broke();
         let resumed = tokio::select! {
             link = replace(&shared, &events, epoch) => Some(link),
@@ -312,9 +326,17 @@ async fn say_goodbye(shared: &Shared, link: Link) {
     let _ = tokio::time::timeout(CLOSE_WITHIN, send_all).await;
 }
 
-/// Says that the session is lost, brings it back, says that too. `epoch` is of the master that was lost.
+/// Says that the session is lost, and waits until what was cached is forgotten.
+async fn lose(events: &mpsc::Sender<Event>) {
+    let (lost, forgotten) = Lost::new();
+    insist(events, Event::SessionLost(lost)).await;
+    if tokio::time::timeout(FORGET_WITHIN, forgotten).await.is_err() {
+        tracing::warn!("not all that was cached could be forgotten within {FORGET_WITHIN:?}; the rest follows");
+    }
+}
+
+/// Brings the lost session back, and says so. `epoch` is of the master that was lost.
 async fn replace(shared: &Shared, events: &mpsc::Sender<Event>, epoch: u64) -> Link {
-    insist(events, Event::SessionLost).await;
     let lost_at = Instant::now();
     let mut session = shared.info().session;
     let mut backoff = BACKOFF_FIRST;
@@ -430,7 +452,7 @@ async fn send(shared: &Shared, up: &mpsc::Sender<pb::MountUp>, pulse: &Pulse) ->
                 *lock(&pulse.ping) = (seq, Instant::now());
                 mount_up::Msg::Ping(pb::Ping { seq })
             }
-            request = next_request(shared) => mount_up::Msg::Request(request),
+            next = next_message(shared) => next,
         };
         if up.send(pb::MountUp { msg: Some(msg) }).await.is_err() {
             return "the stream does not take requests any more".to_owned();
@@ -438,11 +460,16 @@ async fn send(shared: &Shared, up: &mpsc::Sender<pb::MountUp>, pulse: &Pulse) ->
     }
 }
 
-async fn next_request(shared: &Shared) -> pb::MountRequest {
+/// What others wait for goes first.
+async fn next_message(shared: &Shared) -> mount_up::Msg {
     loop {
+        let seqs = std::mem::take(&mut *lock(&shared.forgotten));
+        if !seqs.is_empty() {
+            return mount_up::Msg::InvalidateDone(pb::InvalidateDone { seqs });
+        }
         let next = shared.requests().next_to_send();
         match next {
-            Some(request) => return request,
+            Some(request) => return mount_up::Msg::Request(request),
             None => shared.wake.notified().await,
         }
     }

@@ -5,7 +5,10 @@
 //!   change what the master says of them.
 //! - [`dir`]: directory handles, and how a listing goes on where it left off.
 //! - [`cached`]: what the kernel may still have in its page cache.
+//! - `names`: changes of names.
 //! - `locks`: locks of programs, against those of other mounts.
+//! - [`trust`]: what the kernel was told, and how long it may believe it.
+//! - [`board`]: notices for the kernel, and when the master hears that they were delivered.
 //! - [`events`]: what the master pushes, and what the kernel is told of it.
 //! - [`extent_ops`]: fallocate and copy_file_range.
 //! - here: the operations.
@@ -13,12 +16,15 @@
 //! What must hold: an answer never shows less than what this mount wrote and the master has not yet taken;
 //! close and fsync return only when every byte written is safe (`write`).
 
+pub mod board;
 pub mod cached;
 pub mod dir;
 pub mod events;
 pub mod extent_ops;
 mod locks;
+mod names;
 pub mod open_file;
+pub mod trust;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,9 +37,11 @@ use dfs_proto::{MAX_FILE_SIZE, pb};
 use crate::client::Client;
 use crate::read::Readers;
 use crate::write::Writers;
+use board::Board;
 use cached::PageCacheLedger;
 use dir::{DirHandle, DirHandles};
 use open_file::{FileHandles, Handle, OpenFiles};
+use trust::{Asked, Trust, Ttl};
 
 /// How a file was opened, for whoever answers the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +72,10 @@ pub enum Seek {
     Hole,
 }
 
+/// The longest that the kernel may use what it was told without asking. What a process that is stopped cannot take
+/// back ends with it.
+const LONGEST_CACHED: Duration = Duration::from_secs(30);
+
 /// One mounted cluster.
 pub struct Fs {
     client: Client,
@@ -72,6 +84,8 @@ pub struct Fs {
     handles: FileHandles,
     dirs: DirHandles,
     ledger: Arc<PageCacheLedger>,
+    trust: Arc<Trust>,
+    board: Arc<Board>,
 }
 
 type Result<T> = std::result::Result<T, DfsError>;
@@ -83,8 +97,12 @@ impl Fs {
         let readers = Readers::new(client.clone(), cache_bytes);
         let writers = Writers::new(client.clone(), write_buffer_bytes);
         let ledger = Arc::new(PageCacheLedger::default());
-        let files = OpenFiles::new(readers, writers.clone(), ledger.clone());
+        let trust = Arc::new(Trust::new(LONGEST_CACHED.min(client.info().interest)));
+        let files = OpenFiles::new(readers, writers.clone(), ledger.clone(), trust.clone());
+        let forgot = client.clone();
         Arc::new(Fs {
+            board: Board::new(move |seq| forgot.forgot(seq)),
+            trust,
             client,
             writers,
             files,
@@ -107,67 +125,51 @@ impl Fs {
         self.client.close().await;
     }
 
+    /// Notices for the kernel: to be delivered by whoever talks to it.
+    pub fn notices(&self) -> &Board {
+        &self.board
+    }
+
+    /// To be called when the kernel asks for something that it may cache.
+    pub fn ask(&self) -> Asked {
+        self.trust.ask()
+    }
+
+    /// How long the kernel may use attributes that it asked for at `asked`.
+    pub fn may_cache_attr(&self, asked: Asked, attr: &pb::Attr) -> Duration {
+        let inode = InodeNo(attr.inode);
+        let ttl = self.trust.attr(asked, inode, attr.no_xattrs);
+        if self.changes_soon(inode) { Duration::ZERO } else { ttl }
+    }
+
+    /// How long the kernel may use an entry that it asked for at `asked`; without attributes, that there is none.
+    pub fn may_cache_entry(&self, asked: Asked, parent: InodeNo, name: &[u8], attr: Option<&pb::Attr>) -> Ttl {
+        let inode = attr.map(|attr| (InodeNo(attr.inode), attr.no_xattrs));
+        let ttl = self.trust.entry(asked, parent, name, inode);
+        match inode {
+            Some((inode, _)) if self.changes_soon(inode) => Ttl { attr: Duration::ZERO, ..ttl },
+            _ => ttl,
+        }
+    }
+
+    /// The same for an entry of a list, which may be older than what this mount changed since: then the kernel asks.
+    fn may_cache_listed(&self, asked: Asked, parent: InodeNo, name: &[u8], attr: &pb::Attr) -> Ttl {
+        if self.trust.has_new_entries(asked, parent) {
+            return Ttl::default();
+        }
+        self.may_cache_entry(asked, parent, name, Some(attr))
+    }
+
+    /// Its attributes change when what was written here is committed.
+    fn changes_soon(&self, inode: InodeNo) -> bool {
+        self.files.get(inode).is_some_and(|file| file.writer.has_pending())
+    }
+
     // Names.
 
     /// The inode that `name` in `parent` leads to.
     pub async fn lookup(&self, parent: InodeNo, name: &[u8]) -> Result<pb::Attr> {
         Ok(self.files.adjust(self.client.lookup(parent, name).await?))
-    }
-
-    /// A node that is neither file, directory nor symbolic link, or a file without opening it.
-    pub async fn mknod(
-        &self,
-        caller: Caller,
-        parent: InodeNo,
-        name: &[u8],
-        mode: u32,
-        rdev: u32,
-    ) -> Result<pb::Attr> {
-        let name = name.to_vec().into();
-        self.client
-            .mknod(pb::Mknod { parent: parent.0, name, mode, uid: caller.uid, gid: caller.gid, rdev })
-            .await
-    }
-
-    /// A directory.
-    pub async fn mkdir(&self, caller: Caller, parent: InodeNo, name: &[u8], mode: u32) -> Result<pb::Attr> {
-        let name = name.to_vec().into();
-        self.client.mkdir(pb::Mkdir { parent: parent.0, name, mode, uid: caller.uid, gid: caller.gid }).await
-    }
-
-    /// A symbolic link to `target`.
-    pub async fn symlink(
-        &self,
-        caller: Caller,
-        parent: InodeNo,
-        name: &[u8],
-        target: &[u8],
-    ) -> Result<pb::Attr> {
-        let (name, target) = (name.to_vec().into(), target.to_vec().into());
-        self.client
-            .symlink(pb::Symlink { parent: parent.0, name, target, uid: caller.uid, gid: caller.gid })
-            .await
-    }
-
-    /// Another name for `inode`.
-    pub async fn link(&self, inode: InodeNo, parent: InodeNo, name: &[u8]) -> Result<pb::Attr> {
-        let link = pb::Link { inode: inode.0, parent: parent.0, name: name.to_vec().into() };
-        Ok(self.files.adjust(self.client.link(link).await?))
-    }
-
-    /// Takes a name away.
-    pub async fn unlink(&self, parent: InodeNo, name: &[u8]) -> Result<()> {
-        self.client.unlink(parent, name).await.map(|_gone| ())
-    }
-
-    /// Takes an empty directory away.
-    pub async fn rmdir(&self, parent: InodeNo, name: &[u8]) -> Result<()> {
-        self.client.rmdir(parent, name).await.map(|_gone| ())
-    }
-
-    /// Moves a name; `no_replace` and `exchange` as renameat2(2) has them.
-    pub async fn rename(&self, rename: pb::Rename) -> Result<()> {
-        self.client.rename(rename).await.map(|_gone| ())
     }
 
     /// Where a symbolic link leads.
@@ -203,7 +205,9 @@ impl Fs {
             }
         }
         let resized = setattr.size.is_some();
+        let _changing = self.board.begin(&[]);
         let changed = self.client.setattr(setattr).await;
+        self.trust.attrs_changed(InodeNo(setattr.inode));
         if resized
             && changed.is_err()
             && let Some(file) = &file
@@ -224,17 +228,27 @@ impl Fs {
     /// Value of an extended attribute.
     pub async fn getxattr(&self, inode: InodeNo, name: &[u8]) -> Result<Bytes> {
         xattr_namespace(name)?;
+        if self.trust.has_no_xattrs(inode) {
+            return Err(DfsError::new(ErrorCode::NoData, format!("inode {inode} has no extended attributes")));
+        }
         self.client.getxattr(inode, name).await
     }
 
     /// Sets an extended attribute.
     pub async fn setxattr(&self, setxattr: pb::Setxattr) -> Result<()> {
         xattr_namespace(&setxattr.name)?;
-        self.client.setxattr(setxattr).await
+        let _changing = self.board.begin(&[]);
+        let inode = InodeNo(setxattr.inode);
+        let done = self.client.setxattr(setxattr).await;
+        self.trust.attrs_changed(inode);
+        done
     }
 
     /// Names of the extended attributes, each with a NUL behind it (listxattr(2)).
     pub async fn listxattr(&self, inode: InodeNo) -> Result<Vec<u8>> {
+        if self.trust.has_no_xattrs(inode) {
+            return Ok(Vec::new());
+        }
         let names = self.client.listxattr(inode).await?;
         Ok(names.iter().flat_map(|name| name.iter().copied().chain([0])).collect())
     }
@@ -242,7 +256,10 @@ impl Fs {
     /// Takes an extended attribute away.
     pub async fn removexattr(&self, inode: InodeNo, name: &[u8]) -> Result<()> {
         xattr_namespace(name)?;
-        self.client.removexattr(inode, name).await
+        let _changing = self.board.begin(&[]);
+        let done = self.client.removexattr(inode, name).await;
+        self.trust.attrs_changed(inode);
+        done
     }
 
     /// Space, as users have it.
@@ -254,8 +271,9 @@ impl Fs {
 
     /// Opens a file; `flags` as open(2) has them.
     pub async fn open(&self, inode: InodeNo, flags: i32) -> Result<Opened> {
+        let asked = self.trust.ask();
         let attr = self.client.open(inode).await?;
-        Ok(self.opened(attr, flags))
+        Ok(self.opened(asked, attr, flags))
     }
 
     /// Creates a file and opens it. Without `O_EXCL`, one that is there already is opened.
@@ -274,13 +292,16 @@ impl Fs {
             uid: caller.uid,
             gid: caller.gid,
         };
+        let asked = self.trust.ask();
+        let _changing = self.board.begin(&[parent]);
         let attr = match self.client.create(create).await {
             Err(error) if error.code == ErrorCode::Exists && flags & libc::O_EXCL == 0 => {
                 self.open_existing(parent, name, flags).await?
             }
             created => created?,
         };
-        Ok((self.files.adjust(attr), self.opened(attr, flags)))
+        self.changed_names(&[parent]);
+        Ok((self.files.adjust(attr), self.opened(asked, attr, flags)))
     }
 
     /// Somebody else created the file first: the kernel thought that it was not there.
@@ -308,10 +329,14 @@ impl Fs {
         emptied.inspect_err(|_| self.client.release(inode))
     }
 
-    fn opened(&self, attr: pb::Attr, flags: i32) -> Opened {
+    fn opened(&self, asked: Asked, attr: pb::Attr, flags: i32) -> Opened {
         let read_only = flags & libc::O_ACCMODE == libc::O_RDONLY;
         let keep_cache = self.ledger.opened(&attr);
         let file = self.files.open(attr);
+        if self.trust.attr(asked, file.inode, attr.no_xattrs).is_zero() {
+            // It may have changed since, when the file was not known to be open.
+            file.changed_elsewhere();
+        }
         let handle = self.handles.insert(Handle::new(file, read_only));
         Opened { handle, keep_cache, read_only }
     }
@@ -415,8 +440,9 @@ impl Fs {
     // Directories.
 
     /// Opens a directory for listing.
-    pub fn opendir(&self, inode: InodeNo) -> u64 {
-        self.dirs.insert(DirHandle::new(inode))
+    /// True: the kernel's list of it is still right.
+    pub fn opendir(&self, inode: InodeNo) -> (u64, bool) {
+        (self.dirs.insert(DirHandle::new(inode)), self.trust.is_list_right(inode))
     }
 
     /// The entries from `cookie` on, which is 0 or one that an entry came with, until `take` says that it is full.
@@ -426,7 +452,7 @@ impl Fs {
         cookie: u64,
         take: impl FnMut(dir::Entry<'_>) -> bool + Send,
     ) -> Result<()> {
-        self.dirs.get(handle)?.list(&self.client, cookie, |attr| self.files.adjust(attr), take).await
+        self.dirs.get(handle)?.list(self, cookie, take).await
     }
 
     /// Ends a listing.

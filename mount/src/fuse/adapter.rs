@@ -11,7 +11,7 @@ use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, FopenFlags, Generation, INodeNo,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, INodeNo,
     InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
     ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen,
     ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
@@ -19,6 +19,7 @@ use fuser::{
 use tokio::runtime::Handle;
 
 use super::ServeOptions;
+use super::answers::{GENERATION, open_flags, opendir_flags};
 use super::convert::{errno, file_attr, file_type, given};
 use super::signals;
 use crate::fs::extent_ops::Allocate;
@@ -29,9 +30,6 @@ const MAX_WRITE: u32 = 1 << 20;
 
 /// Requests that the kernel may have under way by itself (readahead), at once.
 const MAX_BACKGROUND: u16 = 64;
-
-/// Inodes never get the number of an earlier one.
-const GENERATION: Generation = Generation(0);
 
 /// Wanted of the kernel where it has it. None of those with which fuser 0.18.0 has trouble
 /// (FUSE_SETXATTR_EXT, FUSE_HANDLE_KILLPRIV_V2).
@@ -47,9 +45,9 @@ const CAPABILITIES: [InitFlags; 6] = [
 
 /// What fuser calls.
 pub struct Adapter {
-    fs: Arc<Fs>,
-    options: ServeOptions,
-    runtime: Handle,
+    pub(super) fs: Arc<Fs>,
+    pub(super) options: ServeOptions,
+    pub(super) runtime: Handle,
     /// There as soon as the kernel was greeted.
     notifier: Arc<OnceLock<fuser::Notifier>>,
 }
@@ -64,90 +62,10 @@ impl Adapter {
     ) -> Adapter {
         Adapter { fs, options, runtime, notifier }
     }
-
-    /// Does `work` on the runtime, then replies: by `say` with what came of it, or with the errno of its error.
-    fn answer<T, R: Refuse>(
-        &self,
-        operation: &'static str,
-        inode: INodeNo,
-        reply: R,
-        work: impl Future<Output = Result<T, DfsError>> + Send + 'static,
-        say: impl FnOnce(R, T) + Send + 'static,
-    ) {
-        self.runtime.spawn(async move {
-            match work.await {
-                Ok(done) => say(reply, done),
-                Err(error) => reply.refuse(errno(operation, inode.0, &error)),
-            }
-        });
-    }
-
-    /// Answers a request for an entry.
-    fn entry(
-        &self,
-        operation: &'static str,
-        parent: INodeNo,
-        reply: ReplyEntry,
-        work: impl Future<Output = Result<pb::Attr, DfsError>> + Send + 'static,
-    ) {
-        let (entry_ttl, attr_ttl) = (self.options.entry_timeout, self.options.attr_timeout);
-        self.answer(operation, parent, reply, work, move |reply, attr| {
-            reply.entry_with_ttls(&attr_ttl, &entry_ttl, &file_attr(&attr), GENERATION);
-        });
-    }
-
-    /// Answers a request for attributes.
-    fn attr(
-        &self,
-        operation: &'static str,
-        inode: INodeNo,
-        reply: ReplyAttr,
-        work: impl Future<Output = Result<pb::Attr, DfsError>> + Send + 'static,
-    ) {
-        let ttl = self.options.attr_timeout;
-        self.answer(operation, inode, reply, work, move |reply, attr| reply.attr(&ttl, &file_attr(&attr)));
-    }
-
-    /// Answers a request that has nothing to say but that it is done.
-    fn done(
-        &self,
-        operation: &'static str,
-        inode: INodeNo,
-        reply: ReplyEmpty,
-        work: impl Future<Output = Result<(), DfsError>> + Send + 'static,
-    ) {
-        self.answer(operation, inode, reply, work, |reply, ()| reply.ok());
-    }
 }
-
-/// What all of fuser's replies can do.
-trait Refuse: Send + 'static {
-    /// Replies with an error.
-    fn refuse(self, errno: Errno);
-}
-
-macro_rules! refuse {
-    ($($reply:ty),*) => {
-        $(impl Refuse for $reply {
-            fn refuse(self, errno: Errno) {
-                self.error(errno);
-            }
-        })*
-    };
-}
-
-refuse!(ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, ReplyXattr);
 
 fn caller(request: &Request) -> Caller {
     Caller { uid: request.uid(), gid: request.gid() }
-}
-
-fn open_flags(opened: Opened) -> FopenFlags {
-    let mut flags = FopenFlags::empty();
-    if opened.keep_cache {
-        flags |= FopenFlags::FOPEN_KEEP_CACHE;
-    }
-    flags
 }
 
 fn lock_mode(typ: i32) -> Option<pb::LockMode> {
@@ -209,7 +127,8 @@ impl Filesystem for Adapter {
 
     fn lookup(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (fs, name) = (self.fs.clone(), name.as_bytes().to_vec());
-        self.entry("lookup", parent, reply, async move { fs.lookup(InodeNo(parent.0), &name).await });
+        let asked = name.clone();
+        self.entry("lookup", parent, name, reply, async move { fs.lookup(InodeNo(parent.0), &asked).await });
     }
 
     fn getattr(&self, _request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
@@ -260,7 +179,8 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let (fs, caller, name) = (self.fs.clone(), caller(request), name.as_bytes().to_vec());
-        self.entry("mknod", parent, reply, async move {
+        let given = name.clone();
+        self.entry("mknod", parent, given, reply, async move {
             fs.mknod(caller, InodeNo(parent.0), &name, mode, rdev).await
         });
     }
@@ -275,9 +195,11 @@ impl Filesystem for Adapter {
         reply: ReplyEntry,
     ) {
         let (fs, caller, name) = (self.fs.clone(), caller(request), name.as_bytes().to_vec());
+        let given = name.clone();
         self.entry(
             "mkdir",
             parent,
+            given,
             reply,
             async move { fs.mkdir(caller, InodeNo(parent.0), &name, mode).await },
         );
@@ -296,7 +218,8 @@ impl Filesystem for Adapter {
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
         let (fs, caller, name) = (self.fs.clone(), caller(request), name.as_bytes().to_vec());
         let target = target.as_os_str().as_bytes().to_vec();
-        self.entry("symlink", parent, reply, async move {
+        let given = name.clone();
+        self.entry("symlink", parent, given, reply, async move {
             fs.symlink(caller, InodeNo(parent.0), &name, &target).await
         });
     }
@@ -329,7 +252,8 @@ impl Filesystem for Adapter {
 
     fn link(&self, _request: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
         let (fs, name) = (self.fs.clone(), newname.as_bytes().to_vec());
-        self.entry("link", newparent, reply, async move {
+        let given = name.clone();
+        self.entry("link", newparent, given, reply, async move {
             fs.link(InodeNo(ino.0), InodeNo(newparent.0), &name).await
         });
     }
@@ -353,16 +277,16 @@ impl Filesystem for Adapter {
         reply: ReplyCreate,
     ) {
         let (fs, caller, name) = (self.fs.clone(), caller(request), name.as_bytes().to_vec());
-        let ttl = self.options.entry_timeout.min(self.options.attr_timeout);
+        let longest = self.options.entry_timeout.min(self.options.attr_timeout);
+        let asked = fs.ask();
         self.runtime.spawn(async move {
             match fs.create(caller, InodeNo(parent.0), &name, mode, flags).await {
-                Ok((attr, opened)) => reply.created(
-                    &ttl,
-                    &file_attr(&attr),
-                    GENERATION,
-                    FileHandle(opened.handle),
-                    open_flags(opened),
-                ),
+                Ok((attr, opened)) => {
+                    let ttl = fs.may_cache_entry(asked, InodeNo(parent.0), &name, Some(&attr));
+                    let ttl = ttl.entry.min(ttl.attr).min(longest);
+                    let handle = FileHandle(opened.handle);
+                    reply.created(&ttl, &file_attr(&attr), GENERATION, handle, open_flags(opened));
+                }
                 Err(error) => reply.error(errno("create", parent.0, &error)),
             }
         });
@@ -572,7 +496,8 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, _request: &Request, ino: INodeNo, _flags: OpenFlags, reply: ReplyOpen) {
-        reply.opened(FileHandle(self.fs.opendir(InodeNo(ino.0))), FopenFlags::empty());
+        let (handle, is_list_right) = self.fs.opendir(InodeNo(ino.0));
+        reply.opened(FileHandle(handle), opendir_flags(is_list_right));
     }
 
     fn readdir(
@@ -609,12 +534,13 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let (fs, ttl) = (self.fs.clone(), self.options.entry_timeout.min(self.options.attr_timeout));
+        let (fs, longest) = (self.fs.clone(), self.options.entry_timeout.min(self.options.attr_timeout));
         self.runtime.spawn(async move {
             let listed = fs.readdir(fh.0, offset, |entry| {
                 // "." and ".." are not looked up: the kernel takes nothing of them but number and type.
                 let dots = pb::Attr { inode: entry.inode.0, mode: libc::S_IFDIR, ..Default::default() };
                 let attr = file_attr(&entry.attr.unwrap_or(dots));
+                let ttl = entry.ttl.entry.min(entry.ttl.attr).min(longest);
                 reply.add(
                     INodeNo(entry.inode.0),
                     entry.cookie,

@@ -6,7 +6,9 @@
 //! already, so that fuser's own teardown, which may unmount a file system that is not ours, is never used.
 
 mod adapter;
+mod answers;
 mod convert;
+mod notices;
 mod signals;
 
 use std::io;
@@ -21,11 +23,12 @@ use tokio::sync::mpsc;
 
 use crate::client::{Client, Event};
 use crate::fs::Fs;
-use crate::fs::events::{self, Notice};
+use crate::fs::events;
 use adapter::Adapter;
 
-/// Notices to the kernel that may wait to be delivered; past that, the flow of events waits.
-const NOTICES: usize = 1024;
+/// The longest that the kernel may use what it was told without asking. What this process could not take back, should
+/// it be stopped, ends with it.
+const LONGEST_CACHED: Duration = Duration::from_secs(30);
 
 /// How the mount behaves towards the kernel.
 #[derive(Clone, Debug)]
@@ -36,7 +39,8 @@ pub struct ServeOptions {
     pub allow_other: bool,
     /// FUSE threads.
     pub threads: usize,
-    /// How long the kernel may use attributes without asking, if no push says otherwise.
+    /// How long the kernel may use attributes without asking, if no push says otherwise. At most what the master
+    /// promises counts.
     pub attr_timeout: Duration,
     /// The same for names.
     pub entry_timeout: Duration,
@@ -44,8 +48,13 @@ pub struct ServeOptions {
 
 impl Default for ServeOptions {
     fn default() -> Self {
-        let second = Duration::from_secs(1);
-        Self { read_only: false, allow_other: false, threads: 2, attr_timeout: second, entry_timeout: second }
+        Self {
+            read_only: false,
+            allow_other: false,
+            threads: 2,
+            attr_timeout: LONGEST_CACHED,
+            entry_timeout: LONGEST_CACHED,
+        }
     }
 }
 
@@ -90,15 +99,12 @@ impl Serve {
         let acl = config.acl;
         let shared_notifier = Arc::new(OnceLock::new());
         let adapter = Adapter::new(fs.clone(), self.options, self.runtime.clone(), shared_notifier.clone());
+        let device = self.fd.try_clone()?;
         let session = fuser::Session::from_fd(adapter, self.fd, acl, config)?.spawn()?;
-        let (sender, notices) = mpsc::channel(NOTICES);
-        let notifier = session.notifier();
         // Empty until now.
         let _ = shared_notifier.set(session.notifier());
-        std::thread::Builder::new()
-            .name("fuse-notices".into())
-            .spawn(move || tell_kernel(&notifier, notices))?;
-        self.runtime.spawn(events::follow(fs.clone(), self.events, sender));
+        notices::start(&fs, &session.notifier(), device)?;
+        self.runtime.spawn(events::follow(fs.clone(), self.events));
         let session =
             std::thread::Builder::new().name("fuse-session".into()).spawn(move || session.join())?;
         Ok(Serving { fs, session: Mutex::new(Some(session)) })
@@ -132,27 +138,5 @@ impl Serving {
     /// after the last drain.
     pub async fn close(&self) {
         self.fs.close().await;
-    }
-}
-
-/// Delivers notices. A thread of its own, because the kernel may make it wait for locks that are held while
-/// requests are answered.
-fn tell_kernel(notifier: &fuser::Notifier, mut notices: mpsc::Receiver<Notice>) {
-    use std::os::unix::ffi::OsStrExt;
-    while let Some(notice) = notices.blocking_recv() {
-        let told = match &notice {
-            // A negative offset: attributes alone. 0, 0: every page.
-            Notice::Attributes(inode) => notifier.inval_inode(fuser::INodeNo(inode.0), -1, 0),
-            Notice::Content(inode) => notifier.inval_inode(fuser::INodeNo(inode.0), 0, 0),
-            Notice::Name(parent, name) => {
-                notifier.inval_entry(fuser::INodeNo(parent.0), std::ffi::OsStr::from_bytes(name))
-            }
-        };
-        match told {
-            Ok(()) => {}
-            // The kernel had not cached it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => tracing::debug!(?notice, "the kernel did not take a notice: {error}"),
-        }
     }
 }

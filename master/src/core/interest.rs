@@ -100,7 +100,10 @@ impl State {
         match answer {
             Ok(Reply::Attr(attr)) => interest.note(InodeNo(attr.inode)),
             Ok(Reply::Entries(pb::DirEntries { entries, .. })) => {
-                entries.iter().filter_map(|entry| entry.attr).for_each(|attr| interest.note(InodeNo(attr.inode)));
+                entries
+                    .iter()
+                    .filter_map(|entry| entry.attr)
+                    .for_each(|attr| interest.note(InodeNo(attr.inode)));
             }
             Ok(Reply::Gone(gone)) => {
                 let told = [gone.moved, gone.removed].into_iter().flatten();

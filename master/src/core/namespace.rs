@@ -179,8 +179,7 @@ impl State {
     /// Others may have cached this name and this directory's attributes.
     pub(super) fn name_changed(&mut self, by: SessionId, parent: InodeNo, name: &[u8], out: &mut Out) {
         let name = bytes::Bytes::copy_from_slice(name);
-        let change =
-            pb::Invalidate { inode: parent.0, parent: parent.0, name, ..pb::Invalidate::default() };
+        let change = pb::Invalidate { inode: parent.0, parent: parent.0, name, ..pb::Invalidate::default() };
         self.invalidate(by, change, out);
     }
 

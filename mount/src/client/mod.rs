@@ -1,6 +1,7 @@
 //! The session with the master, the calls that go over it, and the connections to keepers.
 //!
 //! - `session`: one bidirectional stream to the master, kept alive, resumed after a break.
+//! - `hello`: how such a stream begins.
 //! - `requests`: what was asked and not answered yet, in the order of asking (pure).
 //! - `uploads`: who waits for the master's success message, upload step 6.
 //! - `held_locks`: locks that programs here hold (pure). `lock_calls`: how they get them.
@@ -19,6 +20,7 @@ mod channel;
 mod clock;
 pub mod data;
 mod held_locks;
+mod hello;
 mod lock_calls;
 mod requests;
 mod session;

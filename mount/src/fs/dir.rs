@@ -103,9 +103,9 @@ impl DirHandle {
             }
             let attr = fs.files.adjust(entry.attr.unwrap_or_default());
             at += 1;
-            let ttl = state.asked.map_or(Ttl::default(), |asked| {
-                fs.may_cache_listed(asked, self.inode, &entry.name, &attr)
-            });
+            let ttl = state
+                .asked
+                .map_or(Ttl::default(), |asked| fs.may_cache_listed(asked, self.inode, &entry.name, &attr));
             if take(Entry {
                 cookie: at as u64 + FIRST_NAME,
                 name: &entry.name,

@@ -7,6 +7,7 @@
 //! - [`cached`]: what the kernel may still have in its page cache.
 //! - `names`: changes of names.
 //! - `locks`: locks of programs, against those of other mounts.
+//! - `caching`: for how long the kernel may use each answer.
 //! - [`trust`]: what the kernel was told, and how long it may believe it.
 //! - [`board`]: notices for the kernel, and when the master hears that they were delivered.
 //! - [`events`]: what the master pushes, and what the kernel is told of it.
@@ -18,6 +19,7 @@
 
 pub mod board;
 pub mod cached;
+mod caching;
 pub mod dir;
 pub mod events;
 pub mod extent_ops;
@@ -41,7 +43,7 @@ use board::Board;
 use cached::PageCacheLedger;
 use dir::{DirHandle, DirHandles};
 use open_file::{FileHandles, Handle, OpenFiles};
-use trust::{Asked, Trust, Ttl};
+use trust::{Asked, Trust};
 
 /// How a file was opened, for whoever answers the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,46 +127,6 @@ impl Fs {
         self.client.close().await;
     }
 
-    /// Notices for the kernel: to be delivered by whoever talks to it.
-    pub fn notices(&self) -> &Board {
-        &self.board
-    }
-
-    /// To be called when the kernel asks for something that it may cache.
-    pub fn ask(&self) -> Asked {
-        self.trust.ask()
-    }
-
-    /// How long the kernel may use attributes that it asked for at `asked`.
-    pub fn may_cache_attr(&self, asked: Asked, attr: &pb::Attr) -> Duration {
-        let inode = InodeNo(attr.inode);
-        let ttl = self.trust.attr(asked, inode, attr.no_xattrs);
-        if self.changes_soon(inode) { Duration::ZERO } else { ttl }
-    }
-
-    /// How long the kernel may use an entry that it asked for at `asked`; without attributes, that there is none.
-    pub fn may_cache_entry(&self, asked: Asked, parent: InodeNo, name: &[u8], attr: Option<&pb::Attr>) -> Ttl {
-        let inode = attr.map(|attr| (InodeNo(attr.inode), attr.no_xattrs));
-        let ttl = self.trust.entry(asked, parent, name, inode);
-        match inode {
-            Some((inode, _)) if self.changes_soon(inode) => Ttl { attr: Duration::ZERO, ..ttl },
-            _ => ttl,
-        }
-    }
-
-    /// The same for an entry of a list, which may be older than what this mount changed since: then the kernel asks.
-    fn may_cache_listed(&self, asked: Asked, parent: InodeNo, name: &[u8], attr: &pb::Attr) -> Ttl {
-        if self.trust.has_new_entries(asked, parent) {
-            return Ttl::default();
-        }
-        self.may_cache_entry(asked, parent, name, Some(attr))
-    }
-
-    /// Its attributes change when what was written here is committed.
-    fn changes_soon(&self, inode: InodeNo) -> bool {
-        self.files.get(inode).is_some_and(|file| file.writer.has_pending())
-    }
-
     // Names.
 
     /// The inode that `name` in `parent` leads to.
@@ -229,7 +191,10 @@ impl Fs {
     pub async fn getxattr(&self, inode: InodeNo, name: &[u8]) -> Result<Bytes> {
         xattr_namespace(name)?;
         if self.trust.has_no_xattrs(inode) {
-            return Err(DfsError::new(ErrorCode::NoData, format!("inode {inode} has no extended attributes")));
+            return Err(DfsError::new(
+                ErrorCode::NoData,
+                format!("inode {inode} has no extended attributes"),
+            ));
         }
         self.client.getxattr(inode, name).await
     }

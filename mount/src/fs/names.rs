@@ -18,11 +18,7 @@ impl Fs {
     }
 
     /// Does a change of names in these directories.
-    async fn change<T>(
-        &self,
-        directories: &[InodeNo],
-        work: impl Future<Output = Result<T>>,
-    ) -> Result<T> {
+    async fn change<T>(&self, directories: &[InodeNo], work: impl Future<Output = Result<T>>) -> Result<T> {
         let _changing = self.board.begin(directories);
         let done = work.await;
         // Whatever came of it.

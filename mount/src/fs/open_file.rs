@@ -189,9 +189,9 @@ impl OpenFiles {
     pub fn open(&self, attr: pb::Attr) -> Arc<OpenFile> {
         let mut table = lock(&self.table);
         let inode = InodeNo(attr.inode);
-        let (file, handles) = table
-            .entry(inode)
-            .or_insert_with(|| (OpenFile::new(attr, &self.readers, &self.writers, &self.ledger, &self.trust), 0));
+        let (file, handles) = table.entry(inode).or_insert_with(|| {
+            (OpenFile::new(attr, &self.readers, &self.writers, &self.ledger, &self.trust), 0)
+        });
         *handles += 1;
         let file = file.clone();
         drop(table);

@@ -181,9 +181,7 @@ impl Trust {
         let state = self.locked();
         let listed = state.young.listed.get(&directory).or_else(|| state.old.listed.get(&directory));
         listed.is_some_and(|asked| {
-            !state.is_old(*asked)
-                && !state.entries.since(directory, *asked)
-                && !self.left(*asked).is_zero()
+            !state.is_old(*asked) && !state.entries.since(directory, *asked) && !self.left(*asked).is_zero()
         })
     }
 

@@ -11,10 +11,10 @@ use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, INodeNo,
-    InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, INodeNo, InitFlags, KernelConfig,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 
@@ -196,13 +196,9 @@ impl Filesystem for Adapter {
     ) {
         let (fs, caller, name) = (self.fs.clone(), caller(request), name.as_bytes().to_vec());
         let given = name.clone();
-        self.entry(
-            "mkdir",
-            parent,
-            given,
-            reply,
-            async move { fs.mkdir(caller, InodeNo(parent.0), &name, mode).await },
-        );
+        self.entry("mkdir", parent, given, reply, async move {
+            fs.mkdir(caller, InodeNo(parent.0), &name, mode).await
+        });
     }
 
     fn unlink(&self, _request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {

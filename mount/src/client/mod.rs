@@ -104,12 +104,15 @@ pub enum Event {
 
 /// Dropped, with all its clones, when everything that was cached is forgotten.
 #[derive(Clone, Debug, Default)]
-pub struct Lost(Option<Arc<oneshot::Sender<()>>>);
+pub struct Lost {
+    // Dropping it is what tells the session.
+    _forgotten: Option<Arc<oneshot::Sender<()>>>,
+}
 
 impl Lost {
     fn new() -> (Lost, oneshot::Receiver<()>) {
         let (sender, receiver) = oneshot::channel();
-        (Lost(Some(Arc::new(sender))), receiver)
+        (Lost { _forgotten: Some(Arc::new(sender)) }, receiver)
     }
 }
 

@@ -23,7 +23,7 @@ use super::answers::{GENERATION, open_flags, opendir_flags};
 use super::convert::{errno, file_attr, file_type, given};
 use super::signals;
 use crate::fs::extent_ops::Allocate;
-use crate::fs::{Caller, Fs, Opened, Seek};
+use crate::fs::{Caller, Fs, Seek};
 
 /// Largest write request that we ask the kernel for, in bytes. It sends at most 1 MiB.
 const MAX_WRITE: u32 = 1 << 20;

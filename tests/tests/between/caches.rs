@@ -3,9 +3,10 @@
 use std::fs::{self, File};
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
+use std::process::Command;
 use std::time::Instant;
 
-use dfs_tests::{Cluster, Mount, run_ok, wait::secs};
+use dfs_tests::{Cluster, Mount, run, wait::secs};
 
 use crate::two;
 
@@ -17,16 +18,18 @@ fn requests(cluster: &Cluster, work: impl FnOnce()) -> u64 {
 }
 
 fn list(mount: &Mount, below: &str) -> usize {
-    run_ok(std::process::Command::new("ls").arg("-l").arg(mount.path(below)), secs(60)).stdout.lines().count()
+    let mut command = Command::new("ls");
+    run(command.arg("-l").arg(mount.path(below)), secs(60)).ok().stdout.lines().count()
 }
 
 fn files(mount: &Mount, count: usize) {
-    fs::create_dir(mount.path("d")).unwrap();
+    let dir = &mount.path("d");
+    fs::create_dir(dir).unwrap();
     std::thread::scope(|threads| {
         for part in 0..8 {
             threads.spawn(move || {
                 for n in (part..count).step_by(8) {
-                    File::create(mount.path(format!("d/f{n}"))).unwrap();
+                    File::create(dir.join(format!("f{n}"))).unwrap();
                 }
             });
         }

@@ -4,8 +4,9 @@
 //! a name there holds that lock until the master answers. That answer may wait for another mount to forget, which
 //! in turn may wait for a change there that waits for us. So a notice about a directory in which this mount is changing
 //! a name is acknowledged at once, whether the change or the notice came first; it is still delivered, as soon as
-//! the kernel takes it. Whatever else is blocked for [`BLOCKED`] while any change of this mount is on its way is
-//! acknowledged too.
+//! the kernel takes it. There are longer ways to the same circle (a link holds the directory's lock and waits for
+//! the lock of an inode whose mode is being changed), so whatever is blocked for [`BLOCKED`] while any change of this mount
+//! is on its way is acknowledged too.
 //!
 //! Several threads deliver, so that one that is blocked does not hold up the others. Notices of one directory, or of
 //! one inode, are delivered in their order.
@@ -21,7 +22,7 @@ use crate::client::Lost;
 use crate::lock::lock;
 
 /// A notice that waits for longer than this may be part of a circle.
-const BLOCKED: Duration = Duration::from_secs(1);
+const BLOCKED: Duration = Duration::from_millis(100);
 
 /// Notices that belong together, in order.
 #[derive(Debug, Default)]
@@ -155,7 +156,7 @@ impl Board {
         state.unacked.retain(|seq, waiting| {
             let early = waiting.since.elapsed() >= BLOCKED;
             if early {
-                tracing::warn!(seq, directories = ?waiting.directories, "the kernel does not take a notice while changes are on their way; others go on without it");
+                tracing::debug!(seq, directories = ?waiting.directories, "the kernel does not take a notice while changes are on their way; others go on without it");
                 (self.acknowledge)(*seq);
             }
             !early

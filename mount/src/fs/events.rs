@@ -32,7 +32,7 @@ pub enum Notice {
 /// Jobs that may wait to be delivered; past that, the flow of events waits.
 const JOBS: usize = 1024;
 /// Between two looks at what is blocked, old, or delivered.
-const LOOK_EVERY: Duration = Duration::from_millis(200);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// The same, while the flow of events waits.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// Inodes of one job.

@@ -46,9 +46,21 @@ pub enum Command {
         /// As received.
         request: pb::MountRequest,
     },
+    /// A mount has forgotten what these invalidations were about.
+    MountAcks {
+        /// That it came from.
+        session: SessionId,
+        /// As received.
+        seqs: Vec<u64>,
+    },
     /// The stream of a mount's session ended. It may resume; after a grace period it is dropped.
     /// Not to be said of a stream that a later hello of the same session has taken over from.
-    MountGone(SessionId),
+    MountGone {
+        /// Whose.
+        session: SessionId,
+        /// The mount itself ended it.
+        clean: bool,
+    },
     /// A keeper opened its session; its cluster and version have been checked.
     KeeperHello(pb::KeeperHello),
     /// A keeper says something other than hello.
@@ -98,6 +110,8 @@ pub enum Effect {
     QuotaAnswer(Result<pb::QuotaList, DfsError>),
     /// To a mount, if it is connected: replies, upload step 6, invalidations.
     ToMount(SessionId, pb::mount_down::Msg),
+    /// This mount does not answer: its stream is to be closed, so that it trusts nothing that it has cached.
+    CloseMount(SessionId),
     /// To a keeper, if it is connected.
     ToKeeper(KeeperId, pb::keeper_down::Msg),
 }

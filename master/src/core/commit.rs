@@ -109,9 +109,13 @@ impl State {
         // Step 6.
         let attr = self.attr(inode).ok();
         upload_step!(6, chunk, "session {session}: success");
-        let done = pb::UploadDone { chunk: chunk.0, inode: inode.0, error: None, attr, copies };
-        self.upload_done(session, done, out);
+        let sent_before = std::mem::take(&mut out.acks);
         self.inode_changed(session, inode, true, out);
+        let acks = std::mem::replace(&mut out.acks, sent_before);
+        // The success frees memory that writers wait for, and so waits for nobody; close() asks with a Barrier.
+        let acks_pending = self.acks.begin(session, None, acks, out.now_ms);
+        let done = pb::UploadDone { chunk: chunk.0, inode: inode.0, error: None, attr, copies, acks_pending };
+        self.upload_done(session, done, out);
         // Step 7.
         upload_step!(7, chunk, "up to {} copies are made", self.settings.copies);
         self.replicate_now(chunk, out);

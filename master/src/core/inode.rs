@@ -121,6 +121,8 @@ impl Inode {
             ctime: Some(self.ctime),
             content_version: self.content_version,
             has_security: self.has_security,
+            // Its attributes are kept elsewhere.
+            no_xattrs: false,
         }
     }
 

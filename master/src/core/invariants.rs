@@ -31,7 +31,8 @@ impl State {
         self.check_orders()?;
         self.check_compaction()?;
         self.check_locks()?;
-        self.check_quotas()
+        self.check_quotas()?;
+        self.acks.check()
     }
 
     fn check_names(&self) -> Result<(), String> {

@@ -17,6 +17,7 @@
 //! - `locks`, `lock_table`: locks of files. `leases`: append leases, which are locks of mounts.
 //! - `quota`: limits of what is below a directory, and what is used of them.
 //! - `digest`: MD5s that are remembered. `locate`: where a file's bytes lie.
+//! - `interest`: what each mount may have cached. `acks`: replies that wait until others have forgotten it.
 //! - `report`, `lookup_table`: what operators see.
 //!
 //! Stored: counters, inodes, dentries, extents, chunks with their copies, extended attributes, keepers, quotas,
@@ -24,6 +25,7 @@
 //! All else (liveness, sessions, uploads under way, copy orders, what is synced) is learned again after
 //! a restart. `now` should come from a clock that never jumps: all time limits hang on it.
 
+mod acks;
 mod acl;
 mod acl_ops;
 mod attr;
@@ -39,6 +41,7 @@ mod extent_ops;
 mod grant;
 mod ids;
 mod inode;
+mod interest;
 mod invariants;
 mod inventory;
 mod keepers;
@@ -69,6 +72,8 @@ mod acl_tests;
 mod compact_testkit;
 #[cfg(test)]
 mod compact_tests;
+#[cfg(test)]
+mod interest_tests;
 #[cfg(test)]
 mod lease_tests;
 #[cfg(test)]
@@ -139,6 +144,9 @@ pub struct State {
     syncs: Syncs,
     compaction: Compaction,
     locks: locks::Locks,
+    acks: acks::Acks,
+    /// Requests of mounts since the start.
+    requests: u64,
     /// When a keeper was last asked to verify its copy, in ms; at most once a second.
     verify_asked: BTreeMap<(ChunkId, KeeperId), i64>,
     next_nonce: u64,
@@ -171,6 +179,8 @@ impl State {
             syncs: Syncs::default(),
             compaction: Compaction::default(),
             locks: locks::Locks::default(),
+            acks: acks::Acks::default(),
+            requests: 0,
             verify_asked: BTreeMap::new(),
             placements: 0,
             loading: load::Loading::default(),
@@ -194,7 +204,8 @@ impl State {
         match command {
             Command::MountHello { fresh, hello } => self.mount_hello(fresh, &hello, &mut out),
             Command::Mount { session, request } => self.mount_request(session, request, &mut out),
-            Command::MountGone(session) => self.mount_gone(session, &mut out),
+            Command::MountAcks { session, seqs } => self.mount_acks(session, &seqs, &mut out),
+            Command::MountGone { session, clean } => self.mount_gone(session, clean, &mut out),
             Command::KeeperHello(hello) => self.keeper_hello(hello, &mut out),
             Command::Keeper { keeper, msg } => self.keeper_says(keeper, msg, &mut out),
             Command::KeeperGone(keeper) => self.keeper_gone(keeper, &mut out),
@@ -210,7 +221,9 @@ impl State {
         self.expire_orders(out);
         self.expire_uploads(out);
         self.expire_locks(out);
+        self.expire_acks(out);
         self.expire_sessions(out);
+        self.rotate_interests(out);
         self.reap_after_grace(out);
         self.forget_replies_after_grace(out);
         self.expire_syncs(out);

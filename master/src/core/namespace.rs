@@ -78,7 +78,9 @@ impl State {
     /// # Errors
     /// `Stale`.
     pub(super) fn attr(&self, inode: InodeNo) -> Res<pb::Attr> {
-        Ok(self.inode(inode)?.attr(inode))
+        let mut attr = self.inode(inode)?.attr(inode);
+        attr.no_xattrs = !self.has_xattrs(inode);
+        Ok(attr)
     }
 
     /// # Errors
@@ -189,13 +191,14 @@ impl State {
     }
 
     /// Others may have cached this name and this directory's attributes.
-    pub(super) fn name_changed(&self, by: SessionId, parent: InodeNo, name: &[u8], out: &mut Out) {
+    pub(super) fn name_changed(&mut self, by: SessionId, parent: InodeNo, name: &[u8], out: &mut Out) {
         let name = bytes::Bytes::copy_from_slice(name);
-        self.invalidate(by, pb::Invalidate { inode: parent.0, content: false, parent: parent.0, name }, out);
+        let change = pb::Invalidate { inode: parent.0, parent: parent.0, name, ..pb::Invalidate::default() };
+        self.invalidate(by, change, out);
     }
 
     /// Others may have cached these attributes, and, if `content`, bytes.
-    pub(super) fn inode_changed(&self, by: SessionId, inode: InodeNo, content: bool, out: &mut Out) {
+    pub(super) fn inode_changed(&mut self, by: SessionId, inode: InodeNo, content: bool, out: &mut Out) {
         let change = pb::Invalidate { inode: inode.0, content, ..pb::Invalidate::default() };
         self.invalidate(by, change, out);
     }

@@ -301,8 +301,9 @@ fn others_hear_of_a_change_and_the_one_that_made_it_does_not() {
     let mut kit = Kit::with_keepers(2);
     let other = SessionId(78);
     kit.hello(other, &[]);
-    kit.sent.clear();
+    kit.ok_as(other, Op::Getattr(pb::Getattr { inode: 1 }));
     let file = kit.create(ROOT, "f");
+    kit.ok_as(other, Op::Getattr(pb::Getattr { inode: file.0 }));
     kit.upload(file, 0, 10);
     let heard: Vec<(SessionId, u64, bool, Vec<u8>)> = kit
         .sent
@@ -332,10 +333,11 @@ fn reads_say_what_they_show_and_the_answer_comes_first() {
     let layout = applied(&mut kit, Op::Layout(pb::Layout { inode: file.0, offset: 0, length: 9 }));
     assert_eq!(layout.shows, [file]);
     kit.hello(SessionId(78), &[]);
+    kit.ok_as(SessionId(78), Op::Getattr(pb::Getattr { inode: 1 }));
     let unlink = kit.unlink_op(ROOT, "f");
     let unlinked = applied(&mut kit, unlink);
-    assert!(matches!(&unlinked.effects[0], Effect::ToMount(_, mount_down::Msg::Reply(_))));
-    assert!(unlinked.effects.len() > 1);
+    let told = |effect: &Effect| matches!(effect, Effect::ToMount(_, mount_down::Msg::Invalidate(_)));
+    assert!(unlinked.effects.iter().all(told), "the answer waits until the other mount has forgotten");
 }
 
 #[test]

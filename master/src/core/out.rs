@@ -11,6 +11,7 @@ use dfs_proto::ids::{ChunkId, InodeNo, KeeperId, SessionId};
 use dfs_proto::pb::{self, keeper_down, mount_down};
 
 use super::State;
+use super::acks::Ack;
 use super::command::{Applied, Effect};
 use super::row::{RowChange, RowKey};
 
@@ -33,6 +34,8 @@ pub(super) struct Out {
     effects: Vec<Effect>,
     shows: Vec<InodeNo>,
     touched: BTreeSet<RowKey>,
+    /// Answers to invalidations of this command that nobody waits for yet.
+    pub acks: Vec<Ack>,
     deletes: BTreeMap<KeeperId, BTreeSet<u64>>,
     syncs: BTreeMap<KeeperId, BTreeSet<u64>>,
 }
@@ -46,6 +49,7 @@ impl Out {
             effects: Vec::new(),
             shows: Vec::new(),
             touched: BTreeSet::new(),
+            acks: Vec::new(),
             deletes: BTreeMap::new(),
             syncs: BTreeMap::new(),
         }
@@ -61,6 +65,11 @@ impl Out {
         self.effects.push(Effect::ToMount(session, msg));
     }
 
+    /// A mount's stream is to end.
+    pub fn close_mount(&mut self, session: SessionId) {
+        self.effects.push(Effect::CloseMount(session));
+    }
+
     /// Something for a keeper.
     pub fn for_keeper(&mut self, keeper: KeeperId, msg: keeper_down::Msg) {
         self.effects.push(Effect::ToKeeper(keeper, msg));
@@ -69,6 +78,24 @@ impl Out {
     /// An effect of this command shows the state of this inode.
     pub fn show(&mut self, inode: InodeNo) {
         self.shows.push(inode);
+    }
+
+    /// Inodes that this command shows or has changed until now.
+    pub fn shown(&self) -> Vec<InodeNo> {
+        let changed = self.touched.iter().filter_map(|key| match key {
+            RowKey::Inode(inode)
+            | RowKey::Extent { inode, .. }
+            | RowKey::Xattr { inode, .. }
+            | RowKey::Dentry { parent: inode, .. } => Some(*inode),
+            RowKey::Quota(inode) => Some(*inode),
+            RowKey::Counters | RowKey::Chunk(_) | RowKey::Keeper(_) | RowKey::Reply { .. } => None,
+        });
+        self.shows.iter().copied().chain(changed).collect()
+    }
+
+    /// An effect that is no direct answer.
+    pub fn send(&mut self, effect: Effect) {
+        self.effects.push(effect);
     }
 
     /// This row was changed, added or removed.

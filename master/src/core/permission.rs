@@ -93,6 +93,7 @@ impl State {
             | Op::TouchAtime(_)
             | Op::Locate(_)
             | Op::SetDigest(_)
+            | Op::Barrier(_)
             | Op::GetLock(_)
             | Op::SetLock(_)
             | Op::CancelLock(_) => Ok(()),

@@ -84,6 +84,7 @@ fn changes_something(op: &Op) -> bool {
         | Op::TouchAtime(_)
         | Op::Locate(_)
         | Op::SetDigest(_)
+        | Op::Barrier(_)
         | Op::SetLock(_)
         | Op::CancelLock(_) => false,
     }
@@ -96,14 +97,14 @@ impl State {
         by: SessionId,
         (request, answered_below): (u64, u64),
         caller: Option<&pb::Caller>,
-        op: Op,
+        op: &Op,
         out: &mut Out,
     ) -> Res<Reply> {
-        if !changes_something(&op) {
+        if !changes_something(op) {
             return self.checked_op(by, caller, op, out);
         }
         if let Some(kept) = self.replies.get(by, request).cloned() {
-            return self.say_again(by, request, &kept, &op, out);
+            return self.say_again(by, request, &kept, op, out);
         }
         let reply = self.checked_op(by, caller, op, out)?;
         if out.has_changes() {

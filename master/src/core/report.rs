@@ -52,6 +52,7 @@ impl State {
             compactions_under_way: self.compaction.jobs.len() as u64,
             compactions_waiting: self.compaction.waiting() as u64,
             compacted_bytes: self.compaction.moved_bytes,
+            requests: self.requests,
         }
     }
 

@@ -20,6 +20,11 @@ pub(super) fn reply(session: SessionId, id: u64, result: Res<Reply>) -> Effect {
 impl State {
     pub(super) fn mount_request(&mut self, by: SessionId, request: pb::MountRequest, out: &mut Out) {
         let id = request.id;
+        self.requests += 1;
+        if self.acks.is_held(by, id) {
+            // Asked again on a new stream: it is done, and answered when others have forgotten.
+            return;
+        }
         let result = if !self.sessions.contains_key(&by) {
             fail(ErrorCode::Session, format!("session {by} is unknown: say hello again"))
         } else {
@@ -35,7 +40,16 @@ impl State {
                     Ok(Some(result)) => Ok(result),
                     Err(error) => Err(error),
                 },
-                Some(op) => self.do_once(by, (id, request.answered_below), request.caller.as_ref(), op, out),
+                Some(Op::Barrier(_)) => match self.acks.barrier(by, id) {
+                    true => return,
+                    false => Ok(Reply::Empty(pb::Empty {})),
+                },
+                Some(op) => {
+                    let result =
+                        self.do_once(by, (id, request.answered_below), request.caller.as_ref(), &op, out);
+                    self.note_interest(by, &op, &result);
+                    return self.answer_when_forgotten(by, id, result, out);
+                }
                 None => fail(ErrorCode::NotSupported, "this master does not know that request"),
             }
         };
@@ -46,12 +60,13 @@ impl State {
         &mut self,
         by: SessionId,
         caller: Option<&pb::Caller>,
-        mut op: Op,
+        op: &Op,
         out: &mut Out,
     ) -> Res<Reply> {
         let Some(checked) = caller.filter(|caller| caller.check) else {
-            return self.do_op(by, caller, &op, out);
+            return self.do_op(by, caller, op, out);
         };
+        let mut op = op.clone();
         self.check_permission(checked, &mut op)?;
         let reply = self.do_op(by, caller, &op, out)?;
         self.clear_set_ids(&op, out);
@@ -92,6 +107,7 @@ impl State {
             Op::Locate(op) => self.locate(*op, out),
             Op::SetDigest(op) => self.set_digest(op, out),
             Op::SetLock(_) => fail(ErrorCode::Invalid, "set_lock is answered elsewhere"),
+            Op::Barrier(_) => fail(ErrorCode::Invalid, "barrier is answered elsewhere"),
             Op::Fsync(_) => fail(ErrorCode::Invalid, "fsync is answered elsewhere"),
         }
     }

@@ -12,7 +12,9 @@ use dfs_proto::ids::{ChunkId, InodeNo, SessionId};
 use dfs_proto::pb::{self, mount_down, mount_reply::Result as Reply};
 
 use super::State;
+use super::acks::{ACK_DEADLINE_MS, Ack};
 use super::command::Effect;
+use super::interest::{INTEREST_MS, Interest};
 use super::out::{Out, Res, fail};
 use super::row::RowKey;
 
@@ -38,6 +40,10 @@ pub(super) struct Session {
     pub pending: BTreeMap<InodeNo, VecDeque<ChunkId>>,
     /// The last ends of uploads: a stream that broke may have lost them.
     done: VecDeque<pb::UploadDone>,
+    /// What it may have cached.
+    pub interest: Interest,
+    /// It has forgotten all that it had cached, or cannot be waited for any longer.
+    pub trusts_nothing: bool,
 }
 
 impl Session {
@@ -71,6 +77,8 @@ impl State {
         let resumed = self.sessions.contains_key(&id);
         let session = self.sessions.entry(id).or_default();
         session.connected = true;
+        session.interest = Interest::default();
+        session.trusts_nothing = false;
         let keeps_locks = resumed && !std::mem::take(&mut session.locks_lost);
         self.syncs.drop_waits_of(id);
         self.drop_lock_waits(id, out);
@@ -85,7 +93,10 @@ impl State {
             now: Some(out.now),
             resumed,
             lost_locks,
+            interest_ms: INTEREST_MS as u32,
         })));
+        // A mount says hello again only when it has forgotten everything.
+        self.session_forgot(id, out);
         self.take_opens(id, &hello.open_inodes, out);
         self.repeat_done(id, out);
         self.end_uploads_of_broken_stream(id, out);
@@ -151,10 +162,15 @@ impl State {
         }
     }
 
-    pub(super) fn mount_gone(&mut self, id: SessionId, out: &mut Out) {
+    /// `clean`: the mount closed the stream itself, which it does when it has forgotten all that it had cached.
+    pub(super) fn mount_gone(&mut self, id: SessionId, clean: bool, out: &mut Out) {
         if let Some(session) = self.sessions.get_mut(&id) {
             session.connected = false;
             session.gone_at_ms = out.now_ms;
+            session.trusts_nothing |= clean;
+            if clean {
+                self.session_forgot(id, out);
+            }
             self.syncs.drop_waits_of(id);
             self.drop_lock_waits(id, out);
         }
@@ -177,12 +193,32 @@ impl State {
         }
     }
 
-    /// Tells every other connected mount.
-    pub(super) fn invalidate(&self, by: SessionId, change: pb::Invalidate, out: &mut Out) {
-        for (id, session) in &self.sessions {
-            if *id != by && session.connected {
-                out.for_mount(*id, mount_down::Msg::Invalidate(change.clone()));
+    /// Tells every other mount that may have cached it, and notes whose answers are to be waited for. One whose
+    /// stream has just gone may not know that yet, and still use what it has cached.
+    pub(super) fn invalidate(&mut self, by: SessionId, change: pb::Invalidate, out: &mut Out) {
+        let (inode, parent) = (InodeNo(change.inode), InodeNo(change.parent));
+        for (&id, session) in &self.sessions {
+            let may_trust = session.connected
+                || !session.trusts_nothing && session.gone_for_ms(out.now_ms) < ACK_DEADLINE_MS;
+            let interested = session.interest.has(inode)
+                || change.parent != 0 && session.interest.has(parent)
+                || session.opens.contains_key(&inode);
+            if id == by || !may_trust || !interested {
+                continue;
             }
+            let seq = self.acks.next_seq();
+            out.acks.push(Ack { session: id, seq });
+            if session.connected {
+                let change = pb::Invalidate { seq, ..change.clone() };
+                out.for_mount(id, mount_down::Msg::Invalidate(change));
+            }
+        }
+    }
+
+    /// Lets go what mounts have not asked about for long.
+    pub(super) fn rotate_interests(&mut self, out: &Out) {
+        for session in self.sessions.values_mut() {
+            session.interest.rotate(out.now_ms);
         }
     }
 

@@ -65,6 +65,8 @@ pub(super) struct Kit {
     pub made_of: BTreeMap<ChunkId, Vec<Part>>,
     /// After each command: no file's bytes have changed unless its content version has.
     pub watches_content: bool,
+    /// Mounts that do not say that they forgot.
+    pub silent: Vec<SessionId>,
 }
 
 impl Kit {
@@ -80,6 +82,7 @@ impl Kit {
             beating: Vec::new(),
             sent: Vec::new(),
             next_request: 1,
+            silent: Vec::new(),
         };
         assert!(kit.state.is_empty());
         let changes = kit.state.bootstrap(kit.now());
@@ -134,10 +137,23 @@ impl Kit {
             let same = after.get(inode).is_none_or(|(now, other)| now != version || other == bytes);
             assert!(same, "after {told}: inode {inode} was {bytes:?}, is {:?}", after[inode]);
         }
+        let acks = self.acks(&applied.effects);
         self.sent.extend(applied.effects);
         if let Err(broken) = self.state.check() {
             panic!("after {told}: {broken}");
         }
+        for (session, seq) in acks {
+            self.apply(Command::MountAcks { session, seqs: vec![seq] });
+        }
+    }
+
+    /// What mounts that are not silent answer to invalidations.
+    fn acks(&self, effects: &[Effect]) -> Vec<(SessionId, u64)> {
+        let told = effects.iter().filter_map(|effect| match effect {
+            Effect::ToMount(session, mount_down::Msg::Invalidate(what)) => Some((*session, what.seq)),
+            _ => None,
+        });
+        told.filter(|(session, _)| !self.silent.contains(session)).collect()
     }
 
     /// A new master on what was stored.
@@ -203,7 +219,7 @@ impl Kit {
     }
 
     pub fn gone(&mut self, session: SessionId) {
-        self.apply(Command::MountGone(session));
+        self.apply(Command::MountGone { session, clean: false });
     }
 
     pub fn request_as(&mut self, session: SessionId, op: Op) -> u64 {

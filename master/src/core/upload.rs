@@ -247,7 +247,7 @@ impl State {
         out: &mut Out,
     ) {
         let error = Some(error.to_wire());
-        let done = pb::UploadDone { chunk: chunk.0, inode: inode.0, error, attr: None, copies: 0 };
+        let done = pb::UploadDone { chunk: chunk.0, inode: inode.0, error, ..Default::default() };
         self.upload_done(to, done, out);
     }
 

@@ -44,6 +44,10 @@ pub(super) fn no_data<T>(inode: InodeNo, name: &[u8]) -> Res<T> {
 }
 
 impl State {
+    pub(super) fn has_xattrs(&self, inode: InodeNo) -> bool {
+        self.xattrs_of(inode).next().is_some()
+    }
+
     pub(super) fn xattrs_of(&self, inode: InodeNo) -> impl Iterator<Item = (&Name, &Bytes)> {
         let from = (inode, Name::default());
         self.xattrs.range(from..).take_while(move |((owner, _), _)| *owner == inode).map(|((_, n), v)| (n, v))

@@ -193,6 +193,16 @@ impl Engine {
             .await
     }
 
+    /// A mount has forgotten what these invalidations were about.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn mount_acks(&self, link: &Link<SessionId>, seqs: Vec<u64>) -> Result<(), Stopped> {
+        let (session, connection) = (link.peer, link.connection);
+        let command = Command::MountAcks { session, seqs };
+        self.run_if(|inner| inner.mounts.is_open(session, connection), command).await
+    }
+
     /// Applies what a keeper says, as [`Engine::mount_request`].
     ///
     /// # Errors
@@ -219,13 +229,14 @@ impl Engine {
         Ok(())
     }
 
-    /// A mount's connection has ended. If no other has taken over, the session is gone.
+    /// A mount's connection has ended, `clean` if the mount ended it. If no other has taken over, the session is gone.
     ///
     /// # Errors
     /// [`Stopped`].
-    pub async fn disconnect_mount(&self, link: Link<SessionId>) -> Result<(), Stopped> {
+    pub async fn disconnect_mount(&self, link: Link<SessionId>, clean: bool) -> Result<(), Stopped> {
         let (session, connection) = (link.peer, link.connection);
-        self.run_if(|inner| inner.mounts.disconnect(session, connection), Command::MountGone(session)).await
+        let command = Command::MountGone { session, clean };
+        self.run_if(|inner| inner.mounts.disconnect(session, connection), command).await
     }
 
     /// As [`Engine::disconnect_mount`], for a keeper.
@@ -388,6 +399,10 @@ impl Inner {
                     self.mounts.welcome(session, welcome);
                 }
                 Effect::ToMount(session, message) => self.mounts.send(session, message),
+                Effect::CloseMount(session) => {
+                    tracing::warn!(%session, "this mount does not say that it forgot what others changed; its stream is closed, so that it trusts nothing");
+                    self.mounts.close(session);
+                }
                 Effect::ToKeeper(keeper, welcome @ keeper_down::Msg::Welcome(_)) => {
                     self.keepers.welcome(keeper, welcome);
                 }

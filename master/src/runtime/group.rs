@@ -188,9 +188,12 @@ fn touches(change: &RowChange, touched: &mut Vec<InodeNo>) {
 /// depend on. To be asked before the command is applied; `effects_answer` after.
 pub(super) fn asks(command: &Command) -> bool {
     match command {
-        Command::MountHello { .. } | Command::Mount { .. } | Command::KeeperHello(_) => true,
+        Command::MountHello { .. }
+        | Command::Mount { .. }
+        | Command::MountAcks { .. }
+        | Command::KeeperHello(_) => true,
         Command::Keeper { msg, .. } => matches!(msg, pb::keeper_up::Msg::Heartbeat(_)),
-        Command::MountGone(_) | Command::KeeperGone(_) | Command::Quota { .. } | Command::Tick => false,
+        Command::MountGone { .. } | Command::KeeperGone(_) | Command::Quota { .. } | Command::Tick => false,
     }
 }
 
@@ -199,6 +202,7 @@ pub(super) fn effects_answer(effects: &[Effect]) -> bool {
     use pb::{keeper_down, mount_down};
     effects.iter().all(|effect| match effect {
         Effect::MountAnswer(_) | Effect::KeeperAnswer(_) | Effect::QuotaAnswer(_) => true,
+        Effect::CloseMount(_) => false,
         Effect::ToMount(_, msg) => matches!(msg, mount_down::Msg::Reply(_) | mount_down::Msg::Welcome(_)),
         Effect::ToKeeper(_, msg) => {
             matches!(msg, keeper_down::Msg::Ack(_) | keeper_down::Msg::Welcome(_))

@@ -97,6 +97,13 @@ impl<K: Copy + Eq + Hash + Debug + Display, M> Outboxes<K, M> {
         });
     }
 
+    /// Ends a peer's connection. Its goodbye still counts.
+    pub fn close(&mut self, peer: K) {
+        if let Some(outbox) = self.peers.get_mut(&peer) {
+            outbox.open = None;
+        }
+    }
+
     /// Ends every connection.
     pub fn close_all(&mut self) {
         self.peers.clear();

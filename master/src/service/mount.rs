@@ -64,7 +64,7 @@ async fn run(engine: Engine, mut inbound: Streaming<pb::MountUp>, down: mpsc::Se
     let end = read(&engine, &mut link, &mut inbound).await;
     log_end(WHO, link.peer, &end);
     // If the engine has stopped, the session is gone with it.
-    let _ = engine.disconnect_mount(link).await;
+    let _ = engine.disconnect_mount(link, matches!(end, End::Closed)).await;
 }
 
 fn check_hello(message: pb::MountUp) -> Result<pb::MountHello, DfsError> {
@@ -81,6 +81,7 @@ async fn read(engine: &Engine, link: &mut Link<SessionId>, inbound: &mut Streami
         };
         let done = match message.msg {
             Some(mount_up::Msg::Request(request)) => engine.mount_request(link, request).await,
+            Some(mount_up::Msg::InvalidateDone(done)) => engine.mount_acks(link, done.seqs).await,
             Some(mount_up::Msg::Ping(ping)) => engine.pong(link, ping),
             Some(mount_up::Msg::Hello(_)) => return End::Peer("it sent a second hello".to_owned()),
             None => return End::Peer("it sent a message that this version does not know".to_owned()),

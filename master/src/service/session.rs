@@ -19,7 +19,9 @@ const REFUSAL_DEADLINE: Duration = Duration::from_secs(1);
 /// Why a session has no next message.
 #[derive(Debug)]
 pub(super) enum End {
-    /// The peer closed it, or the connection broke.
+    /// The peer closed it.
+    Closed,
+    /// The connection broke, or what came over it makes no sense.
     Peer(String),
     /// Nothing was heard for too long.
     Silent,
@@ -56,7 +58,7 @@ pub(super) async fn next_message<M>(
         _ = closed => Err(End::Ours),
         message = tokio::time::timeout(MAX_SILENCE, inbound.message()) => match message {
             Ok(Ok(Some(message))) => Ok(message),
-            Ok(Ok(None)) => Err(End::Peer("it closed the stream".to_owned())),
+            Ok(Ok(None)) => Err(End::Closed),
             Ok(Err(status)) => Err(End::Peer(status.message().to_owned())),
             Err(_) => Err(End::Silent),
         },
@@ -104,6 +106,7 @@ pub(super) async fn refuse<M>(
 /// Writes why a session ended.
 pub(super) fn log_end(who: &str, peer: impl std::fmt::Display, end: &End) {
     match end {
+        End::Closed => tracing::info!("session of {who} {peer} ended: it closed the stream"),
         End::Peer(why) => tracing::info!("session of {who} {peer} ended: {why}"),
         End::Silent => tracing::warn!(
             "session of {who} {peer} closed: nothing was heard from it for {} s",

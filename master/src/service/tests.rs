@@ -88,7 +88,10 @@ impl MountClient {
                     assert_eq!(reply.id, id);
                     return reply.result.unwrap();
                 }
-                mount_down::Msg::Invalidate(_) => {}
+                mount_down::Msg::Invalidate(what) => {
+                    let done = pb::InvalidateDone { seqs: vec![what.seq] };
+                    self.send(mount_up::Msg::InvalidateDone(done)).await;
+                }
                 other => panic!("{other:?}"),
             }
         }

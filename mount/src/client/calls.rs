@@ -254,6 +254,14 @@ impl Client {
         self.done("fsync", Op::Fsync(pb::Fsync { inode: inode.0 })).await
     }
 
+    /// Returns when every other mount has forgotten what the uploads changed whose success was told before.
+    ///
+    /// # Errors
+    /// `TimedOut`, ...
+    pub async fn barrier(&self) -> Result<(), DfsError> {
+        self.done("barrier", Op::Barrier(pb::Barrier {})).await
+    }
+
     /// What users can still store.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! The session with the master, the calls that go over it, and the connections to keepers.
 //!
 //! - `session`: one bidirectional stream to the master, kept alive, resumed after a break.
+//! - `hello`: how such a stream begins.
 //! - `requests`: what was asked and not answered yet, in the order of asking (pure).
 //! - `uploads`: who waits for the master's success message, upload step 6.
 //! - `held_locks`: locks that programs here hold, and append leases (pure). `lock_calls`: how they are got.
@@ -19,6 +20,7 @@ mod channel;
 mod clock;
 pub mod data;
 mod held_locks;
+mod hello;
 mod lock_calls;
 mod requests;
 mod session;
@@ -30,7 +32,7 @@ use std::time::Duration;
 use dfs_proto::error::DfsError;
 use dfs_proto::ids::{ChunkId, ClusterId, InodeNo, SessionId};
 use dfs_proto::pb;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use data::KeeperPool;
 use session::Shared;
@@ -77,6 +79,8 @@ pub struct ClusterInfo {
     pub copies: u32,
     /// Copies that an upload waits for.
     pub min_copies: u32,
+    /// How long the master remembers what it told this mount, at least, counted from the request.
+    pub interest: Duration,
 }
 
 /// What the master tells without being asked, and what became of the session. In order.
@@ -86,17 +90,39 @@ pub struct ClusterInfo {
 /// came since the request was made, and not keep the reply then.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Event {
-    /// Something that may be cached was changed by somebody else.
+    /// Something that may be cached was changed by somebody else. When it is forgotten, [`Client::forgot`] has to be
+    /// told.
     Invalidate(pb::Invalidate),
     /// Another mount waits for the append lease of this file.
     Recall(InodeNo),
     /// The stream broke: invalidations may be missed from now on, so nothing cached may be trusted.
-    SessionLost,
+    SessionLost(Lost),
     /// The stream is there again; what is cached from now on may be trusted.
     SessionResumed {
         /// The same master process, and it still knew the session: it says again how the last uploads ended.
         same_master: bool,
     },
+}
+
+/// Dropped, with all its clones, when everything that was cached is forgotten.
+#[derive(Clone, Debug, Default)]
+pub struct Lost {
+    // Dropping it is what tells the session.
+    _forgotten: Option<Arc<oneshot::Sender<()>>>,
+}
+
+impl Lost {
+    fn new() -> (Lost, oneshot::Receiver<()>) {
+        let (sender, receiver) = oneshot::channel();
+        (Lost { _forgotten: Some(Arc::new(sender)) }, receiver)
+    }
+}
+
+impl PartialEq for Lost {
+    /// There is nothing to tell one from another by.
+    fn eq(&self, _: &Lost) -> bool {
+        true
+    }
 }
 
 /// A session with the master and the connections to its keepers. Cheap to clone; ends with its last clone.
@@ -160,6 +186,11 @@ impl Client {
     /// wait may begin later.
     pub fn expect_upload(&self, chunk: ChunkId) -> UploadWaiter {
         UploadWaiter::register(&self.inner.shared, chunk)
+    }
+
+    /// What the invalidation with this number was about is forgotten here. Never waits.
+    pub fn forgot(&self, seq: u64) {
+        self.inner.shared.forgot(seq);
     }
 
     /// Sends what is queued and ends the session, for a process that ends now. Waits at most 2 s. Other clones

@@ -56,9 +56,27 @@ fn wants_no_answer(op: &Op) -> bool {
     matches!(op, Op::Release(_) | Op::ReportBad(_))
 }
 
-/// A wait for a lock may be long: it takes no place among those that are out.
+/// A wait for a lock may be long, and so may one for others to forget what was changed: they take no place among
+/// those that are out. Programs that wait bound them.
 fn counts(op: &Op) -> bool {
-    !matches!(op, Op::SetLock(set) if set.wait)
+    match op {
+        Op::SetLock(set) => !set.wait,
+        Op::Barrier(_)
+        | Op::Setattr(_)
+        | Op::Create(_)
+        | Op::Mknod(_)
+        | Op::Mkdir(_)
+        | Op::Symlink(_)
+        | Op::Link(_)
+        | Op::Unlink(_)
+        | Op::Rmdir(_)
+        | Op::Rename(_)
+        | Op::Setxattr(_)
+        | Op::Removexattr(_)
+        | Op::Fallocate(_)
+        | Op::CopyRange(_) => false,
+        _ => true,
+    }
 }
 
 impl Requests {
@@ -97,7 +115,7 @@ impl Requests {
         if wants_no_answer(&op) {
             self.pending.remove(&id);
         } else if !counts(&op) {
-            // Waits for a lock are bounded by the programs that wait.
+            // It always may go.
         } else if self.in_flight < MAX_IN_FLIGHT {
             self.in_flight += 1;
         } else {

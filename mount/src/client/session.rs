@@ -13,30 +13,29 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use dfs_proto::error::{DfsError, ErrorCode};
-use dfs_proto::ids::{ClusterId, InodeNo, SessionId};
-use dfs_proto::pb::mount_service_client::MountServiceClient;
+use dfs_proto::ids::{InodeNo, SessionId};
+use dfs_proto::pb;
 use dfs_proto::pb::{mount_down, mount_up};
-use dfs_proto::{MAX_MESSAGE_LEN, PROTOCOL_VERSION, pb};
 use tokio::sync::{Notify, mpsc, watch};
-use tokio_stream::wrappers::ReceiverStream;
 
 use super::clock::Clock;
+use super::hello::{Link, connect, first_link, hello};
 use super::requests::{Op, Reply, ReplyTo, Requests};
 use super::uploads::Uploads;
-use super::{ClientConfig, ClusterInfo, Event, channel};
+use super::{ClientConfig, ClusterInfo, Event, Lost};
 use crate::lock::lock;
 
 const PING_EVERY: Duration = Duration::from_secs(1);
 /// Silence after which the stream counts as broken.
 const SILENCE: Duration = Duration::from_secs(3);
-const BACKOFF_FIRST: Duration = Duration::from_millis(50);
-const BACKOFF_LAST: Duration = Duration::from_secs(1);
+pub(super) const BACKOFF_FIRST: Duration = Duration::from_millis(50);
+pub(super) const BACKOFF_LAST: Duration = Duration::from_secs(1);
 /// For one try to resume.
 const ATTEMPT: Duration = Duration::from_secs(3);
-/// Messages between the session and gRPC's own buffers.
-const UP_QUEUE: usize = 64;
 /// How long the events' receiver may take none before the stream is given up.
 const EVENT_PATIENCE: Duration = Duration::from_secs(3);
+/// How long what was cached may take to be forgotten, before the session is brought back.
+const FORGET_WITHIN: Duration = Duration::from_secs(1);
 /// For what is still queued when the session ends.
 const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 
@@ -47,6 +46,8 @@ pub(super) struct Shared {
     uploads: Mutex<Uploads>,
     clock: Mutex<Clock>,
     info: Mutex<ClusterInfo>,
+    /// Invalidations that are forgotten here, which the master does not know yet.
+    forgotten: Mutex<Vec<u64>>,
     /// There may be something to send.
     wake: Notify,
     /// The stream is there.
@@ -93,6 +94,11 @@ impl Shared {
         self.up.load(Ordering::Relaxed)
     }
 
+    pub(super) fn forgot(&self, seq: u64) {
+        lock(&self.forgotten).push(seq);
+        self.wake.notify_one();
+    }
+
     pub(super) fn release(&self, inode: InodeNo) {
         self.requests().release(inode);
         self.wake.notify_one();
@@ -134,16 +140,6 @@ impl Shared {
     }
 }
 
-/// A stream whose welcome has come.
-struct Link {
-    up: mpsc::Sender<pb::MountUp>,
-    down: tonic::Streaming<pb::MountDown>,
-    welcome: pb::MountWelcome,
-    cluster: ClusterId,
-    came_at: Instant,
-    round_trip: Duration,
-}
-
 /// Begins a session and spawns the task that keeps it.
 ///
 /// # Errors
@@ -164,6 +160,7 @@ pub(super) async fn begin(
         uploads: Mutex::default(),
         clock: Mutex::new(clock),
         info: Mutex::new(info),
+        forgotten: Mutex::default(),
         wake: Notify::new(),
         up: AtomicBool::new(true),
         locks_lost: AtomicBool::new(false),
@@ -182,89 +179,8 @@ fn info_of(link: &Link) -> ClusterInfo {
         chunk_size: link.welcome.chunk_size,
         copies: link.welcome.copies,
         min_copies: link.welcome.min_copies,
+        interest: Duration::from_millis(u64::from(link.welcome.interest_ms)),
     }
-}
-
-/// Tries until `connect_timeout`: the master may just be starting.
-async fn first_link(config: &ClientConfig) -> Result<Link, DfsError> {
-    let deadline = Instant::now() + config.connect_timeout;
-    let hello = hello(config, SessionId(0), Vec::new(), Vec::new());
-    let mut backoff = BACKOFF_FIRST;
-    loop {
-        let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
-        let error = match connect(config, hello.clone(), left).await {
-            Ok(link) => return Ok(link),
-            Err(error) => error,
-        };
-        let again = matches!(error.code, ErrorCode::Unavailable | ErrorCode::TimedOut | ErrorCode::Busy);
-        if !again || Instant::now() + backoff >= deadline {
-            return Err(error);
-        }
-        tokio::time::sleep(backoff).await;
-        backoff = (backoff * 2).min(BACKOFF_LAST);
-    }
-}
-
-fn hello(
-    config: &ClientConfig,
-    session: SessionId,
-    open_inodes: Vec<u64>,
-    held_locks: Vec<pb::FileLock>,
-) -> pb::MountHello {
-    pb::MountHello {
-        protocol_version: PROTOCOL_VERSION,
-        session: session.0,
-        client: config.name.clone(),
-        open_inodes,
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        held_locks,
-    }
-}
-
-async fn connect(config: &ClientConfig, hello: pb::MountHello, within: Duration) -> Result<Link, DfsError> {
-    match tokio::time::timeout(within, shake_hands(config, hello, within)).await {
-        Ok(result) => result,
-        Err(_) => Err(channel::unreachable_master(&config.master, "no answer")),
-    }
-}
-
-async fn shake_hands(
-    config: &ClientConfig,
-    hello: pb::MountHello,
-    within: Duration,
-) -> Result<Link, DfsError> {
-    let master = &config.master;
-    let channel = channel::open(master, within).await?;
-    let mut client = MountServiceClient::new(channel)
-        .max_decoding_message_size(MAX_MESSAGE_LEN)
-        .max_encoding_message_size(MAX_MESSAGE_LEN);
-    let (up, outgoing) = mpsc::channel(UP_QUEUE);
-    let began = Instant::now();
-    if up.try_send(pb::MountUp { msg: Some(mount_up::Msg::Hello(hello)) }).is_err() {
-        return Err(channel::unreachable_master(master, "the stream did not take the hello"));
-    }
-    let status = |status: tonic::Status| channel::from_status(master, &status);
-    let mut down = client.session(ReceiverStream::new(outgoing)).await.map_err(status)?.into_inner();
-    let first = down.message().await.map_err(status)?.and_then(|message| message.msg);
-    let welcome = match first {
-        Some(mount_down::Msg::Welcome(welcome)) => welcome,
-        Some(mount_down::Msg::Refused(error)) => return Err(DfsError::from_wire(error)),
-        Some(_) => return Err(no_welcome(master, "it began with another message than a welcome")),
-        None => return Err(channel::unreachable_master(master, "it closed the session")),
-    };
-    let cluster = ClusterId::from_bytes(&welcome.cluster)
-        .ok_or_else(|| no_welcome(master, "its cluster id has another length than 16 bytes"))?;
-    if welcome.chunk_size == 0 || welcome.session == 0 {
-        return Err(no_welcome(master, "its welcome lacks the session or the chunk size"));
-    }
-    Ok(Link { up, down, welcome, cluster, came_at: Instant::now(), round_trip: began.elapsed() })
-}
-
-fn no_welcome(master: &str, why: &str) -> DfsError {
-    let message = format!(
-        "what answers at {master} is no master that we understand: {why}; see that the versions agree"
-    );
-    DfsError::new(ErrorCode::Protocol, message)
 }
 
 /// The session's task: ends when it is asked to.
@@ -280,8 +196,11 @@ async fn keep(shared: Arc<Shared>, mut link: Link, events: mpsc::Sender<Event>) 
             break;
         };
         tracing::warn!(master = %shared.config.master, %why, "session with the master lost; trying to resume it");
-        drop(link);
         shared.up.store(false, Ordering::Relaxed);
+        // The master takes the end of the stream for the word that all is forgotten.
+        lose(&events).await;
+        drop(link);
+        lock(&shared.forgotten).clear();
         shared.requests().stream_broke();
         let resumed = tokio::select! {
             link = replace(&shared, &events, epoch) => Some(link),
@@ -312,9 +231,19 @@ async fn say_goodbye(shared: &Shared, link: Link) {
     let _ = tokio::time::timeout(CLOSE_WITHIN, send_all).await;
 }
 
-/// Says that the session is lost, brings it back, says that too. `epoch` is of the master that was lost.
+/// Says that the session is lost, and waits until what was cached is forgotten.
+async fn lose(events: &mpsc::Sender<Event>) {
+    let (lost, forgotten) = Lost::new();
+    insist(events, Event::SessionLost(lost)).await;
+    if tokio::time::timeout(FORGET_WITHIN, forgotten).await.is_err() {
+        tracing::warn!(
+            "not all that was cached could be forgotten within {FORGET_WITHIN:?}; the rest follows"
+        );
+    }
+}
+
+/// Brings the lost session back, and says so. `epoch` is of the master that was lost.
 async fn replace(shared: &Shared, events: &mpsc::Sender<Event>, epoch: u64) -> Link {
-    insist(events, Event::SessionLost).await;
     let lost_at = Instant::now();
     let mut session = shared.info().session;
     let mut backoff = BACKOFF_FIRST;
@@ -430,7 +359,7 @@ async fn send(shared: &Shared, up: &mpsc::Sender<pb::MountUp>, pulse: &Pulse) ->
                 *lock(&pulse.ping) = (seq, Instant::now());
                 mount_up::Msg::Ping(pb::Ping { seq })
             }
-            request = next_request(shared) => mount_up::Msg::Request(request),
+            next = next_message(shared) => next,
         };
         if up.send(pb::MountUp { msg: Some(msg) }).await.is_err() {
             return "the stream does not take requests any more".to_owned();
@@ -438,11 +367,16 @@ async fn send(shared: &Shared, up: &mpsc::Sender<pb::MountUp>, pulse: &Pulse) ->
     }
 }
 
-async fn next_request(shared: &Shared) -> pb::MountRequest {
+/// What others wait for goes first.
+async fn next_message(shared: &Shared) -> mount_up::Msg {
     loop {
+        let seqs = std::mem::take(&mut *lock(&shared.forgotten));
+        if !seqs.is_empty() {
+            return mount_up::Msg::InvalidateDone(pb::InvalidateDone { seqs });
+        }
         let next = shared.requests().next_to_send();
         match next {
-            Some(request) => return request,
+            Some(request) => return mount_up::Msg::Request(request),
             None => shared.wake.notified().await,
         }
     }

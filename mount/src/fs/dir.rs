@@ -8,9 +8,9 @@ use dfs_proto::error::DfsError;
 use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
 
+use super::Fs;
 use super::open_file::Handles;
-use super::security::SecurityLedger;
-use crate::client::Client;
+use super::trust::{Asked, Ttl};
 
 /// Entries asked for at once.
 const PAGE: u32 = 1024;
@@ -42,6 +42,9 @@ struct Listing {
     end: bool,
     /// Of the directory itself, for "..".
     parent: u64,
+    /// When the page was asked for; when the listing began, if it went on without a jump.
+    asked: Option<Asked>,
+    began: Option<Asked>,
 }
 
 /// One entry, for whoever answers the kernel.
@@ -54,6 +57,8 @@ pub struct Entry<'a> {
     pub inode: InodeNo,
     /// Attributes; `None` for "." and "..".
     pub attr: Option<pb::Attr>,
+    /// How long it may be cached.
+    pub ttl: Ttl,
 }
 
 impl DirHandle {
@@ -73,23 +78,21 @@ impl DirHandle {
     /// The master's.
     pub async fn list(
         &self,
-        client: &Client,
-        security: &SecurityLedger,
+        fs: &Fs,
         cookie: u64,
-        adjust: impl Fn(pb::Attr) -> pb::Attr + Send,
         mut take: impl FnMut(Entry<'_>) -> bool + Send,
     ) -> Result<(), DfsError> {
         let index = usize::try_from(cookie.saturating_sub(FIRST_NAME)).unwrap_or(usize::MAX);
         // A listing from the start (opendir, rewinddir) shows what is there now.
         if cookie == 0 || !self.locked().has(index) {
-            self.fetch(client, security, index).await?;
+            self.fetch(fs, index).await?;
         }
         let parent = InodeNo(self.locked().parent);
         let dots: [(&[u8], InodeNo); 2] = [(b".", self.inode), (b"..", parent)];
         for (number, (name, inode)) in
             dots.into_iter().enumerate().skip(usize::try_from(cookie).unwrap_or(usize::MAX))
         {
-            if take(Entry { cookie: number as u64 + 1, name, inode, attr: None }) {
+            if take(Entry { cookie: number as u64 + 1, name, inode, attr: None, ttl: Ttl::default() }) {
                 return Ok(());
             }
         }
@@ -102,22 +105,32 @@ impl DirHandle {
                 Some(name) => *name = entry.name.to_vec().into(),
                 None => state.names.push(entry.name.to_vec().into()),
             }
-            let attr = adjust(entry.attr.unwrap_or_default());
+            let attr = fs.files.adjust(entry.attr.unwrap_or_default());
             at += 1;
+            let ttl = state
+                .asked
+                .map_or(Ttl::default(), |asked| fs.may_cache_listed(asked, self.inode, &entry.name, &attr));
             if take(Entry {
                 cookie: at as u64 + FIRST_NAME,
                 name: &entry.name,
                 inode: InodeNo(attr.inode),
                 attr: Some(attr),
+                ttl,
             }) {
                 break;
             }
+        }
+        if state.end
+            && at == state.page_start + state.page.len()
+            && let Some(began) = state.began
+        {
+            fs.trust.listed(began, self.inode);
         }
         Ok(())
     }
 
     /// Fetches the page whose first name has number `index`.
-    async fn fetch(&self, client: &Client, security: &SecurityLedger, index: usize) -> Result<(), DfsError> {
+    async fn fetch(&self, fs: &Fs, index: usize) -> Result<(), DfsError> {
         let after = {
             let state = self.locked();
             match index.checked_sub(1) {
@@ -127,10 +140,13 @@ impl DirHandle {
         };
         // A number that was never given out: nothing is there.
         let Some(after) = after else { return Ok(()) };
-        let mark = security.mark();
-        let entries = client.readdir(self.inode, &after, PAGE).await?;
-        entries.entries.iter().flat_map(|entry| &entry.attr).for_each(|attr| security.learn(mark, attr));
+        let (mark, asked) = (fs.security.mark(), fs.trust.ask());
+        let entries = fs.client.readdir(self.inode, &after, PAGE).await?;
+        entries.entries.iter().flat_map(|entry| &entry.attr).for_each(|attr| fs.security.learn(mark, attr));
         let mut state = self.locked();
+        let goes_on = index == state.page_start + state.page.len();
+        state.began = if index == 0 { Some(asked) } else { state.began.filter(|_| goes_on) };
+        state.asked = Some(asked);
         state.page = entries.entries;
         state.page_start = index;
         state.end = entries.end;

@@ -1,76 +1,140 @@
 //! What the master pushes over the session: something that this mount may have cached was changed by somebody
-//! else. Here it is forgotten, and the kernel told to forget it too.
+//! else. Here it is forgotten, and the kernel told to forget it too; then the master hears of it, and whoever made
+//! the change is told that it is done.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use dfs_proto::ids::InodeNo;
+use dfs_proto::pb;
 use tokio::sync::mpsc;
 
 use super::Fs;
-use crate::client::Event;
+use super::board::Job;
+use super::trust::Handed;
+use crate::client::{Event, Lost};
 
 /// For the kernel's caches.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Notice {
     /// Attributes of an inode.
     Attributes(InodeNo),
-    /// Attributes and pages of an inode.
+    /// Attributes and pages of an inode; of a directory, its list.
     Content(InodeNo),
     /// A name in a directory.
     Name(InodeNo, Vec<u8>),
+    /// What a name leads to is to be asked for again, but what is in use under it may stay.
+    Expire(InodeNo, Vec<u8>),
+    /// Nothing: it comes back when the kernel has taken in all entries of this directory that it was told.
+    Settle(InodeNo),
 }
 
-/// Works off the client's events until the client ends. A notice that cannot be delivered at once is waited
-/// for, so none is lost; the queue behind `notices` is bounded.
-pub async fn follow(fs: Arc<Fs>, mut events: mpsc::Receiver<Event>, notices: mpsc::Sender<Notice>) {
-    while let Some(event) = events.recv().await {
-        for notice in fs.take_event(event) {
-            if notices.send(notice).await.is_err() {
-                return;
+/// Jobs that may wait to be delivered; past that, the flow of events waits.
+const JOBS: usize = 1024;
+/// Between two looks at what is blocked, old, or delivered.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// The same, while the flow of events waits.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// Inodes of one job.
+const INODES: usize = 1024;
+
+/// Works off the client's events until the client ends. None is lost; the board is bounded.
+pub async fn follow(fs: Arc<Fs>, mut events: mpsc::Receiver<Event>) {
+    let mut look = tokio::time::interval(LOOK_EVERY);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let event = tokio::select! {
+            event = events.recv() => event,
+            _ = look.tick() => {
+                fs.look_after_notices();
+                continue;
             }
+        };
+        let Some(event) = event else { break };
+        while fs.board.len() >= JOBS {
+            fs.look_after_notices();
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
+        fs.take_event(event);
     }
+    fs.board.close();
 }
 
 impl Fs {
-    /// Forgets what an event says is old; returns what the kernel must forget.
-    fn take_event(&self, event: Event) -> Vec<Notice> {
+    fn look_after_notices(&self) {
+        self.board.acknowledge_blocked();
+        for directory in self.trust.take_old_lists() {
+            let notices = vec![Notice::Content(directory)];
+            self.board.put(Job { key: directory, notices, ..Job::default() });
+        }
+    }
+
+    /// Forgets what an event says is old, and has the kernel forget it.
+    fn take_event(&self, event: Event) {
         match event {
             Event::Invalidate(old) => {
-                let mut notices = Vec::new();
-                let inode = InodeNo(old.inode);
-                self.security.forget(inode);
-                if old.parent != 0 {
-                    notices.push(Notice::Name(InodeNo(old.parent), old.name.to_vec()));
-                    notices.push(Notice::Attributes(InodeNo(old.parent)));
-                }
-                if old.content {
-                    self.forget_content(inode);
-                    notices.push(Notice::Content(inode));
-                } else if old.inode != 0 {
-                    notices.push(Notice::Attributes(inode));
-                }
-                notices
+                self.security.forget(InodeNo(old.inode));
+                self.board.put(self.forget(&old));
             }
-            Event::Recall(inode) => {
-                self.recall_append(inode);
-                Vec::new()
-            }
-            // While the session is broken nobody tells of changes: opens, which need the master anyway, start
-            // afresh. Reads of what is open go on meanwhile.
-            Event::SessionLost => {
+            Event::Recall(inode) => self.recall_append(inode),
+            Event::SessionLost(lost) => {
                 self.ledger.forget_all();
                 self.security.forget_all();
-                Vec::new()
+                let handed = self.trust.lost();
+                self.forget_handed(handed, Some(&lost));
             }
             // What was cached before the break may have changed during it.
             Event::SessionResumed { .. } => {
                 self.ledger.forget_all();
                 self.security.forget_all();
+                let handed = self.trust.resumed();
                 let open = self.files.all();
-                open.iter().for_each(|file| file.changed_elsewhere());
-                open.iter().map(|file| Notice::Content(file.inode)).collect()
+                for file in open {
+                    file.changed_elsewhere();
+                    let notices = vec![Notice::Content(file.inode)];
+                    self.board.put(Job { key: file.inode, notices, ..Job::default() });
+                }
+                self.forget_handed(handed, None);
             }
+        }
+    }
+
+    fn forget(&self, old: &pb::Invalidate) -> Job {
+        let (inode, parent) = (InodeNo(old.inode), InodeNo(old.parent));
+        let mut job = Job { seq: Some(old.seq), key: inode, ..Job::default() };
+        if old.content {
+            self.forget_content(inode);
+        }
+        if old.inode != 0 {
+            self.trust.attrs_changed(inode);
+            if let Some(directory) = self.trust.being_told_through(inode) {
+                job.directories.push(directory);
+                job.notices.push(Notice::Settle(directory));
+            }
+            job.notices.push(if old.content { Notice::Content(inode) } else { Notice::Attributes(inode) });
+        }
+        if old.parent != 0 {
+            job.key = parent;
+            self.trust.names_changed(parent, false);
+            job.directories.push(parent);
+            job.notices.push(Notice::Name(parent, old.name.to_vec()));
+            // After the name: the kernel is through with listings that were under way, and the list goes.
+            job.notices.push(Notice::Content(parent));
+        }
+        job
+    }
+
+    fn forget_handed(&self, handed: Handed, lost: Option<&Lost>) {
+        let inodes: Vec<InodeNo> = handed.inodes.into_iter().collect();
+        for some in inodes.chunks(INODES) {
+            let notices = some.iter().map(|inode| Notice::Attributes(*inode)).collect();
+            self.board.put(Job { key: some[0], notices, lost: lost.cloned(), ..Job::default() });
+        }
+        for (directory, names) in handed.names {
+            let expire = |name: Box<[u8]>| Notice::Expire(directory, name.into_vec());
+            let mut notices: Vec<Notice> = names.into_iter().map(expire).collect();
+            notices.push(Notice::Content(directory));
+            self.board.put(Job { key: directory, notices, lost: lost.cloned(), ..Job::default() });
         }
     }
 

@@ -57,6 +57,7 @@ impl Fs {
         file.writer.settle().await?;
         let Allocate { keep_size, make_hole } = how;
         let op = pb::Fallocate { inode: file.inode.0, offset, length, keep_size, make_hole };
+        let _changing = self.board.begin(&[]);
         let attr = self.client.fallocate(op).await.inspect_err(|_| file.changed_elsewhere())?;
         self.changed_here(file, &attr);
         Ok(())
@@ -78,6 +79,7 @@ impl Fs {
         let length = length.min(MAX_COPY);
         source.writer.settle().await?;
         target.writer.settle().await?;
+        let _changing = self.board.begin(&[]);
         let mut copied = 0;
         // Within one file the copy may make the source longer: going on would copy the copy.
         let once = source.inode == target.inode;
@@ -112,6 +114,7 @@ impl Fs {
     /// The master changed the content because we asked it to.
     fn changed_here(&self, file: &OpenFile, attr: &pb::Attr) {
         self.ledger.own_change(attr);
+        self.trust.attrs_changed(file.inode);
         file.reader.invalidate();
         // Takes the attributes in; what it makes of them nobody asks for here.
         file.adjust(*attr);

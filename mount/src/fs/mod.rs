@@ -6,7 +6,11 @@
 //! - [`dir`]: directory handles, and how a listing goes on where it left off.
 //! - [`caller`]: whose call it is. [`security`]: which inodes have no attributes that the kernel asks for by itself.
 //! - [`cached`]: what the kernel may still have in its page cache.
+//! - `names`: changes of names.
 //! - `locks`: locks of programs, against those of other mounts. [`append`]: O_APPEND, together with other mounts.
+//! - `caching`: for how long the kernel may use each answer.
+//! - [`trust`]: what the kernel was told, and how long it may believe it.
+//! - [`board`]: notices for the kernel, and when the master hears that they were delivered.
 //! - [`events`]: what the master pushes, and what the kernel is told of it.
 //! - `seek`: where data and holes begin.
 //! - [`extent_ops`]: fallocate and copy_file_range.
@@ -19,16 +23,20 @@
 
 pub mod append;
 pub mod atime;
+pub mod board;
 pub mod cached;
+mod caching;
 pub mod caller;
 mod digest;
 pub mod dir;
 pub mod events;
 pub mod extent_ops;
 mod locks;
+mod names;
 pub mod open_file;
 pub mod security;
 mod seek;
+pub mod trust;
 pub mod virtual_xattr;
 
 use std::sync::Arc;
@@ -43,6 +51,7 @@ use crate::client::Client;
 use crate::read::Readers;
 use crate::write::{Writers, too_large};
 use atime::{AtimeOptions, Atimes};
+use board::Board;
 use cached::PageCacheLedger;
 pub use caller::Caller;
 use digest::Digests;
@@ -50,6 +59,7 @@ use dir::{DirHandle, DirHandles};
 use open_file::{FileHandles, Handle, OpenFiles};
 use security::{SecurityLedger, is_access_list, is_security};
 pub use seek::Seek;
+use trust::{Asked, Trust};
 
 /// How a file was opened, for whoever answers the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,6 +74,10 @@ pub struct Opened {
     pub appends: bool,
 }
 
+/// The longest that the kernel may use what it was told without asking. What a process that is stopped cannot take
+/// back ends with it.
+const LONGEST_CACHED: Duration = Duration::from_secs(30);
+
 /// One mounted cluster.
 pub struct Fs {
     client: Client,
@@ -75,6 +89,8 @@ pub struct Fs {
     atimes: Arc<Atimes>,
     digests: Digests,
     security: SecurityLedger,
+    trust: Arc<Trust>,
+    board: Arc<Board>,
 }
 
 type Result<T> = std::result::Result<T, DfsError>;
@@ -86,17 +102,22 @@ impl Fs {
         let readers = Readers::new(client.clone(), cache_bytes);
         let writers = Writers::new(client.clone(), write_buffer_bytes);
         let ledger = Arc::new(PageCacheLedger::default());
-        let files = OpenFiles::new(readers, writers.clone(), ledger.clone());
+        let longest = LONGEST_CACHED.min(client.info().interest);
+        let trust = Arc::new(Trust::new(longest));
+        let files = OpenFiles::new(readers, writers.clone(), ledger.clone(), trust.clone());
+        let forgot = client.clone();
         Arc::new(Fs {
             atimes: Atimes::new(client.clone(), atime),
             digests: Digests::default(),
+            board: Board::new(move |seq| forgot.forgot(seq)),
+            trust,
             client,
             writers,
             files,
             handles: FileHandles::default(),
             dirs: DirHandles::default(),
             ledger,
-            security: SecurityLedger::default(),
+            security: SecurityLedger::new(longest),
         })
     }
 
@@ -131,77 +152,6 @@ impl Fs {
     /// The inode that `name` in `parent` leads to.
     pub async fn lookup(&self, caller: Caller, parent: InodeNo, name: &[u8]) -> Result<pb::Attr> {
         Ok(self.files.adjust(self.seen(caller.client(&self.client).lookup(parent, name)).await?))
-    }
-
-    /// A node that is neither file, directory nor symbolic link, or a file without opening it.
-    pub async fn mknod(
-        &self,
-        caller: Caller,
-        parent: InodeNo,
-        name: &[u8],
-        mode: u32,
-        umask: u32,
-        rdev: u32,
-    ) -> Result<pb::Attr> {
-        let (name, uid, gid) = (name.to_vec().into(), caller.uid, caller.gid);
-        let mknod = pb::Mknod { parent: parent.0, name, mode, umask, uid, gid, rdev };
-        self.seen(caller.client(&self.client).mknod(mknod)).await
-    }
-
-    /// A directory.
-    pub async fn mkdir(
-        &self,
-        caller: Caller,
-        parent: InodeNo,
-        name: &[u8],
-        mode: u32,
-        umask: u32,
-    ) -> Result<pb::Attr> {
-        let (name, uid, gid) = (name.to_vec().into(), caller.uid, caller.gid);
-        let mkdir = pb::Mkdir { parent: parent.0, name, mode, umask, uid, gid };
-        self.seen(caller.client(&self.client).mkdir(mkdir)).await
-    }
-
-    /// A symbolic link to `target`.
-    pub async fn symlink(
-        &self,
-        caller: Caller,
-        parent: InodeNo,
-        name: &[u8],
-        target: &[u8],
-    ) -> Result<pb::Attr> {
-        let (name, target) = (name.to_vec().into(), target.to_vec().into());
-        caller
-            .client(&self.client)
-            .symlink(pb::Symlink { parent: parent.0, name, target, uid: caller.uid, gid: caller.gid })
-            .await
-    }
-
-    /// Another name for `inode`.
-    pub async fn link(
-        &self,
-        caller: Caller,
-        inode: InodeNo,
-        parent: InodeNo,
-        name: &[u8],
-    ) -> Result<pb::Attr> {
-        let link = pb::Link { inode: inode.0, parent: parent.0, name: name.to_vec().into() };
-        Ok(self.files.adjust(caller.client(&self.client).link(link).await?))
-    }
-
-    /// Takes a name away.
-    pub async fn unlink(&self, caller: Caller, parent: InodeNo, name: &[u8]) -> Result<()> {
-        caller.client(&self.client).unlink(parent, name).await.map(|_gone| ())
-    }
-
-    /// Takes an empty directory away.
-    pub async fn rmdir(&self, caller: Caller, parent: InodeNo, name: &[u8]) -> Result<()> {
-        caller.client(&self.client).rmdir(parent, name).await.map(|_gone| ())
-    }
-
-    /// Moves a name; `no_replace` and `exchange` as renameat2(2) has them.
-    pub async fn rename(&self, caller: Caller, rename: pb::Rename) -> Result<()> {
-        caller.client(&self.client).rename(rename).await.map(|_gone| ())
     }
 
     /// Where a symbolic link leads.
@@ -241,7 +191,9 @@ impl Fs {
             }
         }
         let resized = setattr.size.is_some();
+        let _changing = self.board.begin(&[]);
         let changed = client.setattr(setattr).await;
+        self.trust.attrs_changed(InodeNo(setattr.inode));
         if resized
             && changed.is_err()
             && let Some(file) = &file
@@ -266,10 +218,19 @@ impl Fs {
             caller.check_read_attribute(&self.client, inode, name).await?;
             return self.virtual_xattr(inode, name).await;
         }
-        if is_security(name) && self.security.has_none(inode) {
+        if self.trust.has_no_xattrs(inode) || is_security(name) && self.has_no_security(inode).await? {
             return Err(DfsError::new(ErrorCode::NoData, format!("inode {inode} is known to have none")));
         }
         caller.client(&self.client).getxattr(inode, name).await
+    }
+
+    /// Has the inode none of the attributes that the kernel asks for by itself? What is not known is asked, for
+    /// whoever asks for one will ask for the others.
+    async fn has_no_security(&self, inode: InodeNo) -> Result<bool> {
+        if !self.security.has_none(inode) {
+            self.seen(self.client.getattr(inode)).await?;
+        }
+        Ok(self.security.has_none(inode))
     }
 
     /// Sets an extended attribute.
@@ -282,16 +243,21 @@ impl Fs {
             true => caller.known_client(&self.client).await,
             false => caller.client(&self.client),
         };
+        let _changing = self.board.begin(&[]);
         self.security.forget(inode);
         let set = client.setxattr(setxattr).await;
         // Also what was asked while it was being done.
         self.security.forget(inode);
+        self.trust.attrs_changed(inode);
         set
     }
 
     /// Names of the extended attributes, each with a NUL behind it (listxattr(2)). Those of `trusted` are for root
     /// alone; the kernel leaves that to us.
     pub async fn listxattr(&self, caller: Caller, inode: InodeNo) -> Result<Vec<u8>> {
+        if self.trust.has_no_xattrs(inode) {
+            return Ok(Vec::new());
+        }
         let names = self.client.listxattr(inode).await?;
         let shown = names.iter().filter(|name| caller.is_root() || !name.starts_with(b"trusted."));
         Ok(shown.flat_map(|name| name.iter().copied().chain([0])).collect())
@@ -301,9 +267,11 @@ impl Fs {
     pub async fn removexattr(&self, caller: Caller, inode: InodeNo, name: &[u8]) -> Result<()> {
         xattr_namespace(name)?;
         virtual_xattr::check_writable(name)?;
+        let _changing = self.board.begin(&[]);
         self.security.forget(inode);
         let removed = caller.client(&self.client).removexattr(inode, name).await;
         self.security.forget(inode);
+        self.trust.attrs_changed(inode);
         removed
     }
 
@@ -317,8 +285,9 @@ impl Fs {
     /// Opens a file; `flags` as open(2) has them.
     pub async fn open(&self, caller: Caller, inode: InodeNo, flags: i32) -> Result<Opened> {
         let client = caller.client(&self.client);
+        let asked = self.trust.ask();
         let attr = self.seen(client.open(inode, caller::access(flags))).await?;
-        Ok(self.opened(attr, flags))
+        Ok(self.opened(asked, attr, flags))
     }
 
     /// Creates a file and opens it. Without `O_EXCL`, one that is there already is opened.
@@ -333,13 +302,16 @@ impl Fs {
     ) -> Result<(pb::Attr, Opened)> {
         let (uid, gid) = (caller.uid, caller.gid);
         let create = pb::Create { parent: parent.0, name: name.to_vec().into(), mode, umask, uid, gid };
+        let asked = self.trust.ask();
+        let _changing = self.board.begin(&[parent]);
         let attr = match self.seen(caller.client(&self.client).create(create)).await {
             Err(error) if error.code == ErrorCode::Exists && flags & libc::O_EXCL == 0 => {
                 self.open_existing(caller, parent, name, flags).await?
             }
             created => created?,
         };
-        Ok((self.files.adjust(attr), self.opened(attr, flags)))
+        self.changed_names(&[parent]);
+        Ok((self.files.adjust(attr), self.opened(asked, attr, flags)))
     }
 
     /// Somebody else created the file first: the kernel thought that it was not there, and so looked at no
@@ -376,7 +348,7 @@ impl Fs {
         emptied.inspect_err(|_| self.client.release(inode))
     }
 
-    fn opened(&self, attr: pb::Attr, flags: i32) -> Opened {
+    fn opened(&self, asked: Asked, attr: pb::Attr, flags: i32) -> Opened {
         let read_only = flags & libc::O_ACCMODE == libc::O_RDONLY;
         let reads = flags & libc::O_ACCMODE != libc::O_WRONLY;
         let no_atime = flags & libc::O_NOATIME != 0;
@@ -384,6 +356,10 @@ impl Fs {
         let atime_due = reads && !no_atime && self.atimes.file_is_due(&attr);
         let keep_cache = self.ledger.opened(&attr) && !atime_due;
         let file = self.files.open(attr);
+        if self.trust.attr(asked, file.inode, attr.no_xattrs).is_zero() {
+            // It may have changed since, when the file was not known to be open.
+            file.changed_elsewhere();
+        }
         let handle = self.handles.insert(Handle::new(file, read_only, no_atime));
         let appends = !read_only && flags & libc::O_APPEND != 0;
         Opened { handle, keep_cache, read_only, appends }
@@ -483,9 +459,10 @@ impl Fs {
 
     // Directories.
 
-    /// Opens a directory for listing; `flags` as open(2) has them.
-    pub fn opendir(&self, inode: InodeNo, flags: i32) -> u64 {
-        self.dirs.insert(DirHandle::new(inode, flags & libc::O_NOATIME != 0))
+    /// Opens a directory for listing; `flags` as open(2) has them. True: the kernel's list of it is still right.
+    pub fn opendir(&self, inode: InodeNo, flags: i32) -> (u64, bool) {
+        let directory = DirHandle::new(inode, flags & libc::O_NOATIME != 0);
+        (self.dirs.insert(directory), self.trust.is_list_right(inode))
     }
 
     /// May a squashed root list the directory? All others the kernel has asked that.
@@ -504,7 +481,7 @@ impl Fs {
         take: impl FnMut(dir::Entry<'_>) -> bool + Send,
     ) -> Result<()> {
         let directory = self.dirs.get(handle)?;
-        directory.list(&self.client, &self.security, cookie, |attr| self.files.adjust(attr), take).await?;
+        directory.list(self, cookie, take).await?;
         if cookie == 0 && !directory.no_atime {
             self.atimes.read_directory(directory.inode);
         }

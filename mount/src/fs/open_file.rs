@@ -14,6 +14,7 @@ use dfs_proto::pb;
 
 use super::append::AppendLease;
 use super::cached::PageCacheLedger;
+use super::trust::Trust;
 use crate::client::Client;
 use crate::lock::lock;
 use crate::read::{FileReader, ReadStream, Readers};
@@ -70,6 +71,7 @@ impl OpenFile {
         readers: &Arc<Readers>,
         writers: &Arc<Writers>,
         ledger: &Arc<PageCacheLedger>,
+        trust: &Arc<Trust>,
     ) -> Arc<OpenFile> {
         let inode = InodeNo(attr.inode);
         let reader = readers.file(inode);
@@ -80,17 +82,19 @@ impl OpenFile {
             reader: reader.clone(),
         });
         let on_outcome = {
-            let (known, ledger) = (known.clone(), ledger.clone());
+            let (known, ledger, trust) = (known.clone(), ledger.clone(), trust.clone());
             move |outcome: Outcome<'_>| match outcome {
                 Outcome::Committed(attr) => {
                     known.reader.invalidate();
                     known.take(attr);
                     ledger.own_change(attr);
+                    trust.attrs_changed(inode);
                 }
                 Outcome::Lost => {
                     known.changed();
                     // The kernel's pages have what the file never got.
                     ledger.changed(inode);
+                    trust.attrs_changed(inode);
                 }
             }
         };
@@ -178,23 +182,29 @@ pub struct OpenFiles {
     readers: Arc<Readers>,
     writers: Arc<Writers>,
     ledger: Arc<PageCacheLedger>,
+    trust: Arc<Trust>,
     /// With the number of handles.
     table: Mutex<HashMap<InodeNo, (Arc<OpenFile>, u64)>>,
 }
 
 impl OpenFiles {
     /// None yet.
-    pub fn new(readers: Arc<Readers>, writers: Arc<Writers>, ledger: Arc<PageCacheLedger>) -> OpenFiles {
-        OpenFiles { readers, writers, ledger, table: Mutex::default() }
+    pub fn new(
+        readers: Arc<Readers>,
+        writers: Arc<Writers>,
+        ledger: Arc<PageCacheLedger>,
+        trust: Arc<Trust>,
+    ) -> OpenFiles {
+        OpenFiles { readers, writers, ledger, trust, table: Mutex::default() }
     }
 
     /// One more handle on an inode, of which the master just said `attr`.
     pub fn open(&self, attr: pb::Attr) -> Arc<OpenFile> {
         let mut table = lock(&self.table);
         let inode = InodeNo(attr.inode);
-        let (file, handles) = table
-            .entry(inode)
-            .or_insert_with(|| (OpenFile::new(attr, &self.readers, &self.writers, &self.ledger), 0));
+        let (file, handles) = table.entry(inode).or_insert_with(|| {
+            (OpenFile::new(attr, &self.readers, &self.writers, &self.ledger, &self.trust), 0)
+        });
         *handles += 1;
         let file = file.clone();
         drop(table);

@@ -3,10 +3,12 @@
 //! the master is not asked.
 //!
 //! What must hold: an inode is known only while no change of it could have been missed. Replies and notices come
-//! on different ways, so a reply counts only if nothing was heard of the inode since the request was made.
+//! on different ways, so a reply counts only if nothing was heard of the inode since the request was made; and only
+//! for as long as the master remembers that it has to tell of changes.
 
 use std::num::NonZeroUsize;
 use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
 use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
@@ -29,7 +31,10 @@ pub fn is_access_list(name: &[u8]) -> bool {
 
 /// When a request was made, against changes.
 #[derive(Clone, Copy)]
-pub struct Mark(u64);
+pub struct Mark {
+    changes: u64,
+    at: Instant,
+}
 
 /// What is known of an inode.
 #[derive(Clone, Copy, Debug)]
@@ -38,6 +43,8 @@ struct Known {
     none: bool,
     /// Its last change was at most this one.
     changed: u64,
+    /// When that was asked for.
+    asked: Instant,
 }
 
 #[derive(Debug)]
@@ -52,24 +59,25 @@ struct Inner {
 /// See the module.
 #[derive(Debug)]
 pub struct SecurityLedger {
+    /// The longest that anything is known.
+    longest: Duration,
     inner: Mutex<Inner>,
 }
 
-impl Default for SecurityLedger {
-    fn default() -> Self {
-        SecurityLedger::of(REMEMBERED)
-    }
-}
-
 impl SecurityLedger {
-    fn of(remembered: NonZeroUsize) -> SecurityLedger {
+    /// `longest` is at most what the master promised.
+    pub fn new(longest: Duration) -> SecurityLedger {
+        SecurityLedger::of(REMEMBERED, longest)
+    }
+
+    fn of(remembered: NonZeroUsize, longest: Duration) -> SecurityLedger {
         let inner = Inner { inodes: LruCache::new(remembered), changes: 0, forgotten: 0 };
-        SecurityLedger { inner: Mutex::new(inner) }
+        SecurityLedger { longest, inner: Mutex::new(inner) }
     }
 
     /// To be taken before a request, for [`SecurityLedger::learn`].
     pub fn mark(&self) -> Mark {
-        Mark(lock(&self.inner).changes)
+        Mark { changes: lock(&self.inner).changes, at: Instant::now() }
     }
 
     /// The master answered a request that was made at `mark`.
@@ -77,21 +85,22 @@ impl SecurityLedger {
         let mut inner = lock(&self.inner);
         let inode = InodeNo(attr.inode);
         let changed = inner.inodes.peek(&inode).map_or(inner.forgotten, |known| known.changed);
-        if changed <= mark.0 {
-            inner.put(inode, Known { none: !attr.has_security, changed });
+        if changed <= mark.changes {
+            inner.put(inode, Known { none: !attr.has_security, changed, asked: mark.at });
         }
     }
 
     /// Has the inode none of them, for all that is known?
     pub fn has_none(&self, inode: InodeNo) -> bool {
-        lock(&self.inner).inodes.get(&inode).is_some_and(|known| known.none)
+        let known = lock(&self.inner).inodes.get(&inode).copied();
+        known.is_some_and(|known| known.none && known.asked.elapsed() < self.longest)
     }
 
     /// The inode changed, or may have.
     pub fn forget(&self, inode: InodeNo) {
         let mut inner = lock(&self.inner);
         inner.changes += 1;
-        let change = Known { none: false, changed: inner.changes };
+        let change = Known { none: false, changed: inner.changes, asked: Instant::now() };
         inner.put(inode, change);
     }
 
@@ -118,13 +127,15 @@ impl Inner {
 mod tests {
     use super::*;
 
+    const LONG: Duration = Duration::from_secs(60);
+
     fn attr(inode: u64, has_security: bool) -> pb::Attr {
         pb::Attr { inode, has_security, ..Default::default() }
     }
 
     #[test]
     fn what_the_master_said_is_known_until_it_changes() {
-        let ledger = SecurityLedger::default();
+        let ledger = SecurityLedger::new(LONG);
         assert!(!ledger.has_none(InodeNo(5)));
         ledger.learn(ledger.mark(), &attr(5, false));
         ledger.learn(ledger.mark(), &attr(6, true));
@@ -137,8 +148,15 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_known_for_longer_than_the_master_tells_of_changes() {
+        let ledger = SecurityLedger::new(Duration::ZERO);
+        ledger.learn(ledger.mark(), &attr(5, false));
+        assert!(!ledger.has_none(InodeNo(5)));
+    }
+
+    #[test]
     fn an_answer_to_a_question_from_before_the_change_does_not_count() {
-        let ledger = SecurityLedger::default();
+        let ledger = SecurityLedger::new(LONG);
         let before = ledger.mark();
         ledger.forget(InodeNo(5));
         ledger.learn(before, &attr(5, false));
@@ -155,7 +173,7 @@ mod tests {
 
     #[test]
     fn changes_count_also_when_they_fell_out() {
-        let ledger = SecurityLedger::of(NonZeroUsize::MIN);
+        let ledger = SecurityLedger::of(NonZeroUsize::MIN, LONG);
         let before = ledger.mark();
         ledger.forget(InodeNo(5));
         ledger.forget(InodeNo(6));

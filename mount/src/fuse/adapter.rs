@@ -11,14 +11,15 @@ use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, Filesystem, FopenFlags, Generation,
-    INodeNo, InitFlags, KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData,
-    ReplyDirectory, ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen,
-    ReplyStatfs, ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, Filesystem, INodeNo, InitFlags,
+    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
+    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
+    ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 
 use super::ServeOptions;
+use super::answers::{GENERATION, open_flags, opendir_flags};
 use super::convert::{errno, file_type, given};
 use super::lock_requests::{self, LockRequest};
 use super::requester;
@@ -27,16 +28,13 @@ use super::signals;
 use crate::fs::extent_ops::Allocate;
 use crate::fs::security::is_access_list;
 use crate::fs::virtual_xattr::is_virtual;
-use crate::fs::{Caller, Fs, Opened, Seek};
+use crate::fs::{Caller, Fs, Seek};
 
 /// Largest write request that we ask the kernel for, in bytes. It sends at most 1 MiB.
 const MAX_WRITE: u32 = 1 << 20;
 
 /// Requests that the kernel may have under way by itself (readahead), at once.
 const MAX_BACKGROUND: u16 = 64;
-
-/// Inodes never get the number of an earlier one.
-const GENERATION: Generation = Generation(0);
 
 /// Wanted of the kernel where it has it. None of those with which fuser 0.18.0 has trouble
 /// (FUSE_SETXATTR_EXT, FUSE_HANDLE_KILLPRIV_V2).
@@ -54,10 +52,10 @@ const CAPABILITIES: [InitFlags; 8] = [
 
 /// What fuser calls.
 pub struct Adapter {
-    fs: Arc<Fs>,
-    options: ServeOptions,
-    root: Root,
-    runtime: Handle,
+    pub(super) fs: Arc<Fs>,
+    pub(super) options: ServeOptions,
+    pub(super) root: Root,
+    pub(super) runtime: Handle,
     /// There as soon as the kernel was greeted.
     notifier: Arc<OnceLock<fuser::Notifier>>,
     /// The kernel enforces access lists.
@@ -81,49 +79,6 @@ impl Adapter {
 
     fn caller(&self, request: &Request) -> Caller {
         requester::caller(request, self.options.squash)
-    }
-
-    /// Does `work` on the runtime, then replies: by `say` with what came of it, or with the errno of its error.
-    fn answer<T, R: Refuse>(
-        &self,
-        operation: &'static str,
-        inode: INodeNo,
-        reply: R,
-        work: impl Future<Output = Result<T, DfsError>> + Send + 'static,
-        say: impl FnOnce(R, T) + Send + 'static,
-    ) {
-        self.runtime.spawn(async move {
-            match work.await {
-                Ok(done) => say(reply, done),
-                Err(error) => reply.refuse(errno(operation, inode.0, &error)),
-            }
-        });
-    }
-
-    /// Answers a request for an entry.
-    fn entry(
-        &self,
-        operation: &'static str,
-        parent: INodeNo,
-        reply: ReplyEntry,
-        work: impl Future<Output = Result<pb::Attr, DfsError>> + Send + 'static,
-    ) {
-        let (root, entry_ttl, attr_ttl) = (self.root, self.options.entry_timeout, self.options.attr_timeout);
-        self.answer(operation, parent, reply, work, move |reply, attr| {
-            reply.entry_with_ttls(&attr_ttl, &entry_ttl, &root.attr(&attr), GENERATION);
-        });
-    }
-
-    /// Answers a request for attributes.
-    fn attr(
-        &self,
-        operation: &'static str,
-        inode: INodeNo,
-        reply: ReplyAttr,
-        work: impl Future<Output = Result<pb::Attr, DfsError>> + Send + 'static,
-    ) {
-        let (root, ttl) = (self.root, self.options.attr_timeout);
-        self.answer(operation, inode, reply, work, move |reply, attr| reply.attr(&ttl, &root.attr(&attr)));
     }
 
     /// Answers a write to the end of the file, which the kernel believes to be at `offset`.
@@ -154,36 +109,7 @@ impl Adapter {
             }
         });
     }
-
-    /// Answers a request that has nothing to say but that it is done.
-    fn done(
-        &self,
-        operation: &'static str,
-        inode: INodeNo,
-        reply: ReplyEmpty,
-        work: impl Future<Output = Result<(), DfsError>> + Send + 'static,
-    ) {
-        self.answer(operation, inode, reply, work, |reply, ()| reply.ok());
-    }
 }
-
-/// What all of fuser's replies can do.
-trait Refuse: Send + 'static {
-    /// Replies with an error.
-    fn refuse(self, errno: Errno);
-}
-
-macro_rules! refuse {
-    ($($reply:ty),*) => {
-        $(impl Refuse for $reply {
-            fn refuse(self, errno: Errno) {
-                self.error(errno);
-            }
-        })*
-    };
-}
-
-refuse!(ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen, ReplyWrite, ReplyXattr);
 
 /// Has the kernel forget what it knows of a file, before this returns. Not to be waited for by a request that holds
 /// the file's pages, such as a write. The kernel may make it wait, so not on this thread.
@@ -193,17 +119,6 @@ async fn forget_pages(notifier: &OnceLock<fuser::Notifier>, ino: INodeNo) {
         // That the kernel has nothing cached is as good.
         let _ = tokio::task::spawn_blocking(told).await;
     }
-}
-
-fn open_flags(opened: Opened, uncached_appends: bool) -> FopenFlags {
-    let mut flags = FopenFlags::empty();
-    if opened.keep_cache {
-        flags |= FopenFlags::FOPEN_KEEP_CACHE;
-    }
-    if opened.appends && uncached_appends {
-        flags |= FopenFlags::FOPEN_DIRECT_IO;
-    }
-    flags
 }
 
 /// A value of any length, or its length alone when the caller's buffer is of no bytes.
@@ -238,7 +153,14 @@ impl Filesystem for Adapter {
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (fs, caller, parent_inode, name) =
             (self.fs.clone(), self.caller(request), self.root.inward(parent), name.as_bytes().to_vec());
-        self.entry("lookup", parent, reply, async move { fs.lookup(caller, parent_inode, &name).await });
+        let asked = name.clone();
+        self.entry(
+            "lookup",
+            parent,
+            name,
+            reply,
+            async move { fs.lookup(caller, parent_inode, &asked).await },
+        );
     }
 
     fn getattr(&self, _request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
@@ -301,7 +223,8 @@ impl Filesystem for Adapter {
     ) {
         let (fs, parent_inode, caller, name) =
             (self.fs.clone(), self.root.inward(parent), self.caller(request), name.as_bytes().to_vec());
-        self.entry("mknod", parent, reply, async move {
+        let given = name.clone();
+        self.entry("mknod", parent, given, reply, async move {
             fs.mknod(caller, parent_inode, &name, mode, umask, rdev).await
         });
     }
@@ -317,7 +240,8 @@ impl Filesystem for Adapter {
     ) {
         let (fs, parent_inode, caller, name) =
             (self.fs.clone(), self.root.inward(parent), self.caller(request), name.as_bytes().to_vec());
-        self.entry("mkdir", parent, reply, async move {
+        let given = name.clone();
+        self.entry("mkdir", parent, given, reply, async move {
             fs.mkdir(caller, parent_inode, &name, mode, umask).await
         });
     }
@@ -338,7 +262,8 @@ impl Filesystem for Adapter {
         let (fs, parent_inode, caller, name) =
             (self.fs.clone(), self.root.inward(parent), self.caller(request), name.as_bytes().to_vec());
         let target = target.as_os_str().as_bytes().to_vec();
-        self.entry("symlink", parent, reply, async move {
+        let given = name.clone();
+        self.entry("symlink", parent, given, reply, async move {
             fs.symlink(caller, parent_inode, &name, &target).await
         });
     }
@@ -372,7 +297,8 @@ impl Filesystem for Adapter {
     fn link(&self, request: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
         let (fs, caller, new_parent, name) =
             (self.fs.clone(), self.caller(request), self.root.inward(newparent), newname.as_bytes().to_vec());
-        self.entry("link", newparent, reply, async move {
+        let given = name.clone();
+        self.entry("link", newparent, given, reply, async move {
             fs.link(caller, InodeNo(ino.0), new_parent, &name).await
         });
     }
@@ -398,17 +324,16 @@ impl Filesystem for Adapter {
     ) {
         let (fs, root, caller, name) =
             (self.fs.clone(), self.root, self.caller(request), name.as_bytes().to_vec());
-        let ttl = self.options.entry_timeout.min(self.options.attr_timeout);
-        let uncached = self.uncached_appends;
+        let longest = self.options.entry_timeout.min(self.options.attr_timeout);
+        let (asked, uncached, parent_inode) = (fs.ask(), self.uncached_appends, root.inward(parent));
         self.runtime.spawn(async move {
-            match fs.create(caller, root.inward(parent), &name, mode, umask, flags).await {
-                Ok((attr, opened)) => reply.created(
-                    &ttl,
-                    &root.attr(&attr),
-                    GENERATION,
-                    FileHandle(opened.handle),
-                    open_flags(opened, uncached),
-                ),
+            match fs.create(caller, parent_inode, &name, mode, umask, flags).await {
+                Ok((attr, opened)) => {
+                    let ttl = fs.may_cache_entry(asked, parent_inode, &name, Some(&attr));
+                    let ttl = ttl.entry.min(ttl.attr).min(longest);
+                    let (handle, flags) = (FileHandle(opened.handle), open_flags(opened, uncached));
+                    reply.created(&ttl, &root.attr(&attr), GENERATION, handle, flags);
+                }
                 Err(error) => reply.error(errno("create", parent.0, &error)),
             }
         });
@@ -618,16 +543,16 @@ impl Filesystem for Adapter {
 
     fn opendir(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (fs, caller, inode) = (self.fs.clone(), self.caller(request), self.root.inward(ino));
-        if !caller.squashed {
-            return reply.opened(FileHandle(fs.opendir(inode, flags.0)), FopenFlags::empty());
-        }
-        let work = async move {
-            fs.check_opendir(caller, inode).await?;
-            Ok(fs.opendir(inode, flags.0))
+        let open = move |reply: ReplyOpen| {
+            let (handle, is_list_right) = fs.opendir(inode, flags.0);
+            reply.opened(FileHandle(handle), opendir_flags(is_list_right));
         };
-        self.answer("opendir", ino, reply, work, |reply, handle| {
-            reply.opened(FileHandle(handle), FopenFlags::empty());
-        });
+        if !caller.squashed {
+            return open(reply);
+        }
+        let fs = self.fs.clone();
+        let allowed = async move { fs.check_opendir(caller, inode).await };
+        self.answer("opendir", ino, reply, allowed, move |reply, ()| open(reply));
     }
 
     fn readdir(
@@ -665,7 +590,7 @@ impl Filesystem for Adapter {
         offset: u64,
         mut reply: ReplyDirectoryPlus,
     ) {
-        let (fs, root, ttl) =
+        let (fs, root, longest) =
             (self.fs.clone(), self.root, self.options.entry_timeout.min(self.options.attr_timeout));
         let directory = root.inward(ino);
         self.runtime.spawn(async move {
@@ -674,6 +599,7 @@ impl Filesystem for Adapter {
                 let dots = pb::Attr { inode: entry.inode.0, mode: libc::S_IFDIR, ..Default::default() };
                 let number = root.entry(directory, &entry);
                 let attr = FileAttr { ino: number, ..root.attr(&entry.attr.unwrap_or(dots)) };
+                let ttl = entry.ttl.entry.min(entry.ttl.attr).min(longest);
                 reply.add(number, entry.cookie, OsStr::from_bytes(entry.name), &ttl, &attr, GENERATION)
             });
             match listed.await {

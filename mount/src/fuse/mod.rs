@@ -6,8 +6,10 @@
 //! already, so that fuser's own teardown, which may unmount a file system that is not ours, is never used.
 
 mod adapter;
+mod answers;
 mod convert;
 mod lock_requests;
+mod notices;
 mod requester;
 mod root;
 mod signals;
@@ -26,13 +28,14 @@ use crate::client::{Client, Event};
 use crate::fs::Fs;
 use crate::fs::atime::AtimeOptions;
 use crate::fs::caller::Squash;
-use crate::fs::events::{self, Notice};
+use crate::fs::events;
 use adapter::Adapter;
 use dfs_proto::ids::InodeNo;
 use root::Root;
 
-/// Notices to the kernel that may wait to be delivered; past that, the flow of events waits.
-const NOTICES: usize = 1024;
+/// The longest that the kernel may use what it was told without asking. What this process could not take back, should
+/// it be stopped, ends with it.
+const LONGEST_CACHED: Duration = Duration::from_secs(30);
 
 /// How the mount behaves towards the kernel.
 #[derive(Clone, Debug)]
@@ -45,7 +48,8 @@ pub struct ServeOptions {
     pub allow_other: bool,
     /// FUSE threads.
     pub threads: usize,
-    /// How long the kernel may use attributes without asking, if no push says otherwise.
+    /// How long the kernel may use attributes without asking, if no push says otherwise. At most what the master
+    /// promises counts.
     pub attr_timeout: Duration,
     /// The same for names.
     pub entry_timeout: Duration,
@@ -55,14 +59,13 @@ pub struct ServeOptions {
 
 impl Default for ServeOptions {
     fn default() -> Self {
-        let second = Duration::from_secs(1);
         Self {
             root: InodeNo::ROOT,
             atime: AtimeOptions::default(),
             allow_other: false,
             threads: 2,
-            attr_timeout: second,
-            entry_timeout: second,
+            attr_timeout: LONGEST_CACHED,
+            entry_timeout: LONGEST_CACHED,
             squash: None,
         }
     }
@@ -110,15 +113,12 @@ impl Serve {
         let root = Root::new(self.options.root);
         let shared_notifier = Arc::new(OnceLock::new());
         let adapter = Adapter::new(fs.clone(), self.options, self.runtime.clone(), shared_notifier.clone());
+        let device = self.fd.try_clone()?;
         let session = fuser::Session::from_fd(adapter, self.fd, acl, config)?.spawn()?;
-        let (sender, notices) = mpsc::channel(NOTICES);
-        let notifier = session.notifier();
         // Empty until now.
         let _ = shared_notifier.set(session.notifier());
-        std::thread::Builder::new()
-            .name("fuse-notices".into())
-            .spawn(move || tell_kernel(&notifier, root, notices))?;
-        self.runtime.spawn(events::follow(fs.clone(), self.events, sender));
+        notices::start(&fs, &session.notifier(), device, root)?;
+        self.runtime.spawn(events::follow(fs.clone(), self.events));
         let session =
             std::thread::Builder::new().name("fuse-session".into()).spawn(move || session.join())?;
         Ok(Serving { fs, session: Mutex::new(Some(session)) })
@@ -157,27 +157,5 @@ impl Serving {
     /// after the last drain.
     pub async fn close(&self) {
         self.fs.close().await;
-    }
-}
-
-/// Delivers notices. A thread of its own, because the kernel may make it wait for locks that are held while
-/// requests are answered.
-fn tell_kernel(notifier: &fuser::Notifier, root: Root, mut notices: mpsc::Receiver<Notice>) {
-    use std::os::unix::ffi::OsStrExt;
-    while let Some(notice) = notices.blocking_recv() {
-        let (Notice::Attributes(inode) | Notice::Content(inode) | Notice::Name(inode, _)) = &notice;
-        let Some(inode) = root.noticed(*inode) else { continue };
-        let told = match &notice {
-            // A negative offset: attributes alone. 0, 0: every page.
-            Notice::Attributes(_) => notifier.inval_inode(inode, -1, 0),
-            Notice::Content(_) => notifier.inval_inode(inode, 0, 0),
-            Notice::Name(_, name) => notifier.inval_entry(inode, std::ffi::OsStr::from_bytes(name)),
-        };
-        match told {
-            Ok(()) => {}
-            // The kernel had not cached it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => tracing::debug!(?notice, "the kernel did not take a notice: {error}"),
-        }
     }
 }

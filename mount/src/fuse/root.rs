@@ -52,6 +52,7 @@ impl Root {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fs::trust::Ttl;
     use fuser::INodeNo;
 
     const REAL: InodeNo = InodeNo::ROOT;
@@ -74,7 +75,7 @@ mod tests {
         }
         assert_eq!((root.inward(INodeNo(1)), root.outward(InodeNo(50))), (InodeNo(50), INodeNo(1)));
         assert_eq!(root.outward(REAL), INodeNo(1));
-        let up = |inode| Entry { cookie: 2, name: b"..", inode, attr: None };
+        let up = |inode| Entry { cookie: 2, name: b"..", inode, attr: None, ttl: Ttl::default() };
         assert_eq!(root.entry(InodeNo(50), &up(InodeNo(40))), INodeNo(1), "'..' of the root is the root");
         assert_eq!(root.entry(InodeNo(51), &up(InodeNo(50))), INodeNo(1));
         assert_eq!(root.entry(InodeNo(52), &up(InodeNo(51))), INodeNo(51));

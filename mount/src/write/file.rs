@@ -2,6 +2,7 @@
 //! have yet to hear of.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
@@ -25,6 +26,9 @@ pub struct FileWriter {
     progress: Notify,
     /// Rung when something was frozen.
     pub(super) frozen: Notify,
+    /// Uploads that other mounts may not have heard of when they succeeded, and up to which of them they have.
+    unheard: AtomicU64,
+    heard: AtomicU64,
     itself: Weak<FileWriter>,
 }
 
@@ -104,6 +108,8 @@ impl FileWriter {
             state: Mutex::default(),
             progress: Notify::new(),
             frozen: Notify::new(),
+            unheard: AtomicU64::new(0),
+            heard: AtomicU64::new(0),
             itself: itself.clone(),
         })
     }
@@ -267,6 +273,19 @@ impl FileWriter {
         self.settle().await
     }
 
+    /// Returns when no other mount has cached what the uploads until now changed. Costs nothing where none had.
+    ///
+    /// # Errors
+    /// The master's.
+    pub(super) async fn wait_for_others(&self) -> Result<(), DfsError> {
+        let unheard = self.unheard.load(Ordering::Acquire);
+        if self.heard.load(Ordering::Acquire) < unheard {
+            self.writers.client.barrier().await?;
+            self.heard.fetch_max(unheard, Ordering::AcqRel);
+        }
+        Ok(())
+    }
+
     /// What of `[offset, offset + length)` is here alone.
     pub fn pending(&self, offset: u64, length: usize) -> Pending {
         let state = lock(&self.state);
@@ -371,7 +390,11 @@ impl FileWriter {
 
     /// For the driver: the master said success. Bytes stop being laid over reads in the order of uploads:
     /// an older one whose message is not through yet would else cover newer bytes.
-    pub(super) fn committed(&self, number: u64, attr: pb::Attr) {
+    pub(super) fn committed(&self, number: u64, done: &pb::UploadDone) {
+        if done.acks_pending {
+            self.unheard.fetch_add(1, Ordering::AcqRel);
+        }
+        let attr = done.attr.unwrap_or_default();
         let mut released = 0;
         {
             let mut state = lock(&self.state);

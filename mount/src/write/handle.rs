@@ -97,6 +97,6 @@ impl WriteHandle {
         if sync {
             self.file.writers().client.fsync(self.file.inode()).await?;
         }
-        Ok(())
+        self.file.wait_for_others().await
     }
 }

@@ -121,7 +121,7 @@ async fn begin(
 async fn take_in(file: &Arc<FileWriter>, ended: Ended, running: &mut JoinSet<Finished>) -> Then {
     let error = match ended {
         Ok((number, Ok(done))) => {
-            file.committed(number, done.attr.unwrap_or_default());
+            file.committed(number, &done);
             return Then::WithTheNext;
         }
         Ok((_, Err(error))) if error.code == ErrorCode::WouldBlock => {
@@ -150,7 +150,7 @@ async fn stop(file: &FileWriter, running: &mut JoinSet<Finished>) {
     running.abort_all();
     while let Some(ended) = running.join_next().await {
         if let Ok((number, Ok(done))) = ended {
-            file.committed(number, done.attr.unwrap_or_default());
+            file.committed(number, &done);
         }
     }
 }

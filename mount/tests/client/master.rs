@@ -146,8 +146,10 @@ fn take(script: &Mutex<Script>, message: pb::MountUp, down: &Sender) -> Option<D
                 now: Some(pb::Time::now()),
                 resumed,
                 lost_locks: Vec::new(),
+                interest_ms: 40_000,
             }))
         }
+        Up::InvalidateDone(_) => None,
         Up::Ping(ping) => Some(Down::Pong(pb::Pong { seq: ping.seq, now: Some(pb::Time::now()) })),
         Up::Request(request) => {
             script.requests.push(request.clone());

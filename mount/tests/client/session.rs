@@ -102,7 +102,7 @@ async fn after_a_break_the_session_is_resumed_and_reads_are_sent_again() {
     wait_until("the getattr", || master.count(|op| matches!(op, Op::Getattr(_))) == 1).await;
     master.with(|script| script.answer = Box::new(answer));
     master.break_stream();
-    assert_eq!(next(&mut events).await, Event::SessionLost);
+    assert_eq!(next(&mut events).await, Event::SessionLost(Default::default()));
     assert_eq!(next(&mut events).await, Event::SessionResumed { same_master: true });
     assert_eq!(reader.await.unwrap().unwrap().inode, 9);
     let hello = master.with(|script| script.hellos[1].clone());
@@ -115,7 +115,7 @@ async fn a_master_that_falls_silent_is_left_after_three_seconds() {
     let (client, mut events) = master.connect().await;
     master.with(|script| script.mute = true);
     let began = Instant::now();
-    assert_eq!(next(&mut events).await, Event::SessionLost);
+    assert_eq!(next(&mut events).await, Event::SessionLost(Default::default()));
     let silence = began.elapsed();
     assert!(silence > Duration::from_millis(1900) && silence < Duration::from_secs(5), "{silence:?}");
     master.with(|script| script.mute = false);
@@ -139,13 +139,13 @@ async fn uploads_live_on_with_the_same_master_and_end_with_another() {
     let (client, mut events) = master.connect().await;
     let (first, second) = (client.expect_upload(ChunkId(1)), client.expect_upload(ChunkId(2)));
     master.break_stream();
-    assert_eq!(next(&mut events).await, Event::SessionLost);
+    assert_eq!(next(&mut events).await, Event::SessionLost(Default::default()));
     assert_eq!(next(&mut events).await, Event::SessionResumed { same_master: true });
     master.push(Down::UploadDone(pb::UploadDone { chunk: 1, copies: 3, ..Default::default() }));
     assert_eq!(first.await.unwrap().copies, 3);
     master.with(|script| script.epoch = 2);
     master.break_stream();
-    assert_eq!(next(&mut events).await, Event::SessionLost);
+    assert_eq!(next(&mut events).await, Event::SessionLost(Default::default()));
     assert_eq!(next(&mut events).await, Event::SessionResumed { same_master: false });
     assert_eq!(second.await.unwrap_err().code, ErrorCode::Session);
 }

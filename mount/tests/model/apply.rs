@@ -412,7 +412,7 @@ impl Case<'_> {
         let id = self.pick_dir(dir);
         let Ok(entries) = self.tree.entries(id) else { return };
         let names = entries.keys().cloned().collect();
-        let number = self.fs(mount).opendir(self.inode(id), 0);
+        let (number, _) = self.fs(mount).opendir(self.inode(id), 0);
         let (listed, came) = (Vec::new(), entries.keys().cloned().collect());
         self.listings.push(Listing { id, mount, number, cookie: 0, listed, stayed: names, came });
     }

@@ -125,7 +125,7 @@ impl Case<'_> {
 
     async fn compare_entries(&mut self, mount: usize, id: Id, entries: &BTreeMap<Vec<u8>, Id>) -> Check {
         let fs = self.fs(mount);
-        let handle = fs.opendir(self.inode(id), 0);
+        let (handle, _) = fs.opendir(self.inode(id), 0);
         let mut real = BTreeMap::new();
         let mut cookie = 0;
         loop {

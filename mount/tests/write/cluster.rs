@@ -12,7 +12,6 @@ use dfs_mount::fs::{Caller, Fs, events};
 use dfs_proto::error::DfsError;
 use dfs_proto::ids::InodeNo;
 use tempfile::TempDir;
-use tokio::sync::mpsc;
 
 pub const CHUNK: usize = 64 * 1024;
 pub const CALLER: Caller = Caller { uid: 0, gid: 0, pid: 0, squashed: false };
@@ -98,9 +97,14 @@ impl Mount {
         let config = ClientConfig::new(master.to_string(), "test");
         let (client, events) = Client::connect(config).await.unwrap();
         let fs = Fs::new(client, 16 << 20, write_buffer, AtimeOptions::default());
-        let (sender, mut notices) = mpsc::channel(16);
-        tokio::spawn(events::follow(fs.clone(), events, sender));
-        tokio::spawn(async move { while notices.recv().await.is_some() {} });
+        tokio::spawn(events::follow(fs.clone(), events));
+        // A kernel that has nothing cached.
+        let kernel = fs.clone();
+        std::thread::spawn(move || {
+            while let Some(job) = kernel.notices().take() {
+                kernel.notices().delivered(job);
+            }
+        });
         Mount { fs }
     }
 

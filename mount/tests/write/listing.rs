@@ -40,7 +40,7 @@ async fn every_place_that_was_told_can_be_gone_back_to() {
             .await
             .unwrap();
     }
-    let handle = mount.fs.opendir(InodeNo::ROOT, 0);
+    let (handle, _) = mount.fs.opendir(InodeNo::ROOT, 0);
     let all = rest(&mount, handle, 0).await;
     assert_eq!(all.len(), 2_502);
     for (at, goes_on) in [(100, 101), (2_400, 2_401), (5, 6), (1_030, 1_031), (2_000, 2_001), (0, 1)] {

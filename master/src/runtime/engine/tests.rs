@@ -314,7 +314,7 @@ async fn a_session_that_comes_back_takes_over() {
     assert!((&mut old.link.closed).await.is_err());
     assert_eq!(old.inbox.recv().await, None);
     fixture.ask(&old, 7, mkdir(1, "from-the-old")).await;
-    fixture.engine.disconnect_mount(old.link).await.unwrap();
+    fixture.engine.disconnect_mount(old.link, false).await.unwrap();
     fixture.mkdir(&mut new, 8, "from-the-new").await;
     let status = fixture.engine.read(|state, now| state.status(now)).await.unwrap();
     assert_eq!((status.directories, status.mounts), (2, 1));

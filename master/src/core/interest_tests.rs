@@ -1,0 +1,214 @@
+//! Who is told of a change, and whose answer the reply waits for.
+
+use dfs_proto::ids::{InodeNo, SessionId};
+use dfs_proto::pb::{self, mount_down, mount_reply::Result as Reply, mount_request::Op};
+
+use super::testkit::{Kit, SESSION};
+use super::{Command, Effect};
+
+const ROOT: InodeNo = InodeNo::ROOT;
+const OTHER: SessionId = SessionId(78);
+const THIRD: SessionId = SessionId(79);
+
+/// A kit with another mount, which does not answer by itself, and a file that it has looked up.
+fn two() -> (Kit, InodeNo) {
+    let mut kit = Kit::with_keepers(2);
+    let file = kit.create(ROOT, "f");
+    kit.hello(OTHER, &[]);
+    kit.silent.push(OTHER);
+    lookup(&mut kit, OTHER, "f");
+    kit.sent.clear();
+    (kit, file)
+}
+
+fn lookup(kit: &mut Kit, by: SessionId, name: &str) -> Option<Reply> {
+    let id = kit.request_as(by, Op::Lookup(pb::Lookup { parent: 1, name: name.to_owned().into() }));
+    kit.reply_to(id)
+}
+
+fn chmod(inode: InodeNo) -> Op {
+    Op::Setattr(pb::Setattr { inode: inode.0, mode: Some(0o600), ..Default::default() })
+}
+
+fn mkdir(name: &str) -> Op {
+    Op::Mkdir(pb::Mkdir { parent: 1, name: name.to_owned().into(), mode: 0o755, uid: 0, gid: 0, umask: 0 })
+}
+
+fn told(kit: &Kit, to: SessionId) -> Vec<u64> {
+    let told = kit.sent.iter().filter_map(|effect| match effect {
+        Effect::ToMount(session, mount_down::Msg::Invalidate(what)) if *session == to => Some(what.seq),
+        _ => None,
+    });
+    told.collect()
+}
+
+fn answer(kit: &mut Kit, session: SessionId) {
+    let seqs = told(kit, session);
+    kit.apply(Command::MountAcks { session, seqs });
+}
+
+#[test]
+fn only_mounts_that_may_have_cached_it_are_told() {
+    let (mut kit, file) = two();
+    kit.hello(THIRD, &[]);
+    kit.silent.push(THIRD);
+    assert!(kit.request(chmod(file)) > 0);
+    assert_eq!((told(&kit, OTHER).len(), told(&kit, THIRD).len()), (1, 0));
+    kit.sent.clear();
+    let dir = kit.mkdir_silently("d");
+    assert_eq!(told(&kit, OTHER).len(), 1, "it asked for a name in that directory");
+    kit.sent.clear();
+    let inside =
+        Op::Mkdir(pb::Mkdir { parent: dir.0, name: "e".into(), mode: 0o755, uid: 0, gid: 0, umask: 0 });
+    kit.ok(inside);
+    assert_eq!(told(&kit, OTHER).len(), 0, "it knows nothing of the new directory");
+}
+
+#[test]
+fn a_name_that_was_not_there_is_of_interest_too() {
+    let mut kit = Kit::new();
+    kit.hello(OTHER, &[]);
+    kit.silent.push(OTHER);
+    lookup(&mut kit, OTHER, "missing");
+    let request = kit.request(mkdir("missing"));
+    assert_eq!(told(&kit, OTHER).len(), 1);
+    assert_eq!(kit.reply_to(request), None);
+}
+
+#[test]
+fn an_interest_lives_as_long_as_promised_and_then_ends() {
+    let (mut kit, file) = two();
+    kit.pass_ms(39_000);
+    kit.request(chmod(file));
+    assert_eq!(told(&kit, OTHER).len(), 1);
+    answer(&mut kit, OTHER);
+    kit.pass_ms(81_000);
+    kit.sent.clear();
+    kit.ok(chmod(file));
+    assert!(told(&kit, OTHER).is_empty());
+}
+
+#[test]
+fn what_a_mount_holds_open_is_of_interest_as_long_as_it_is_open() {
+    let (mut kit, file) = two();
+    kit.ok_as(OTHER, Op::Open(pb::Open { inode: file.0, access: 0 }));
+    kit.pass_ms(200_000);
+    kit.request(chmod(file));
+    assert_eq!(told(&kit, OTHER).len(), 1);
+}
+
+#[test]
+fn a_reply_leaves_when_every_interested_mount_has_forgotten() {
+    let (mut kit, file) = two();
+    kit.hello(THIRD, &[]);
+    kit.silent.push(THIRD);
+    lookup(&mut kit, THIRD, "f");
+    let request = kit.request(chmod(file));
+    assert_eq!(kit.reply_to(request), None);
+    answer(&mut kit, OTHER);
+    assert_eq!(kit.reply_to(request), None, "one has not answered");
+    answer(&mut kit, OTHER);
+    assert_eq!(kit.reply_to(request), None, "the same answer again counts once");
+    answer(&mut kit, THIRD);
+    assert!(matches!(kit.reply_to(request), Some(Reply::Attr(attr)) if attr.mode & 0o777 == 0o600));
+}
+
+#[test]
+fn reads_and_errors_never_wait() {
+    let (mut kit, file) = two();
+    let change = kit.request(chmod(file));
+    assert!(lookup(&mut kit, SESSION, "f").is_some(), "although the change of it is still waited for");
+    let request = kit.request(mkdir("f"));
+    assert!(matches!(kit.reply_to(request), Some(Reply::Error(_))));
+    assert_eq!(kit.reply_to(change), None);
+}
+
+#[test]
+fn one_mount_alone_waits_for_nobody() {
+    let mut kit = Kit::with_keepers(2);
+    let file = kit.create(ROOT, "f");
+    kit.upload(file, 0, 10);
+    kit.ok(chmod(file));
+    assert!(kit.done().iter().all(|done| !done.acks_pending));
+    kit.ok(Op::Barrier(pb::Barrier {}));
+}
+
+#[test]
+fn a_mount_that_does_not_answer_loses_its_stream_and_holds_up_nobody_else() {
+    let (mut kit, file) = two();
+    let request = kit.request(chmod(file));
+    kit.pass_ms(3_000);
+    assert_eq!(kit.reply_to(request), None);
+    kit.pass_ms(1_000);
+    assert!(kit.reply_to(request).is_some());
+    assert!(kit.sent.contains(&Effect::CloseMount(OTHER)));
+    kit.ok(chmod(file));
+    assert!(kit.state.sessions.contains_key(&OTHER), "it may come back");
+}
+
+#[test]
+fn a_mount_whose_stream_broke_is_waited_for_until_it_must_have_noticed() {
+    let (mut kit, file) = two();
+    kit.gone(OTHER);
+    let request = kit.request(chmod(file));
+    assert_eq!(kit.reply_to(request), None, "it may not know yet");
+    kit.hello(OTHER, &[]);
+    assert!(kit.reply_to(request).is_some(), "who says hello again trusts nothing");
+    lookup(&mut kit, OTHER, "f");
+    kit.gone(OTHER);
+    kit.pass_ms(5_000);
+    kit.ok(chmod(file));
+}
+
+#[test]
+fn a_mount_that_said_goodbye_is_not_waited_for() {
+    let (mut kit, file) = two();
+    let waiting = kit.request(chmod(file));
+    kit.apply(Command::MountGone { session: OTHER, clean: true });
+    assert!(kit.reply_to(waiting).is_some());
+    kit.ok(chmod(file));
+}
+
+#[test]
+fn the_success_of_an_upload_does_not_wait_and_a_barrier_does() {
+    let (mut kit, file) = two();
+    let placed = kit.alloc(file, 0, 10);
+    kit.store(&placed);
+    let done = kit.done();
+    assert!(done[0].error.is_none() && done[0].acks_pending);
+    let barrier = kit.request(Op::Barrier(pb::Barrier {}));
+    assert_eq!(kit.reply_to(barrier), None);
+    let later = kit.request(chmod(file));
+    answer_first(&mut kit);
+    assert!(kit.reply_to(barrier).is_some(), "it waits for what was before it alone");
+    assert_eq!(kit.reply_to(later), None);
+    kit.request_as(OTHER, Op::Barrier(pb::Barrier {}));
+}
+
+fn answer_first(kit: &mut Kit) {
+    let seqs = told(kit, OTHER)[..1].to_vec();
+    kit.apply(Command::MountAcks { session: OTHER, seqs });
+}
+
+#[test]
+fn a_change_that_is_asked_for_again_while_its_reply_is_held_is_done_once() {
+    let (mut kit, _) = two();
+    let id = kit.request(mkdir("d"));
+    kit.gone(SESSION);
+    kit.hello(SESSION, &[]);
+    let request = pb::MountRequest { id, op: Some(mkdir("d")), answered_below: 0, caller: None };
+    kit.apply(Command::Mount { session: SESSION, request });
+    answer(&mut kit, OTHER);
+    assert!(matches!(kit.reply_to(id), Some(Reply::Attr(_))));
+}
+
+impl Kit {
+    /// Makes a directory whose reply may be held.
+    fn mkdir_silently(&mut self, name: &str) -> InodeNo {
+        self.request(mkdir(name));
+        match lookup(self, SESSION, name) {
+            Some(Reply::Attr(attr)) => InodeNo(attr.inode),
+            other => panic!("{other:?}"),
+        }
+    }
+}

@@ -1,0 +1,64 @@
+//! For how long the kernel may use each answer (`trust`, and what was written here and is not committed).
+
+use std::time::Duration;
+
+use dfs_proto::ids::InodeNo;
+use dfs_proto::pb;
+
+use super::Fs;
+use super::board::Board;
+use super::trust::{Asked, Ttl};
+
+impl Fs {
+    /// Notices for the kernel: to be delivered by whoever talks to it.
+    pub fn notices(&self) -> &Board {
+        &self.board
+    }
+
+    /// To be called when the kernel asks for something that it may cache.
+    pub fn ask(&self) -> Asked {
+        self.trust.ask()
+    }
+
+    /// How long the kernel may use attributes that it asked for at `asked`.
+    pub fn may_cache_attr(&self, asked: Asked, attr: &pb::Attr) -> Duration {
+        let inode = InodeNo(attr.inode);
+        let ttl = self.trust.attr(asked, inode, attr.no_xattrs);
+        if self.changes_soon(inode) { Duration::ZERO } else { ttl }
+    }
+
+    /// How long the kernel may use an entry that it asked for at `asked`; without attributes, that there is none.
+    pub fn may_cache_entry(
+        &self,
+        asked: Asked,
+        parent: InodeNo,
+        name: &[u8],
+        attr: Option<&pb::Attr>,
+    ) -> Ttl {
+        let inode = attr.map(|attr| (InodeNo(attr.inode), attr.no_xattrs));
+        let ttl = self.trust.entry(asked, parent, name, inode);
+        match inode {
+            Some((inode, _)) if self.changes_soon(inode) => Ttl { attr: Duration::ZERO, ..ttl },
+            _ => ttl,
+        }
+    }
+
+    /// The same for an entry of a list, which may be older than what this mount changed since: then the kernel asks.
+    pub(super) fn may_cache_listed(
+        &self,
+        asked: Asked,
+        parent: InodeNo,
+        name: &[u8],
+        attr: &pb::Attr,
+    ) -> Ttl {
+        if self.trust.has_new_entries(asked, parent) {
+            return Ttl::default();
+        }
+        self.may_cache_entry(asked, parent, name, Some(attr))
+    }
+
+    /// Its attributes change when what was written here is committed.
+    fn changes_soon(&self, inode: InodeNo) -> bool {
+        self.files.get(inode).is_some_and(|file| file.writer.has_pending())
+    }
+}

@@ -1,0 +1,388 @@
+//! What the kernel was told, and for how long it may believe it. Pure but for the time that it is given.
+//!
+//! An answer may be cached for as long as the master remembers that it gave it, counted from when it was asked for:
+//! within that time the master says when it is no longer so. Not at all, when a change of it was heard since it was
+//! asked for (replies and invalidations overtake each other on their way through this process), and not while the
+//! session is broken. Names and inodes that the kernel may have are kept as long as it may have them, for when
+//! everything has to be forgotten: two generations of tables take turns, so memory is bounded.
+//!
+//! What must hold: whatever the kernel may use without asking is in the tables here.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use dfs_proto::ids::InodeNo;
+
+use crate::lock::lock;
+
+/// Most names, and most inodes, of one generation. The kernel is not let cache more.
+const MAX_HANDED: usize = 1 << 18;
+/// Most inodes of which is known when they last changed. More, and everything counts as changed.
+const MAX_CHANGED: usize = 1 << 16;
+/// The kernel may take this long, at most, to take in an entry that it was told.
+const TAKES_IN: Duration = Duration::from_secs(2);
+
+/// When something was asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Asked {
+    at: Instant,
+    tick: u64,
+}
+
+/// How long an entry may be cached.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ttl {
+    /// The name.
+    pub entry: Duration,
+    /// The attributes of what it leads to.
+    pub attr: Duration,
+}
+
+/// Everything that the kernel may have cached.
+#[derive(Default, Debug)]
+pub struct Handed {
+    /// By directory.
+    pub names: HashMap<InodeNo, Vec<Box<[u8]>>>,
+    /// Attributes, and lists of entries.
+    pub inodes: HashSet<InodeNo>,
+}
+
+/// When each of some inodes last changed.
+#[derive(Default)]
+struct Changes(HashMap<InodeNo, u64>);
+
+impl Changes {
+    /// Forgets the rest when there are too many: then it returns false.
+    fn note(&mut self, inode: InodeNo, tick: u64) -> bool {
+        let fits = self.0.len() < MAX_CHANGED;
+        if !fits {
+            self.0.clear();
+        }
+        self.0.insert(inode, tick);
+        fits
+    }
+
+    fn since(&self, inode: InodeNo, asked: Asked) -> bool {
+        self.0.get(&inode).is_some_and(|tick| *tick > asked.tick)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Told {
+    asked: Asked,
+    no_xattrs: bool,
+    /// The directory through which it was last told, and when.
+    through: Option<(InodeNo, Instant)>,
+}
+
+#[derive(Default)]
+struct Generation {
+    names: HashSet<(InodeNo, Box<[u8]>)>,
+    inodes: HashMap<InodeNo, Told>,
+    /// Directories whose whole list the kernel may have.
+    listed: HashMap<InodeNo, Asked>,
+}
+
+#[derive(Default)]
+struct State {
+    tick: u64,
+    /// What was asked for before this is old.
+    floor: u64,
+    broken: bool,
+    attrs: Changes,
+    /// Names in these directories, changed by others.
+    names: Changes,
+    /// By anybody.
+    entries: Changes,
+    young: Generation,
+    old: Generation,
+    rotated: Option<Instant>,
+}
+
+/// See the module.
+pub struct Trust {
+    /// The longest that anything may be cached.
+    longest: Duration,
+    state: Mutex<State>,
+}
+
+impl Trust {
+    /// `longest` is at most what the master promised.
+    pub fn new(longest: Duration) -> Trust {
+        Trust { longest, state: Mutex::default() }
+    }
+
+    fn locked(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// To be called before the master is asked.
+    pub fn ask(&self) -> Asked {
+        Asked { at: Instant::now(), tick: self.locked().tick }
+    }
+
+    fn left(&self, asked: Asked) -> Duration {
+        self.longest.saturating_sub(asked.at.elapsed())
+    }
+
+    /// The kernel will be told that `name` in `parent` is `inode`, or is not there. How long may it believe that?
+    pub fn entry(&self, asked: Asked, parent: InodeNo, name: &[u8], inode: Option<(InodeNo, bool)>) -> Ttl {
+        let left = self.left(asked);
+        let mut state = self.locked();
+        state.rotate(self.longest);
+        let may = !state.is_old(asked) && state.has_room();
+        let entry = if may && !state.names.since(parent, asked) { left } else { Duration::ZERO };
+        if !entry.is_zero() {
+            state.young.names.insert((parent, name.into()));
+        }
+        let attr = match inode {
+            Some((inode, no_xattrs)) => {
+                let through = Some((parent, Instant::now()));
+                let may = may && !state.attrs.since(inode, asked);
+                // Also when it may not be cached: the notice that came too early for it has to be repeated.
+                state.young.inodes.insert(inode, Told { asked, no_xattrs: may && no_xattrs, through });
+                if may { left } else { Duration::ZERO }
+            }
+            None => Duration::ZERO,
+        };
+        Ttl { entry, attr }
+    }
+
+    /// The kernel will be told an inode's attributes.
+    pub fn attr(&self, asked: Asked, inode: InodeNo, no_xattrs: bool) -> Duration {
+        let left = self.left(asked);
+        let mut state = self.locked();
+        state.rotate(self.longest);
+        if state.is_old(asked) || !state.has_room() || state.attrs.since(inode, asked) {
+            return Duration::ZERO;
+        }
+        let through = state.told(inode).and_then(|told| told.through);
+        state.young.inodes.insert(inode, Told { asked, no_xattrs, through });
+        left
+    }
+
+    /// A directory was listed from its start to its end, beginning at `asked`.
+    pub fn listed(&self, asked: Asked, directory: InodeNo) {
+        let mut state = self.locked();
+        state.rotate(self.longest);
+        if !state.is_old(asked) && !state.entries.since(directory, asked) && state.has_room() {
+            state.young.listed.insert(directory, asked);
+        }
+    }
+
+    /// Did anybody, this mount too, change a name in this directory since?
+    pub fn has_new_entries(&self, asked: Asked, directory: InodeNo) -> bool {
+        self.locked().entries.since(directory, asked)
+    }
+
+    /// Is the kernel's list of this directory still right?
+    pub fn is_list_right(&self, directory: InodeNo) -> bool {
+        let state = self.locked();
+        let listed = state.young.listed.get(&directory).or_else(|| state.old.listed.get(&directory));
+        listed.is_some_and(|asked| {
+            !state.is_old(*asked) && !state.entries.since(directory, *asked) && !self.left(*asked).is_zero()
+        })
+    }
+
+    /// Lists of directories that the kernel may have and must not use any longer, for nobody speaks of their
+    /// changes any more.
+    pub fn take_old_lists(&self) -> Vec<InodeNo> {
+        let mut state = self.locked();
+        let mut old = Vec::new();
+        for generation in [0, 1] {
+            let State { young, old: older, .. } = &mut *state;
+            let listed = if generation == 0 { &mut young.listed } else { &mut older.listed };
+            listed.retain(|directory, asked| {
+                let keep = !self.left(*asked).is_zero();
+                if !keep {
+                    old.push(*directory);
+                }
+                keep
+            });
+        }
+        old
+    }
+
+    /// Is it known that this inode has no extended attributes?
+    pub fn has_no_xattrs(&self, inode: InodeNo) -> bool {
+        let state = self.locked();
+        state.told(inode).is_some_and(|told| {
+            told.no_xattrs
+                && !state.is_old(told.asked)
+                && !state.attrs.since(inode, told.asked)
+                && !self.left(told.asked).is_zero()
+        })
+    }
+
+    /// The attributes of this inode changed, whoever did it.
+    pub fn attrs_changed(&self, inode: InodeNo) {
+        let mut state = self.locked();
+        state.tick += 1;
+        let tick = state.tick;
+        if !state.attrs.note(inode, tick) {
+            state.floor = tick;
+        }
+    }
+
+    /// Somebody else changed a name in this directory. `own`: this mount did, whose kernel knows.
+    pub fn names_changed(&self, directory: InodeNo, own: bool) {
+        let mut state = self.locked();
+        state.tick += 1;
+        let tick = state.tick;
+        let fits = state.entries.note(directory, tick) && (own || state.names.note(directory, tick));
+        if !fits {
+            state.floor = tick;
+        }
+    }
+
+    /// The directory whose lock the kernel may still hold while it takes in an entry for this inode.
+    pub fn being_told_through(&self, inode: InodeNo) -> Option<InodeNo> {
+        let (directory, at) = self.locked().told(inode)?.through?;
+        (at.elapsed() < TAKES_IN).then_some(directory)
+    }
+
+    /// Two names moved or came without an entry being told (rename): the kernel has them all the same.
+    pub fn moved(&self, directory: InodeNo, name: &[u8]) {
+        let mut state = self.locked();
+        state.rotate(self.longest);
+        state.young.names.insert((directory, name.into()));
+    }
+
+    /// The session is lost: nothing may be cached from now on. Returns what has to be forgotten.
+    pub fn lost(&self) -> Handed {
+        let mut state = self.locked();
+        state.broken = true;
+        state.take_all()
+    }
+
+    /// The session is back: what is asked for from now on may be cached. Returns what has to be forgotten.
+    pub fn resumed(&self) -> Handed {
+        let mut state = self.locked();
+        state.broken = false;
+        state.tick += 1;
+        state.floor = state.tick;
+        state.take_all()
+    }
+}
+
+impl State {
+    fn is_old(&self, asked: Asked) -> bool {
+        self.broken || asked.tick < self.floor
+    }
+
+    fn has_room(&self) -> bool {
+        self.young.names.len() < MAX_HANDED && self.young.inodes.len() < MAX_HANDED
+    }
+
+    fn told(&self, inode: InodeNo) -> Option<&Told> {
+        self.young.inodes.get(&inode).or_else(|| self.old.inodes.get(&inode))
+    }
+
+    fn rotate(&mut self, longest: Duration) {
+        let now = Instant::now();
+        let last = *self.rotated.get_or_insert(now);
+        if now.saturating_duration_since(last) >= longest.max(TAKES_IN) {
+            self.rotated = Some(now);
+            self.old = std::mem::take(&mut self.young);
+        }
+    }
+
+    fn take_all(&mut self) -> Handed {
+        let mut handed = Handed::default();
+        for generation in [std::mem::take(&mut self.young), std::mem::take(&mut self.old)] {
+            handed.inodes.extend(generation.inodes.into_keys().chain(generation.listed.into_keys()));
+            for (parent, name) in generation.names {
+                handed.names.entry(parent).or_default().push(name);
+            }
+        }
+        handed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONGEST: Duration = Duration::from_secs(30);
+    const DIR: InodeNo = InodeNo(1);
+    const FILE: InodeNo = InodeNo(5);
+
+    fn entry(trust: &Trust, asked: Asked) -> (bool, bool) {
+        let ttl = trust.entry(asked, DIR, b"f", Some((FILE, true)));
+        assert!(ttl.entry <= LONGEST && ttl.attr <= LONGEST);
+        (!ttl.entry.is_zero(), !ttl.attr.is_zero())
+    }
+
+    #[test]
+    fn what_changed_since_it_was_asked_for_is_not_cached() {
+        let trust = Trust::new(LONGEST);
+        let asked = trust.ask();
+        assert_eq!(entry(&trust, asked), (true, true));
+        trust.attrs_changed(FILE);
+        assert_eq!(entry(&trust, asked), (true, false));
+        assert!(trust.attr(asked, FILE, true).is_zero());
+        trust.names_changed(DIR, false);
+        assert_eq!(entry(&trust, asked), (false, false));
+        assert_eq!(entry(&trust, trust.ask()), (true, true));
+    }
+
+    #[test]
+    fn nothing_is_cached_while_the_session_is_broken_nor_what_was_asked_for_before() {
+        let trust = Trust::new(LONGEST);
+        let before = trust.ask();
+        entry(&trust, before);
+        let handed = trust.lost();
+        assert_eq!(handed.names[&DIR], [Box::from(&b"f"[..])]);
+        assert!(handed.inodes.contains(&FILE));
+        assert_eq!(entry(&trust, trust.ask()), (false, false));
+        let during = trust.ask();
+        trust.resumed();
+        assert_eq!(entry(&trust, before), (false, false));
+        assert_eq!(entry(&trust, during), (false, false));
+        assert_eq!(entry(&trust, trust.ask()), (true, true));
+    }
+
+    #[test]
+    fn an_answer_is_cached_for_what_is_left_of_the_time() {
+        let trust = Trust::new(Duration::ZERO);
+        assert_eq!(entry(&trust, trust.ask()), (false, false));
+    }
+
+    #[test]
+    fn a_list_is_right_until_an_entry_changes() {
+        let trust = Trust::new(LONGEST);
+        let asked = trust.ask();
+        assert!(!trust.is_list_right(DIR));
+        trust.listed(asked, DIR);
+        assert!(trust.is_list_right(DIR));
+        trust.names_changed(DIR, true);
+        assert!(!trust.is_list_right(DIR));
+        trust.listed(asked, DIR);
+        assert!(!trust.is_list_right(DIR), "it was begun before the change");
+        assert_eq!(entry(&trust, asked).0, true, "the kernel knows of this mount's own changes of names");
+    }
+
+    #[test]
+    fn having_no_xattrs_is_known_until_a_change() {
+        let trust = Trust::new(LONGEST);
+        assert!(!trust.has_no_xattrs(FILE));
+        entry(&trust, trust.ask());
+        assert!(trust.has_no_xattrs(FILE));
+        assert_eq!(trust.being_told_through(FILE), Some(DIR));
+        trust.attrs_changed(FILE);
+        assert!(!trust.has_no_xattrs(FILE));
+    }
+
+    #[test]
+    fn the_tables_are_bounded() {
+        let trust = Trust::new(LONGEST);
+        let asked = trust.ask();
+        for inode in 0..=MAX_HANDED as u64 {
+            trust.attr(asked, InodeNo(inode), false);
+        }
+        assert!(trust.attr(asked, InodeNo(u64::MAX), false).is_zero());
+        (0..=MAX_CHANGED as u64).for_each(|inode| trust.attrs_changed(InodeNo(inode)));
+        assert!(trust.attr(asked, InodeNo(7), false).is_zero(), "it may be among those that changed");
+    }
+}

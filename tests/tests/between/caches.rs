@@ -1,0 +1,117 @@
+//! Where nothing changed, the kernel's caches are used to the full.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::process::Command;
+use std::time::Instant;
+
+use dfs_tests::{Cluster, Mount, run, wait::secs};
+
+use crate::two;
+
+/// Requests that the master answers while `work` is done. Mounts ask for nothing by themselves.
+fn requests(cluster: &Cluster, work: impl FnOnce()) -> u64 {
+    let before = cluster.status("requests");
+    work();
+    cluster.status("requests") - before
+}
+
+fn list(mount: &Mount, below: &str) -> usize {
+    let mut command = Command::new("ls");
+    run(command.arg("-l").arg(mount.path(below)), secs(60)).ok().stdout.lines().count()
+}
+
+fn files(mount: &Mount, count: usize) {
+    let dir = &mount.path("d");
+    fs::create_dir(dir).unwrap();
+    std::thread::scope(|threads| {
+        for part in 0..8 {
+            threads.spawn(move || {
+                for n in (part..count).step_by(8) {
+                    File::create(dir.join(format!("f{n}"))).unwrap();
+                }
+            });
+        }
+    });
+}
+
+// SEMANTICS.md: "Where nothing changed, nothing is asked again".
+#[test]
+fn a_second_listing_and_a_second_stat_of_many_files_ask_nearly_nothing() {
+    let count: usize = std::env::var("DFS_TEST_FILES").ok().and_then(|n| n.parse().ok()).unwrap_or(2_000);
+    let (cluster, a, b) = two();
+    files(&a, count);
+    let first = requests(&cluster, || assert_eq!(list(&b, "d"), count + 1));
+    let second = requests(&cluster, || assert_eq!(list(&b, "d"), count + 1));
+    let stats = requests(&cluster, || {
+        (0..count).for_each(|n| assert!(fs::metadata(b.path(format!("d/f{n}"))).unwrap().is_file()));
+    });
+    println!("{count} files: first ls -l {first} requests, second {second}, stat of each {stats}");
+    assert!(second <= 10 && stats <= 10, "second ls -l: {second}, stat of each: {stats}");
+    // And yet nothing is missed.
+    fs::remove_file(a.path("d/f7")).unwrap();
+    File::create(a.path("d/g")).unwrap();
+    fs::write(a.path("d/f8"), "eight").unwrap();
+    assert_eq!(list(&b, "d"), count + 1);
+    assert!(!b.path("d/f7").exists() && b.path("d/g").exists());
+    assert_eq!(fs::metadata(b.path("d/f8")).unwrap().len(), 5);
+    // Its own changes, too.
+    fs::remove_file(b.path("d/f9")).unwrap();
+    assert_eq!(list(&b, "d"), count);
+}
+
+#[test]
+fn a_file_is_read_from_the_page_cache_after_another_open() {
+    const SIZE: usize = 64 << 20;
+    let (cluster, a, b) = two();
+    fs::write(a.path("big"), vec![7; SIZE]).unwrap();
+    let served = |cluster: &Cluster| -> u64 {
+        let rows = cluster.json(&["keepers"]);
+        rows.as_array().unwrap().iter().map(|row| row["bytes_read"].as_u64().unwrap()).sum()
+    };
+    let read = || {
+        let begun = Instant::now();
+        assert_eq!(fs::read(b.path("big")).unwrap().len(), SIZE);
+        begun.elapsed()
+    };
+    let first = read();
+    let before = (served(&cluster), b.process.rss());
+    let mut second = read();
+    let asked = requests(&cluster, || second = read());
+    println!("first {first:?}, again {second:?}, {asked} requests");
+    assert!(asked <= 6, "an open, a release and no layouts, but {asked} requests");
+    assert_eq!(served(&cluster), before.0, "keepers served it again");
+    // What somebody else changed is read anew, also through what was opened before.
+    let open = File::open(b.path("big")).unwrap();
+    let mut writer = File::options().write(true).open(a.path("big")).unwrap();
+    writer.write_all(&[8; 4096]).unwrap();
+    drop(writer);
+    let mut byte = [0];
+    std::os::unix::fs::FileExt::read_exact_at(&open, &mut byte, 100).unwrap();
+    assert_eq!(byte, [8]);
+    assert_eq!(fs::read(b.path("big")).unwrap()[..8192], [[8; 4096], [7; 4096]].concat());
+}
+
+// SEMANTICS.md: "also that a name is not there".
+#[test]
+fn that_a_name_is_not_there_is_cached_too() {
+    let (cluster, a, b) = two();
+    assert!(!b.path("missing").exists());
+    let asked = requests(&cluster, || (0..100).for_each(|_| assert!(!b.path("missing").exists())));
+    assert!(asked <= 3, "{asked} requests");
+    fs::write(a.path("missing"), "").unwrap();
+    assert!(b.path("missing").exists());
+    let inode = fs::metadata(a.path("missing")).unwrap().ino();
+    assert_eq!(fs::metadata(b.path("missing")).unwrap().ino(), inode);
+}
+
+// One mount alone waits for nobody and sends nothing more than before.
+#[test]
+fn one_mount_sends_no_message_more_for_others() {
+    let mut cluster = Cluster::builder().keepers(2).copies(2).start();
+    let mount = cluster.mount();
+    let asked = requests(&cluster, || fs::write(mount.path("f"), "x").unwrap());
+    // Look-up, create, place, release, and what the shell of a write may ask for attributes.
+    assert!(asked <= 7, "{asked} requests for one small file");
+}

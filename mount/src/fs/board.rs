@@ -95,7 +95,7 @@ impl Board {
     }
 
     /// Jobs that are not delivered.
-    pub fn len(&self) -> usize {
+    pub fn waiting(&self) -> usize {
         let state = self.locked();
         state.queue.len() + state.running.len()
     }
@@ -213,7 +213,7 @@ mod tests {
         assert!(acked.lock().unwrap().is_empty());
         board.delivered(job);
         assert_eq!(*acked.lock().unwrap(), [1]);
-        assert_eq!(board.len(), 0);
+        assert_eq!(board.waiting(), 0);
     }
 
     #[test]

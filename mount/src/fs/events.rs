@@ -51,7 +51,7 @@ pub async fn follow(fs: Arc<Fs>, mut events: mpsc::Receiver<Event>) {
             }
         };
         let Some(event) = event else { break };
-        while fs.board.len() >= JOBS {
+        while fs.board.waiting() >= JOBS {
             fs.look_after_notices();
             tokio::time::sleep(LOOK_AGAIN).await;
         }

@@ -165,6 +165,7 @@ fn other_mounts_are_told_of_a_changed_list() {
     let file = kit.create(ROOT, "f");
     let other = dfs_proto::ids::SessionId(78);
     kit.hello(other, &[]);
+    kit.ok_as(other, Op::Getattr(pb::Getattr { inode: file.0 }));
     for op in [set(file, ACCESS, &LIST), chmod(file, 0o700), remove(file, ACCESS)] {
         kit.sent.clear();
         kit.ok(op.clone());

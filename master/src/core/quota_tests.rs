@@ -272,6 +272,8 @@ fn a_quota_goes_with_its_directory_and_a_lower_limit_takes_nothing_away() {
 #[test]
 fn a_quota_over_a_large_tree_is_counted_in_one_go() {
     const FILES: u64 = 30_000;
+    /// Ids that the kit does not use.
+    const FIRST: u64 = 1 << 32;
     let mut kit = Kit::with_keepers(1);
     let dir = kit.mkdir(ROOT, "q");
     let (now, session) = (kit.now(), SESSION);
@@ -279,7 +281,12 @@ fn a_quota_over_a_large_tree_is_counted_in_one_go() {
         Op::Mknod(pb::Mknod { parent: dir.0, name: format!("file {id}").into(), ..Default::default() })
     };
     for id in 0..FILES {
-        let request = pb::MountRequest { id, op: Some(create(id)), answered_below: 0, caller: None };
+        let request = pb::MountRequest {
+            id: FIRST + id,
+            op: Some(create(id)),
+            answered_below: FIRST + id,
+            caller: None,
+        };
         kit.state.apply(Command::Mount { session, request }, now);
     }
     let limits = Some(QuotaRow { max_bytes: None, max_inodes: Some(FILES) });
@@ -287,7 +294,8 @@ fn a_quota_over_a_large_tree_is_counted_in_one_go() {
     kit.state.apply(Command::Quota { path: "/q".into(), limits }, now);
     println!("a quota over {FILES} files took {:?}", begun.elapsed());
     assert_eq!(used(&kit, "/q"), (0, FILES));
-    let request = pb::MountRequest { id: FILES, op: Some(create(FILES)), answered_below: 0, caller: None };
+    let request =
+        pb::MountRequest { id: FIRST + FILES, op: Some(create(FILES)), answered_below: 0, caller: None };
     kit.apply(Command::Mount { session, request });
     assert_eq!(used(&kit, "/q"), (0, FILES), "one more was made");
 }

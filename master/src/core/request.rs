@@ -69,7 +69,9 @@ impl State {
         let mut op = op.clone();
         self.check_permission(checked, &mut op)?;
         let reply = self.do_op(by, caller, &op, out)?;
-        self.clear_set_ids(&op, out);
+        if checked.uid != 0 {
+            self.clear_set_ids(&op, out);
+        }
         Ok(reply)
     }
 

@@ -45,7 +45,7 @@ pub(super) fn no_data<T>(inode: InodeNo, name: &[u8]) -> Res<T> {
 
 impl State {
     pub(super) fn has_xattrs(&self, inode: InodeNo) -> bool {
-        self.xattrs_of(inode).next().is_some()
+        self.shown_xattrs_of(inode).next().is_some()
     }
 
     pub(super) fn xattrs_of(&self, inode: InodeNo) -> impl Iterator<Item = (&Name, &Bytes)> {

@@ -66,6 +66,11 @@ impl Atimes {
         self.is_due(self.options.files, attr)
     }
 
+    /// Must every listing of a directory be heard of?
+    pub fn wants_every_listing(&self) -> bool {
+        self.options.directories == AtimePolicy::Always
+    }
+
     /// Bytes of a file were read.
     pub fn read_file(self: &Arc<Self>, file: &Arc<OpenFile>) {
         if self.file_is_due(&file.committed_attr()) {

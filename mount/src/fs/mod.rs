@@ -12,7 +12,7 @@
 //! - [`trust`]: what the kernel was told, and how long it may believe it.
 //! - [`board`]: notices for the kernel, and when the master hears that they were delivered.
 //! - [`events`]: what the master pushes, and what the kernel is told of it.
-//! - `seek`: where data and holes begin.
+//! - `seek`: where data and holes begin. `set_ids`: bits that a write clears.
 //! - [`extent_ops`]: fallocate and copy_file_range.
 //! - [`atime`]: which reads change an atime, and telling the master.
 //! - [`virtual_xattr`]: attributes that are computed when they are asked for. `digest`: the one that is an MD5.
@@ -36,6 +36,7 @@ mod names;
 pub mod open_file;
 pub mod security;
 mod seek;
+mod set_ids;
 pub mod trust;
 pub mod virtual_xattr;
 
@@ -462,7 +463,8 @@ impl Fs {
     /// Opens a directory for listing; `flags` as open(2) has them. True: the kernel's list of it is still right.
     pub fn opendir(&self, inode: InodeNo, flags: i32) -> (u64, bool) {
         let directory = DirHandle::new(inode, flags & libc::O_NOATIME != 0);
-        (self.dirs.insert(directory), self.trust.is_list_right(inode))
+        let is_list_right = self.trust.is_list_right(inode) && !self.atimes.wants_every_listing();
+        (self.dirs.insert(directory), is_list_right)
     }
 
     /// May a squashed root list the directory? All others the kernel has asked that.

@@ -254,6 +254,8 @@ pub struct Handle {
     pub read_only: bool,
     /// Reading through it changes no atime (O_NOATIME).
     pub no_atime: bool,
+    /// The file's set-id bits were cleared for a write through it.
+    pub set_ids_cleared: AtomicBool,
     /// Something was appended through it.
     appended: AtomicBool,
 }
@@ -267,6 +269,7 @@ impl Handle {
             stream: ReadStream::new(),
             read_only,
             no_atime,
+            set_ids_cleared: AtomicBool::new(false),
             appended: AtomicBool::new(false),
         }
     }

@@ -25,6 +25,7 @@ use super::lock_requests::{self, LockRequest};
 use super::requester;
 use super::root::Root;
 use super::signals;
+use super::writes::forget_pages;
 use crate::fs::extent_ops::Allocate;
 use crate::fs::security::is_access_list;
 use crate::fs::virtual_xattr::is_virtual;
@@ -57,7 +58,7 @@ pub struct Adapter {
     pub(super) root: Root,
     pub(super) runtime: Handle,
     /// There as soon as the kernel was greeted.
-    notifier: Arc<OnceLock<fuser::Notifier>>,
+    pub(super) notifier: Arc<OnceLock<fuser::Notifier>>,
     /// The kernel enforces access lists.
     access_lists: bool,
     /// The kernel's pages stay out of files opened to append. From Linux 6.6 on, which keeps them right for others
@@ -79,45 +80,6 @@ impl Adapter {
 
     fn caller(&self, request: &Request) -> Caller {
         requester::caller(request, self.options.squash)
-    }
-
-    /// Answers a write to the end of the file, which the kernel believes to be at `offset`.
-    fn append(&self, ino: INodeNo, fh: FileHandle, offset: u64, data: &[u8], reply: ReplyWrite) {
-        // The kernel never sends more than MAX_WRITE.
-        let length = data.len() as u32;
-        match self.fs.try_append(fh.0, data) {
-            Some(Ok(at)) if at == offset => return reply.written(length),
-            Some(Ok(_)) => {
-                reply.written(length);
-                let notifier = self.notifier.clone();
-                self.runtime.spawn(async move { forget_pages(&notifier, ino).await });
-                return;
-            }
-            Some(Err(error)) => return reply.error(errno("write", ino.0, &error)),
-            None => {}
-        }
-        let (fs, notifier, data) = (self.fs.clone(), self.notifier.clone(), data.to_vec());
-        self.runtime.spawn(async move {
-            match fs.append(fh.0, &data).await {
-                Ok(at) => {
-                    reply.written(length);
-                    if at != offset {
-                        forget_pages(&notifier, ino).await;
-                    }
-                }
-                Err(error) => reply.error(errno("write", ino.0, &error)),
-            }
-        });
-    }
-}
-
-/// Has the kernel forget what it knows of a file, before this returns. Not to be waited for by a request that holds
-/// the file's pages, such as a write. The kernel may make it wait, so not on this thread.
-async fn forget_pages(notifier: &OnceLock<fuser::Notifier>, ino: INodeNo) {
-    if let Some(notifier) = notifier.get().cloned() {
-        let told = move || notifier.inval_inode(ino, 0, 0);
-        // That the kernel has nothing cached is as good.
-        let _ = tokio::task::spawn_blocking(told).await;
     }
 }
 
@@ -375,6 +337,10 @@ impl Filesystem for Adapter {
     ) {
         if self.fs.lost_lock(fh.0) {
             return reply.error(Errno::EIO);
+        }
+        if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) && self.fs.may_have_set_ids(fh.0) {
+            let appends = flags.0 & libc::O_APPEND != 0;
+            return self.write_without_privileges(ino, fh, (!appends).then_some(offset), data, reply);
         }
         // Not of the kernel's pages: what mmap wrote has its place.
         if flags.0 & libc::O_APPEND != 0 && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE) {

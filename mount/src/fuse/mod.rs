@@ -13,6 +13,7 @@ mod notices;
 mod requester;
 mod root;
 mod signals;
+mod writes;
 
 use std::io;
 use std::os::fd::OwnedFd;

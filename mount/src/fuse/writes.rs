@@ -1,0 +1,91 @@
+//! Writes whose place, or whose side effects, the kernel does not know.
+
+use std::sync::OnceLock;
+
+use fuser::{FileHandle, INodeNo, ReplyWrite};
+
+use super::adapter::Adapter;
+use super::convert::errno;
+
+impl Adapter {
+    /// Answers a write to the end of the file, which the kernel believes to be at `offset`.
+    pub(super) fn append(&self, ino: INodeNo, fh: FileHandle, offset: u64, data: &[u8], reply: ReplyWrite) {
+        // The kernel never sends more than MAX_WRITE.
+        let length = data.len() as u32;
+        match self.fs.try_append(fh.0, data) {
+            Some(Ok(at)) if at == offset => return reply.written(length),
+            Some(Ok(_)) => {
+                reply.written(length);
+                let notifier = self.notifier.clone();
+                self.runtime.spawn(async move { forget_pages(&notifier, ino).await });
+                return;
+            }
+            Some(Err(error)) => return reply.error(errno("write", ino.0, &error)),
+            None => {}
+        }
+        let (fs, notifier, data) = (self.fs.clone(), self.notifier.clone(), data.to_vec());
+        self.runtime.spawn(async move {
+            match fs.append(fh.0, &data).await {
+                Ok(at) => {
+                    reply.written(length);
+                    if at != offset {
+                        forget_pages(&notifier, ino).await;
+                    }
+                }
+                Err(error) => reply.error(errno("write", ino.0, &error)),
+            }
+        });
+    }
+
+    /// Answers a write, at `offset` or to the end, of somebody who may not keep the file's set-id bits, past the
+    /// kernel's pages: there the kernel leaves it to us to clear them.
+    pub(super) fn write_without_privileges(
+        &self,
+        ino: INodeNo,
+        fh: FileHandle,
+        offset: Option<u64>,
+        data: &[u8],
+        reply: ReplyWrite,
+    ) {
+        // The kernel never sends more than MAX_WRITE.
+        let length = data.len() as u32;
+        let (fs, notifier, data) = (self.fs.clone(), self.notifier.clone(), data.to_vec());
+        self.runtime.spawn(async move {
+            let written = async {
+                if fs.clear_set_ids(fh.0).await? {
+                    forget_attributes(&notifier, ino).await;
+                }
+                match offset {
+                    Some(offset) => fs.write(fh.0, offset, &data).await.map(|()| None),
+                    None => fs.append(fh.0, &data).await.map(Some),
+                }
+            };
+            match written.await {
+                Ok(None) => reply.written(length),
+                Ok(Some(_)) => {
+                    reply.written(length);
+                    forget_pages(&notifier, ino).await;
+                }
+                Err(error) => reply.error(errno("write", ino.0, &error)),
+            }
+        });
+    }
+}
+
+/// Has the kernel forget what it knows of a file, before this returns. Not to be waited for by a request that holds
+/// the file's pages, such as a write. The kernel may make it wait, so not on this thread.
+pub(super) async fn forget_pages(notifier: &OnceLock<fuser::Notifier>, ino: INodeNo) {
+    if let Some(notifier) = notifier.get().cloned() {
+        let told = move || notifier.inval_inode(ino, 0, 0);
+        // That the kernel has nothing cached is as good.
+        let _ = tokio::task::spawn_blocking(told).await;
+    }
+}
+
+/// The same of a file's attributes alone, which holds up nobody.
+async fn forget_attributes(notifier: &OnceLock<fuser::Notifier>, ino: INodeNo) {
+    if let Some(notifier) = notifier.get().cloned() {
+        let told = move || notifier.inval_inode(ino, -1, 0);
+        let _ = tokio::task::spawn_blocking(told).await;
+    }
+}

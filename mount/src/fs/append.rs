@@ -30,7 +30,7 @@ const LARGE_PIECE: usize = (1 << 20) - 4096;
 /// The next piece comes within this, if there is one.
 const NEXT_PIECE: Duration = Duration::from_millis(200);
 /// Large pieces, one after the other, keep the lease no longer than this.
-const LARGE_PIECES: Duration = Duration::from_secs(2);
+const LARGE_PIECES: Duration = Duration::from_secs(5);
 
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 enum Phase {
@@ -161,20 +161,6 @@ impl AppendLease {
             changed.await;
         }
     }
-
-    /// Ends when nobody can place bytes any more.
-    async fn until_closed(&self) {
-        loop {
-            // Wanted elsewhere; for how long may it still stay?
-            let stays = self.until(|state| state.stays_for(Instant::now())).await;
-            if stays.is_zero() {
-                break;
-            }
-            tokio::time::sleep(stays).await;
-        }
-        lock(&self.state).phase = Phase::Closing;
-        self.until(|state| (state.turns == 0).then_some(())).await;
-    }
 }
 
 /// A turn, if the lease is here.
@@ -229,11 +215,17 @@ async fn turn(file: &Arc<OpenFile>, client: &Client) -> Result<Turn> {
 async fn keep(file: Arc<OpenFile>, client: Client) {
     loop {
         tracing::debug!(inode = %file.inode, "append lease asked for");
-        let granted = client.acquire_append(file.inode, LEASE_WAIT).await.map(|attr| file.learn(&attr));
-        if !admit(&file, &granted) {
-            return;
+        match client.acquire_append(file.inode, LEASE_WAIT).await {
+            Ok(attr) => file.learn(&attr),
+            Err(error) => return refuse(&file, &error),
         }
-        file.lease.until_closed().await;
+        {
+            let mut state = lock(&file.lease.state);
+            state.granted_at = Some(Instant::now());
+            state.large_piece_at = None;
+        }
+        open(&file);
+        until_closed(&file).await;
         if let Err(error) = file.writer.settle().await {
             tracing::warn!(inode = %file.inode, "what was appended is lost, and its writers are told: {error}");
         }
@@ -258,28 +250,52 @@ async fn keep(file: Arc<OpenFile>, client: Client) {
     }
 }
 
-/// Gives all who wait their turn, or the error. False: there is no lease.
-fn admit(file: &Arc<OpenFile>, granted: &Result<()>) -> bool {
+/// Ends when the lease is wanted elsewhere, may not stay, and nobody can place bytes any more.
+async fn until_closed(file: &Arc<OpenFile>) {
+    let lease = &file.lease;
+    loop {
+        let stays = lease.until(|state| state.stays_for(Instant::now())).await;
+        if !stays.is_zero() {
+            tokio::time::sleep(stays).await;
+            continue;
+        }
+        lock(&lease.state).phase = Phase::Closing;
+        lease.until(|state| (state.turns == 0).then_some(())).await;
+        // The last of these turns may have been the first piece of a long write.
+        if lock(&lease.state).stays_for(Instant::now()) == Some(Duration::ZERO) {
+            return;
+        }
+        open(file);
+    }
+}
+
+/// The lease is here: gives all who wait their turn.
+fn open(file: &Arc<OpenFile>) {
     let waiting = {
         let mut state = lock(&file.lease.state);
+        state.phase = Phase::Held;
         let waiting = std::mem::take(&mut state.waiting);
-        if granted.is_ok() {
-            state.phase = Phase::Held;
-            state.granted_at = Some(Instant::now());
-            state.large_piece_at = None;
-            state.turns += waiting.len();
-        } else {
-            state.phase = Phase::Away;
-            state.ended += 1;
-        }
+        state.turns += waiting.len();
         waiting
     };
     for sender in waiting {
         // Whoever has given up gives its turn back by dropping it.
-        let _ = sender.send(granted.clone().map(|()| Turn(file.clone())));
+        let _ = sender.send(Ok(Turn(file.clone())));
+    }
+}
+
+/// There is no lease: gives all who wait the error.
+fn refuse(file: &Arc<OpenFile>, error: &DfsError) {
+    let waiting = {
+        let mut state = lock(&file.lease.state);
+        state.phase = Phase::Away;
+        state.ended += 1;
+        std::mem::take(&mut state.waiting)
+    };
+    for sender in waiting {
+        let _ = sender.send(Err(error.clone()));
     }
     file.lease.changed.notify_waiters();
-    granted.is_ok()
 }
 
 impl Fs {
@@ -338,7 +354,7 @@ mod tests {
         assert_eq!(ms(&state), Some(0));
         state.large_piece_at = ago(50);
         assert_eq!(ms(&state), Some(150));
-        state.recalled_at = ago(1_990);
+        state.recalled_at = ago(4_990);
         assert_eq!(ms(&state), Some(10), "large pieces do not keep it for ever");
         state.at_once = true;
         assert_eq!(ms(&state), Some(0));

@@ -14,7 +14,7 @@ use tokio::sync::Notify;
 
 use super::dirty::{DirtyBuffer, Frozen};
 use super::handle::WriteHandle;
-use super::{OnOutcome, Outcome, UPLOAD_DEADLINE, Writers, lock, upload};
+use super::{OnOutcome, Outcome, UPLOAD_DEADLINE, Writers, lock, too_large, upload};
 
 /// The write side of one inode on this mount, shared by all its handles.
 pub struct FileWriter {
@@ -435,12 +435,6 @@ impl FileWriter {
             .filter_map(|upload| upload.chunk)
             .collect()
     }
-}
-
-/// A write that would end beyond the largest file.
-pub fn too_large(offset: u64) -> DfsError {
-    let message = format!("write at {offset}: no file can be larger than {MAX_FILE_SIZE} bytes");
-    DfsError::new(ErrorCode::TooLarge, message)
 }
 
 impl State {

@@ -22,13 +22,13 @@ use std::time::{Duration, Instant};
 
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::InodeNo;
-use dfs_proto::pb;
+use dfs_proto::{MAX_FILE_SIZE, pb};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::client::Client;
 use crate::lock::lock;
 
-pub use file::{FileWriter, Pending, too_large};
+pub use file::{FileWriter, Pending};
 pub use handle::WriteHandle;
 
 /// Dirty bytes are frozen and uploaded when the oldest of them is this old, without being asked.
@@ -73,6 +73,12 @@ pub enum Outcome<'a> {
 /// Told each outcome of a file's uploads, in order. It runs under the writer's lock and must not call back into
 /// the writer.
 pub type OnOutcome = Box<dyn Fn(Outcome<'_>) + Send + Sync>;
+
+/// A write that would end beyond the largest file.
+pub fn too_large(offset: u64) -> DfsError {
+    let message = format!("write at {offset}: no file can be larger than {MAX_FILE_SIZE} bytes");
+    DfsError::new(ErrorCode::TooLarge, message)
+}
 
 impl Writers {
     /// `budget_bytes` bounds what all files together hold in memory; at least [`MIN_BUDGET`] is used.

@@ -100,9 +100,9 @@ fn pass(way: Way, n: u64, from: &Path, to: &Path) {
         Way::Xattr => {
             let mut buffer = [0; 32];
             let flags = rustix::fs::XattrFlags::empty();
-            rustix::fs::setxattr(&here, "user.token", text[..12].as_bytes(), flags).unwrap();
+            rustix::fs::setxattr(&here, "user.token", &text.as_bytes()[..12], flags).unwrap();
             let length = rustix::fs::getxattr(&there, "user.token", &mut buffer).unwrap();
-            assert_eq!(&buffer[..length], text[..12].as_bytes(), "{way:?} {n}");
+            assert_eq!(&buffer[..length], &text.as_bytes()[..12], "{way:?} {n}");
             rustix::fs::removexattr(&here, "user.token").unwrap();
             assert!(rustix::fs::getxattr(&there, "user.token", &mut buffer).is_err(), "{way:?} {n}");
         }

@@ -9,6 +9,7 @@ use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
 
 use super::Fs;
+use super::lists::Names;
 use super::open_file::Handles;
 use super::trust::{Asked, Ttl};
 
@@ -27,6 +28,8 @@ pub struct DirHandle {
     pub inode: InodeNo,
     /// Listing it changes no atime (O_NOATIME).
     pub no_atime: bool,
+    /// What the kernel's own list has, which it may begin with.
+    kernels: Option<Names>,
     state: Mutex<Listing>,
 }
 
@@ -40,6 +43,8 @@ struct Listing {
     page_start: usize,
     /// The page is the last one.
     end: bool,
+    /// The whole list was noted for other handles.
+    noted: bool,
     /// Of the directory itself, for "..".
     parent: u64,
     /// When the page was asked for; when the listing began, if it went on without a jump.
@@ -62,9 +67,9 @@ pub struct Entry<'a> {
 }
 
 impl DirHandle {
-    /// Nothing is listed yet.
-    pub fn new(inode: InodeNo, no_atime: bool) -> DirHandle {
-        DirHandle { inode, no_atime, state: Mutex::default() }
+    /// Nothing is listed yet. `kernels`: the names that the kernel may list by itself.
+    pub fn new(inode: InodeNo, no_atime: bool, kernels: Option<Names>) -> DirHandle {
+        DirHandle { inode, no_atime, kernels, state: Mutex::default() }
     }
 
     fn locked(&self) -> MutexGuard<'_, Listing> {
@@ -83,6 +88,7 @@ impl DirHandle {
         mut take: impl FnMut(Entry<'_>) -> bool + Send,
     ) -> Result<(), DfsError> {
         let index = usize::try_from(cookie.saturating_sub(FIRST_NAME)).unwrap_or(usize::MAX);
+        self.go_on_from_kernels(index);
         // A listing from the start (opendir, rewinddir) shows what is there now.
         if cookie == 0 || !self.locked().has(index) {
             self.fetch(fs, index).await?;
@@ -124,9 +130,20 @@ impl DirHandle {
             && at == state.page_start + state.page.len()
             && let Some(began) = state.began
         {
+            if !std::mem::replace(&mut state.noted, true) {
+                fs.lists.put(self.inode, &state.names[..at.min(state.names.len())]);
+            }
             fs.trust.listed(began, self.inode);
         }
         Ok(())
+    }
+
+    /// A number that this handle has not given out is one of the kernel's own list.
+    fn go_on_from_kernels(&self, index: usize) {
+        let mut state = self.locked();
+        if let Some(names) = self.kernels.as_ref().filter(|_| index > state.names.len()) {
+            state.names = names.to_vec();
+        }
     }
 
     /// Fetches the page whose first name has number `index`.
@@ -145,6 +162,7 @@ impl DirHandle {
         entries.entries.iter().flat_map(|entry| &entry.attr).for_each(|attr| fs.security.learn(mark, attr));
         let mut state = self.locked();
         let goes_on = index == state.page_start + state.page.len();
+        state.noted &= index != 0;
         state.began = if index == 0 { Some(asked) } else { state.began.filter(|_| goes_on) };
         state.asked = Some(asked);
         state.page = entries.entries;

@@ -12,6 +12,7 @@
 //! - [`trust`]: what the kernel was told, and how long it may believe it.
 //! - [`board`]: notices for the kernel, and when the master hears that they were delivered.
 //! - [`events`]: what the master pushes, and what the kernel is told of it.
+//! - `lists`: the names of directories whose list the kernel may have.
 //! - `seek`: where data and holes begin. `set_ids`: bits that a write clears.
 //! - [`extent_ops`]: fallocate and copy_file_range.
 //! - [`atime`]: which reads change an atime, and telling the master.
@@ -31,6 +32,7 @@ mod digest;
 pub mod dir;
 pub mod events;
 pub mod extent_ops;
+pub mod lists;
 mod locks;
 mod names;
 pub mod open_file;
@@ -57,6 +59,7 @@ use cached::PageCacheLedger;
 pub use caller::Caller;
 use digest::Digests;
 use dir::{DirHandle, DirHandles};
+use lists::Lists;
 use open_file::{FileHandles, Handle, OpenFiles};
 use security::{SecurityLedger, is_access_list, is_security};
 pub use seek::Seek;
@@ -91,6 +94,7 @@ pub struct Fs {
     digests: Digests,
     security: SecurityLedger,
     trust: Arc<Trust>,
+    lists: Lists,
     board: Arc<Board>,
 }
 
@@ -112,6 +116,7 @@ impl Fs {
             digests: Digests::default(),
             board: Board::new(move |seq| forgot.forgot(seq)),
             trust,
+            lists: Lists::default(),
             client,
             writers,
             files,
@@ -462,8 +467,10 @@ impl Fs {
 
     /// Opens a directory for listing; `flags` as open(2) has them. True: the kernel's list of it is still right.
     pub fn opendir(&self, inode: InodeNo, flags: i32) -> (u64, bool) {
-        let directory = DirHandle::new(inode, flags & libc::O_NOATIME != 0);
-        let is_list_right = self.trust.is_list_right(inode) && !self.atimes.wants_every_listing();
+        let kept = self.trust.is_list_right(inode) && !self.atimes.wants_every_listing();
+        let names = if kept { self.lists.get(inode) } else { None };
+        let is_list_right = names.is_some();
+        let directory = DirHandle::new(inode, flags & libc::O_NOATIME != 0, names);
         (self.dirs.insert(directory), is_list_right)
     }
 

@@ -75,6 +75,9 @@ impl OpenFile {
     ) -> Arc<OpenFile> {
         let inode = InodeNo(attr.inode);
         let reader = readers.file(inode);
+        // It may have been kept by something of an earlier open, with a layout older than `attr`: a read up to the newer
+        // size would see a hole where there are bytes.
+        reader.invalidate();
         let known = Arc::new(Known {
             attr: Mutex::new(attr),
             changes: AtomicU64::new(0),

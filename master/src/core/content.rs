@@ -30,6 +30,18 @@ pub(super) struct Span {
     pub chunk: ChunkId,
 }
 
+impl Span {
+    /// As mounts are told of it.
+    pub fn to_wire(self, file_offset: u64) -> pb::Extent {
+        pb::Extent {
+            file_offset,
+            length: u64::from(self.length),
+            chunk: self.chunk.0,
+            chunk_offset: self.chunk_offset,
+        }
+    }
+}
+
 impl State {
     /// The extents that overlap [from, to), by file offset.
     pub(super) fn overlapping(
@@ -120,15 +132,7 @@ impl State {
         let ids: BTreeSet<ChunkId> = page.iter().map(|(_, span)| span.chunk).collect();
         let chunks =
             ids.into_iter().filter_map(|chunk| self.source_of(chunk, MAX_SOURCES, out.now_ms)).collect();
-        let extents = page
-            .into_iter()
-            .map(|(file_offset, span)| pb::Extent {
-                file_offset,
-                length: u64::from(span.length),
-                chunk: span.chunk.0,
-                chunk_offset: span.chunk_offset,
-            })
-            .collect();
+        let extents = page.into_iter().map(|(file_offset, span)| span.to_wire(file_offset)).collect();
         Ok(Reply::Layout(pb::FileLayout { attr: Some(attr), extents, chunks, covered_to }))
     }
 

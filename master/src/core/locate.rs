@@ -22,16 +22,8 @@ impl State {
         }
         let end = op.offset.saturating_add(op.length);
         let mut hit = self.extents_from(inode, op.offset).take_while(|(start, _)| *start < end);
-        let extents: Vec<pb::Extent> = hit
-            .by_ref()
-            .take(PAGE)
-            .map(|(file_offset, span)| pb::Extent {
-                file_offset,
-                length: u64::from(span.length),
-                chunk: span.chunk.0,
-                chunk_offset: span.chunk_offset,
-            })
-            .collect();
+        let extents: Vec<pb::Extent> =
+            hit.by_ref().take(PAGE).map(|(file_offset, span)| span.to_wire(file_offset)).collect();
         let covered_to = hit.next().map_or(end, |(start, _)| start);
         let ids: BTreeSet<u64> = extents.iter().map(|extent| extent.chunk).collect();
         let chunks = ids.into_iter().map(|chunk| self.holders_of(ChunkId(chunk))).collect();

@@ -192,6 +192,11 @@ mod tests {
         Op::Mkdir(pb::Mkdir { parent: 1, name, mode: 0o755, uid: 1, gid: 1, umask: 0 })
     }
 
+    fn create_f() -> Op {
+        let name = Bytes::from_static(b"f");
+        Op::Create(pb::Create { parent: 1, name, mode: 0o644, uid: 1, gid: 1, umask: 0 })
+    }
+
     /// The same request again, on a new stream.
     fn again(kit: &mut Kit, request: u64, op: Op) -> Reply {
         kit.gone(SESSION);
@@ -222,15 +227,7 @@ mod tests {
         let op = kit.unlink_op(InodeNo::ROOT, "f");
         let request = kit.request(op.clone());
         kit.hello(OTHER, &[]);
-        let create = Op::Create(pb::Create {
-            parent: 1,
-            name: Bytes::from_static(b"f"),
-            mode: 0o644,
-            uid: 1,
-            gid: 1,
-            umask: 0,
-        });
-        kit.ok_as(OTHER, create);
+        kit.ok_as(OTHER, create_f());
         assert!(matches!(again(&mut kit, request, op), Reply::Gone(_)));
         assert!(kit.state.entry(InodeNo::ROOT, b"f").is_ok());
     }
@@ -238,16 +235,8 @@ mod tests {
     #[test]
     fn a_create_that_is_answered_again_holds_the_file_open() {
         let mut kit = Kit::new();
-        let create = Op::Create(pb::Create {
-            parent: 1,
-            name: Bytes::from_static(b"f"),
-            mode: 0o644,
-            uid: 1,
-            gid: 1,
-            umask: 0,
-        });
-        let request = kit.request(create.clone());
-        let Reply::Attr(attr) = again(&mut kit, request, create) else { panic!("done twice") };
+        let request = kit.request(create_f());
+        let Reply::Attr(attr) = again(&mut kit, request, create_f()) else { panic!("done twice") };
         let op = kit.unlink_op(InodeNo::ROOT, "f");
         kit.hello(OTHER, &[]);
         kit.ok_as(OTHER, op);

@@ -79,6 +79,11 @@ fn counts(op: &Op) -> bool {
     }
 }
 
+/// Such a wait may be long.
+fn waits_for_lock(op: &Op) -> bool {
+    matches!(op, Op::SetLock(set) if set.wait)
+}
+
 impl Requests {
     /// Queues a request that is answered.
     pub(super) fn ask(&mut self, op: Op, by: Option<Arc<pb::Caller>>, reply: ReplyTo) -> u64 {
@@ -129,7 +134,7 @@ impl Requests {
         }
         // Waits for locks may be long, and are not repeated under their id alone.
         let answered_below =
-            self.pending.iter().find(|(_, p)| counts(&p.op)).map_or(id, |(&oldest, _)| oldest);
+            self.pending.iter().find(|(_, p)| !waits_for_lock(&p.op)).map_or(id, |(&oldest, _)| oldest);
         Some(pb::MountRequest { id, caller, op: Some(op), answered_below: answered_below.min(id) })
     }
 
@@ -288,6 +293,18 @@ mod tests {
             assert_eq!(requests.next_to_send().and_then(|r| r.caller), Some(caller.clone()));
             requests.stream_broke();
         }
+    }
+
+    #[test]
+    fn no_change_that_is_not_answered_is_said_to_be() {
+        let mut requests = Requests::default();
+        let mkdir = || Op::Mkdir(pb::Mkdir::default());
+        let wait = Op::SetLock(pb::SetLock { lock: None, wait: true });
+        let answers = [wait, mkdir(), mkdir()].map(|op| ask(&mut requests, op));
+        let below: Vec<u64> =
+            std::iter::from_fn(|| requests.next_to_send()).map(|request| request.answered_below).collect();
+        let first_change = answers[1].0;
+        assert_eq!(below, [answers[0].0, first_change, first_change]);
     }
 
     #[test]

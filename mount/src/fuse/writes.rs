@@ -75,17 +75,19 @@ impl Adapter {
 /// Has the kernel forget what it knows of a file, before this returns. Not to be waited for by a request that holds
 /// the file's pages, such as a write. The kernel may make it wait, so not on this thread.
 pub(super) async fn forget_pages(notifier: &OnceLock<fuser::Notifier>, ino: INodeNo) {
-    if let Some(notifier) = notifier.get().cloned() {
-        let told = move || notifier.inval_inode(ino, 0, 0);
-        // That the kernel has nothing cached is as good.
-        let _ = tokio::task::spawn_blocking(told).await;
-    }
+    forget(notifier, ino, 0).await;
 }
 
 /// The same of a file's attributes alone, which holds up nobody.
 async fn forget_attributes(notifier: &OnceLock<fuser::Notifier>, ino: INodeNo) {
+    forget(notifier, ino, -1).await;
+}
+
+/// Attributes, and pages from offset `from` on; none if it is negative.
+async fn forget(notifier: &OnceLock<fuser::Notifier>, ino: INodeNo, from: i64) {
     if let Some(notifier) = notifier.get().cloned() {
-        let told = move || notifier.inval_inode(ino, -1, 0);
+        let told = move || notifier.inval_inode(ino, from, 0);
+        // That the kernel has nothing cached is as good.
         let _ = tokio::task::spawn_blocking(told).await;
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! What must hold: an upload is in `uploads` and, once, in its session's queue for its inode, from its Alloc
 //! until it is committed, aborted, or dropped. One that failed keeps its place in the queue for a while, so
-//! that the client can put another chunk there (`Alloc.replaces`) before later ones become visible.
+//! that the client can put another chunk there (`Alloc.replaces`) before later ones become visible; after that, those
+//! behind it go with it.
 
 use dfs_proto::MAX_FILE_SIZE;
 use dfs_proto::error::{DfsError, ErrorCode};
@@ -309,13 +310,27 @@ impl State {
             .map(|(chunk, _)| *chunk)
             .collect();
         for chunk in late {
+            self.lose_place(chunk, out);
+        }
+    }
+
+    /// An upload loses its place for good, and those behind it theirs: their bytes must not appear without the earlier
+    /// ones. The client begins anew with all of them, in order.
+    fn lose_place(&mut self, chunk: ChunkId, out: &mut Out) {
+        // It may have gone with one before it.
+        let Some((session, inode)) = self.uploads.get(&chunk).map(|lost| (lost.session, lost.inode)) else {
+            return;
+        };
+        let queue = self.sessions.get(&session).and_then(|session| session.pending.get(&inode));
+        let queue = queue.into_iter().flatten().copied();
+        let from_it: Vec<ChunkId> = queue.skip_while(|queued| *queued != chunk).collect();
+        let message = format!("chunk {chunk} was not stored in time; begin anew with it and those behind it");
+        let error = DfsError::new(ErrorCode::Session, message);
+        for chunk in from_it {
             let Some(upload) = self.drop_upload(chunk, out) else { continue };
-            if upload.phase == Phase::Ticketed {
-                let message = format!("chunk {chunk} was not stored within {UPLOAD_LIFETIME_MS} ms");
-                let error = DfsError::new(ErrorCode::TimedOut, message);
-                self.say_failed(upload.session, upload.inode, chunk, &error, out);
+            if upload.phase != Phase::Failed {
+                self.say_failed(session, inode, chunk, &error, out);
             }
-            self.commit_ready(upload.session, upload.inode, out);
         }
     }
 

@@ -44,13 +44,12 @@ struct Known {
 }
 
 impl Known {
-    /// Answers come from several tasks and so in any order: the newer content wins. The reader forgets its
-    /// layout before a newer size is known: a read up to that size through an older layout would see a hole
-    /// where there are bytes.
+    /// Answers come from several tasks and so in any order: the newer content wins. The reader forgets an older
+    /// layout before a newer size is known.
     fn take(&self, attr: &pb::Attr) {
         let newer = attr.content_version > lock(&self.attr).content_version;
         if newer {
-            self.reader.invalidate();
+            self.reader.outdate(attr.content_version);
         }
         let mut known = lock(&self.attr);
         if attr.content_version >= known.content_version {
@@ -75,8 +74,7 @@ impl OpenFile {
     ) -> Arc<OpenFile> {
         let inode = InodeNo(attr.inode);
         let reader = readers.file(inode);
-        // It may have been kept by something of an earlier open, with a layout older than `attr`: a read up to the newer
-        // size would see a hole where there are bytes.
+        // It may have been kept by something of an earlier open, with a layout older than `attr`.
         reader.invalidate();
         let known = Arc::new(Known {
             attr: Mutex::new(attr),
@@ -257,8 +255,6 @@ pub struct Handle {
     pub read_only: bool,
     /// Reading through it changes no atime (O_NOATIME).
     pub no_atime: bool,
-    /// The file's set-id bits were cleared for a write through it.
-    pub set_ids_cleared: AtomicBool,
     /// Something was appended through it.
     appended: AtomicBool,
 }
@@ -272,7 +268,6 @@ impl Handle {
             stream: ReadStream::new(),
             read_only,
             no_atime,
-            set_ids_cleared: AtomicBool::new(false),
             appended: AtomicBool::new(false),
         }
     }

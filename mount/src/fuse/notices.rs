@@ -39,6 +39,13 @@ pub fn start(fs: &Arc<Fs>, notifier: &fuser::Notifier, device: OwnedFd, root: Ro
             }
         })?;
     }
+    let (fs, notifier) = (fs.clone(), notifier.clone());
+    std::thread::Builder::new().name("fuse-notices-quick".into()).spawn(move || {
+        while let Some(quick) = fs.notices().take_quick() {
+            quick.inodes.iter().for_each(|inode| tell(&notifier, &device, root, &Notice::Attributes(*inode)));
+            fs.notices().delivered_quick(quick);
+        }
+    })?;
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! The session: one bidirectional stream to the master, kept alive, and resumed after a break.
 //!
-//! A ping goes out every second; when the last one that was answered was sent three seconds ago, the stream counts as
+//! A ping goes out every half second; when the last one that was answered was sent three seconds ago, the stream counts as
 //! broken. It is the sending that counts: on a slow link answers still come while what the master says now is far away.
 //! After a break the session is resumed with its id and its open inodes, and what was asked and not answered is
 //! asked again (`requests` says what). Calls made meanwhile wait. Uploads that the same master had recorded are told
@@ -27,7 +27,7 @@ use super::uploads::Uploads;
 use super::{ClientConfig, ClusterInfo, Event, Lost};
 use crate::lock::lock;
 
-const PING_EVERY: Duration = Duration::from_secs(1);
+const PING_EVERY: Duration = Duration::from_millis(500);
 /// Age of the last ping that was answered at which the stream counts as broken.
 const SILENCE: Duration = Duration::from_secs(3);
 pub(super) const BACKOFF_FIRST: Duration = Duration::from_millis(50);

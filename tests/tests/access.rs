@@ -317,7 +317,7 @@ fn appending_takes_away_what_came_while_the_file_was_open() {
     appending.join().unwrap();
     assert_eq!(mode(&file), 0o777);
     // Version 2 of capabilities(7), none of them set: root loses it like anybody.
-    let value = "0x0200000200000000000000000000000000000000";
+    let value = "0x0000000200000000000000000000000000000000";
     sh(&format!("setfattr -n security.capability -v {value} $1; echo c >> $1"), &[&file]);
     let capability = rustix::fs::getxattr(&file, "security.capability", &mut [0u8; 64]);
     assert_eq!(capability, Err(Errno::NODATA), "a file that was changed is another program");

@@ -2,15 +2,13 @@
 //!
 //! Covers: a token that goes back and forth through files, in every way of changing them; how long a change takes while
 //! another mount has everything cached; the kernel's caches where nothing changed; a mount that is stopped, a master that
-//! is killed; many changes of one directory by two mounts; a file that is written anew while it is read. DFS_TEST_TOKENS: how many tokens (default 600; the long
+//! is killed; many changes of one directory by two mounts. DFS_TEST_TOKENS: how many tokens (default 600; the long
 //! form is 10000).
 
 #[path = "between/caches.rs"]
 mod caches;
 #[path = "between/faults.rs"]
 mod faults;
-#[path = "between/rewritten.rs"]
-mod rewritten;
 #[path = "between/token.rs"]
 mod token;
 

@@ -123,7 +123,10 @@ impl Fs {
     /// Whoever reads one waits until the master says what it is now.
     fn forget_open_files(&self, lost: Option<&Lost>) {
         for file in self.files.all() {
-            file.changed_elsewhere();
+            match lost {
+                Some(_) => file.doubt(),
+                None => file.end_doubt(),
+            }
             let notices = vec![Notice::Content(file.inode)];
             self.board.put(Job { key: file.inode, notices, lost: lost.cloned(), ..Job::default() });
         }

@@ -40,6 +40,8 @@ struct Known {
     changes: AtomicU64,
     /// How many of these an answer of the master was asked for after; while it is fewer, ask before a read.
     answered: AtomicU64,
+    /// The session is broken: whatever is known may be old.
+    in_doubt: AtomicBool,
     reader: Arc<FileReader>,
 }
 
@@ -80,6 +82,7 @@ impl OpenFile {
             attr: Mutex::new(attr),
             changes: AtomicU64::new(0),
             answered: AtomicU64::new(0),
+            in_doubt: AtomicBool::new(false),
             reader: reader.clone(),
         });
         let on_outcome = {
@@ -157,23 +160,50 @@ impl OpenFile {
         self.known.changed();
     }
 
-    /// Has to ask the master before it answers?
-    pub fn is_stale(&self) -> bool {
+    /// The session is broken. What is appended under the lease goes on: if the lease is lost, the master refuses it.
+    pub fn doubt(&self) {
+        self.known.in_doubt.store(true, Ordering::Release);
+        self.known.reader.invalidate();
+    }
+
+    /// The session is back: what is known may be old, and can be asked for.
+    pub fn end_doubt(&self) {
+        self.known.changed();
+        self.known.in_doubt.store(false, Ordering::Release);
+    }
+
+    /// Has the content changed to what is not known?
+    pub fn is_changed(&self) -> bool {
         self.known.answered.load(Ordering::Acquire) < self.known.changes.load(Ordering::Acquire)
     }
 
-    /// Asks the master, if it has to.
+    /// Has to ask the master before it answers a read?
+    pub fn is_stale(&self) -> bool {
+        self.is_changed() || self.known.in_doubt.load(Ordering::Acquire)
+    }
+
+    /// Asks the master, if that has to be done before a read.
     ///
     /// # Errors
     /// The master's.
     pub async fn refresh(&self, client: &Client) -> Result<(), DfsError> {
+        if self.is_stale() { self.ask(client).await } else { Ok(()) }
+    }
+
+    /// The same before something is appended.
+    ///
+    /// # Errors
+    /// The master's.
+    pub async fn refresh_changed(&self, client: &Client) -> Result<(), DfsError> {
+        if self.is_changed() { self.ask(client).await } else { Ok(()) }
+    }
+
+    async fn ask(&self, client: &Client) -> Result<(), DfsError> {
         // Changes that come after the question are not answered by it.
         let changes = self.known.changes.load(Ordering::Acquire);
-        if self.known.answered.load(Ordering::Acquire) < changes {
-            let attr = client.getattr(self.inode).await?;
-            self.known.take(&attr);
-            self.known.answered.fetch_max(changes, Ordering::AcqRel);
-        }
+        let attr = client.getattr(self.inode).await?;
+        self.known.take(&attr);
+        self.known.answered.fetch_max(changes, Ordering::AcqRel);
         Ok(())
     }
 }

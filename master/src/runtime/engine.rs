@@ -21,7 +21,7 @@ use super::committer::commit_thread;
 use super::group::{self, Admitted, GroupCommit};
 use super::outbox::{ConnectionNo, Outboxes};
 use crate::core::row::QuotaRow;
-use crate::core::{Applied, Command, CorruptRow, Effect, Settings, State};
+use crate::core::{Applied, Command, CorruptRow, Effect, Now, Settings, State};
 use crate::store::{Store, StoreError};
 
 /// Commands that may wait for their batch. The next ones wait to be applied.
@@ -222,7 +222,7 @@ impl Engine {
     /// [`Stopped`].
     pub fn pong(&self, link: &Link<SessionId>, ping: pb::Ping) -> Result<(), Stopped> {
         let mut inner = self.shared.lock()?;
-        let now = Some(inner.clock.now());
+        let now = Some(inner.clock.now().time);
         if inner.mounts.is_open(link.peer, link.connection) {
             inner.mounts.send(link.peer, mount_down::Msg::Pong(pb::Pong { seq: ping.seq, now }));
         }
@@ -299,7 +299,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`Stopped`]; also when the store takes too long.
-    pub async fn read<T>(&self, look: impl FnOnce(&State, pb::Time) -> T) -> Result<T, Stopped> {
+    pub async fn read<T>(&self, look: impl FnOnce(&State, Now) -> T) -> Result<T, Stopped> {
         let (seen, need) = {
             let mut inner = self.shared.lock()?;
             let now = inner.clock.now();
@@ -471,12 +471,12 @@ impl Shared {
     }
 }
 
-fn load(store: &mut dyn Store, settings: Settings, now: pb::Time) -> Result<State, StoreError> {
+fn load(store: &mut dyn Store, settings: Settings, now: Now) -> Result<State, StoreError> {
     let corrupt = |error: CorruptRow| StoreError::Rows(error.to_string());
     let mut state = State::new(settings);
     store.load(&mut |row| state.load_row(row).map_err(corrupt))?;
     if state.is_empty() {
-        let changes = state.bootstrap(now);
+        let changes = state.bootstrap(now.time);
         store.commit(&changes)?;
     } else {
         state.finish_load(now).map_err(corrupt)?;

@@ -391,7 +391,7 @@ mod tests {
         let (failed, _) = ask(&mut requests, rename);
         sent(&mut requests);
         drop(answer);
-        [unheard, failed].map(|id| requests.abandon(id));
+        [unheard, failed].into_iter().for_each(|id| requests.abandon(id));
         requests.answer(heard, gone(5));
         requests.answer(failed, Err(DfsError::new(ErrorCode::NotFound, "no")));
         assert!(requests.unheard.is_empty());

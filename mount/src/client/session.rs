@@ -346,9 +346,8 @@ impl Pulse {
 
 /// Runs one stream until it breaks; says why it did.
 async fn drive(shared: &Shared, link: &mut Link, events: &mpsc::Sender<Event>) -> String {
-    // When the hello went out that the welcome answered.
-    let began = link.came_at.checked_sub(link.round_trip).unwrap_or(link.came_at);
-    let pulse = Pulse(Mutex::new((VecDeque::new(), began)));
+    // Whatever is cached from now on is asked for over this stream.
+    let pulse = Pulse(Mutex::new((VecDeque::new(), Instant::now())));
     tokio::select! {
         why = receive(shared, &mut link.down, events, &pulse) => why,
         why = send(shared, &link.up, &pulse) => why,
@@ -419,7 +418,13 @@ async fn receive(
             Err(status) => return format!("{:?}: {}", status.code(), status.message()),
         };
         match message.msg {
-            Some(mount_down::Msg::Reply(reply)) => answer(shared, reply),
+            Some(mount_down::Msg::Reply(reply)) => {
+                answer(shared, reply);
+                let unheard = std::mem::take(&mut shared.requests().unheard);
+                for what in unheard {
+                    insist(events, Event::Invalidate(what)).await;
+                }
+            }
             Some(mount_down::Msg::Pong(pong)) => learn_time(shared, &pong, pulse),
             Some(mount_down::Msg::UploadDone(done)) => shared.uploads().finish(done),
             Some(mount_down::Msg::Invalidate(what)) => {

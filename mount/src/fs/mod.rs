@@ -191,8 +191,8 @@ impl Fs {
         }
         if let Some(file) = &file {
             if setattr.size.is_some() {
-                // All of it, also what will be cut: the master may refuse. What cannot be uploaded its writers hear of;
-                // a file can be cut all the same, where there is no room for instance.
+                // All of it, also what will be cut off: that may be refused, and those bytes may be another writer's.
+                // What cannot be uploaded its writers hear of; a file can be cut all the same, if there is no room, say.
                 let _ = file.writer.settle().await;
             } else if setattr.mtime.is_some()
                 || setattr.mtime_now

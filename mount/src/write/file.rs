@@ -382,7 +382,7 @@ impl FileWriter {
         let mut state = lock(&self.state);
         let dropped = std::mem::take(&mut state.uploads);
         let frozen_bytes: usize = dropped.iter().map(|upload| upload.frozen.len()).sum();
-        let dirty_bytes = state.dirty.truncate(0);
+        let dirty_bytes = state.dirty.clear();
         state.dirty_since = None;
         state.appended = false;
         state.failures += 1;

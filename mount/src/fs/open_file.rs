@@ -172,6 +172,11 @@ impl OpenFile {
         self.known.in_doubt.store(false, Ordering::Release);
     }
 
+    /// Is the session broken, so that nothing can be asked?
+    pub fn is_in_doubt(&self) -> bool {
+        self.known.in_doubt.load(Ordering::Acquire)
+    }
+
     /// Has the content changed to what is not known?
     pub fn is_changed(&self) -> bool {
         self.known.answered.load(Ordering::Acquire) < self.known.changes.load(Ordering::Acquire)
@@ -179,7 +184,7 @@ impl OpenFile {
 
     /// Has to ask the master before it answers a read?
     pub fn is_stale(&self) -> bool {
-        self.is_changed() || self.known.in_doubt.load(Ordering::Acquire)
+        self.is_changed() || self.is_in_doubt()
     }
 
     /// Asks the master, if that has to be done before a read.

@@ -20,9 +20,12 @@ pub(super) fn set_ids(mode: u32) -> u32 {
 
 impl Fs {
     /// May a write through this handle have to take something away? `keeps_set_ids`: for who writes, the bits stay.
+    /// While the session is broken nobody can say, and what is appended under the lease goes on: the first write after
+    /// that takes away what there is.
     pub fn may_be_privileged(&self, handle: u64, keeps_set_ids: bool) -> bool {
-        let handle = self.handles.get(handle);
-        handle.is_ok_and(|handle| !self.lacking.is_unprivileged(handle.file.inode, keeps_set_ids))
+        let Ok(handle) = self.handles.get(handle) else { return false };
+        let file = &handle.file;
+        !file.is_in_doubt() && !self.lacking.is_unprivileged(file.inode, keeps_set_ids)
     }
 
     /// Takes away what a write does. True: there was something.

@@ -79,9 +79,10 @@ impl Fs {
             Event::Recall(inode) => self.recall_append(inode),
             Event::SessionLost(lost) => {
                 self.ledger.forget_all();
+                // First: who appends asks for what is not known, unless nothing can be asked.
+                self.forget_open_files(Some(&lost));
                 self.lacking.forget_all();
                 let handed = self.trust.lost();
-                self.forget_open_files(Some(&lost));
                 self.forget_handed(handed, Some(&lost));
             }
             // What was cached before the break may have changed during it.

@@ -115,7 +115,9 @@ async fn a_deletion_that_is_late_does_not_take_a_newer_copy() {
     master.order(1, down::Msg::Push(pb::PushChunk { order: 8, chunk: 5, grant }));
     let whole = || {
         let mut coming = std::fs::read_dir(dirs[1].path().join("tmp")).unwrap().flatten();
-        coming.any(|file| file.metadata().is_ok_and(|found| found.len() == 4096 + 300_000 || found.len() == 300_000))
+        coming.any(|file| {
+            file.metadata().is_ok_and(|found| found.len() == 4096 + 300_000 || found.len() == 300_000)
+        })
     };
     wait_until("all of the copy came, and waits to be announced", whole);
     master.order(2, down::Msg::Delete(pb::DeleteChunks { chunks: vec![5, 6] }));

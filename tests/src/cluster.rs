@@ -26,6 +26,8 @@ pub struct Builder {
     chunk_size: String,
     replicate_every: String,
     compact_after: String,
+    keeper_flags: Vec<String>,
+    master_flags: Vec<String>,
     log: String,
 }
 
@@ -63,6 +65,18 @@ impl Builder {
     /// As typed: `10s` (the default), `off`.
     pub fn compact_after(mut self, period: &str) -> Builder {
         self.compact_after = period.to_owned();
+        self
+    }
+
+    /// More flags of every keeper, as typed.
+    pub fn keeper_flags(mut self, flags: &[&str]) -> Builder {
+        self.keeper_flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        self
+    }
+
+    /// More flags of the master, as typed.
+    pub fn master_flags(mut self, flags: &[&str]) -> Builder {
+        self.master_flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
         self
     }
 
@@ -109,11 +123,8 @@ fn master_recipe(
         ("--compact-after", settings.compact_after.clone()),
         ("--log", settings.log.clone()),
     ];
-    recipe(
-        scratch,
-        "dfs-master",
-        flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect(),
-    )
+    let flags = flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
+    recipe(scratch, "dfs-master", flags.chain(settings.master_flags.iter().cloned()).collect())
 }
 
 /// How to start one of our binaries, as often as wanted.
@@ -155,6 +166,8 @@ impl Cluster {
             chunk_size: "8MiB".into(),
             replicate_every: "1s".into(),
             compact_after: "10s".into(),
+            keeper_flags: Vec::new(),
+            master_flags: Vec::new(),
             log: "info".into(),
         }
     }
@@ -190,14 +203,9 @@ impl Cluster {
     fn launch_keeper(&mut self) {
         let index = self.keepers.len();
         let name = format!("keeper-{index}");
-        let args = [
-            "--data",
-            &self.keeper_data(index).display().to_string(),
-            "--master",
-            &self.address,
-            "--log",
-            &self.settings.log,
-        ];
+        let data = self.keeper_data(index).display().to_string();
+        let mut args = vec!["--data", &data, "--master", &self.address, "--log", &self.settings.log];
+        args.extend(self.settings.keeper_flags.iter().map(String::as_str));
         let recipe = recipe(&self.scratch, "dfs-keeper", args.iter().map(|s| (*s).to_owned()).collect());
         self.keepers.push(Process::start(&self.scratch, &name, recipe));
     }

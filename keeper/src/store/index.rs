@@ -59,6 +59,14 @@ impl Index {
         self.bytes
     }
 
+    /// Chunks with higher ids than this one, by id, with their bytes.
+    pub fn list_after(&self, after: ChunkId) -> Vec<(ChunkId, u32)> {
+        let behind = self.chunks.iter().filter(|(chunk, _)| **chunk > after);
+        let mut list: Vec<_> = behind.map(|(chunk, entry)| (*chunk, entry.length)).collect();
+        list.sort_unstable();
+        list
+    }
+
     /// Every chunk, in no order.
     pub fn list(&self) -> Vec<pb::ChunkInfo> {
         self.chunks

@@ -327,7 +327,7 @@ impl ChunkStore {
         if !self.doomed.is_doomed(chunk) {
             return Ok(false);
         }
-        match fs::remove_file(chunk_path(self.dir.path(), chunk)) {
+        match self.dir.files().remove(&chunk_path(self.dir.path(), chunk)) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 self.doomed.spare(chunk);
                 Err(StoreError::of_write(chunk, "delete it", source))
@@ -353,7 +353,7 @@ impl ChunkStore {
         // Not served from now on, whether or not the file can be moved.
         self.forget(&mut index, chunk);
         let bytes = fs::metadata(&path).map(|m| m.len()).unwrap_or_default();
-        match fs::rename(&path, self.dir.path().join("quarantine").join(&aside)) {
+        match self.dir.files().rename(&path, &self.dir.path().join("quarantine").join(&aside)) {
             Ok(()) => {
                 tracing::error!(%chunk, why, file = aside, "chunk quarantined");
                 self.quarantine.add(chunk, aside, bytes);
@@ -427,7 +427,7 @@ impl From<io::Error> for Unreadable {
 
 fn make_directories(dir: &DataDir) -> Result<(), KeeperError> {
     let mut made = false;
-    let mut make = |name: String| match fs::create_dir(dir.path().join(&name)) {
+    let mut make = |name: String| match dir.files().create_dir(&dir.path().join(&name)) {
         Ok(()) => {
             made = true;
             Ok(())
@@ -443,7 +443,7 @@ fn make_directories(dir: &DataDir) -> Result<(), KeeperError> {
     }
     if made {
         for path in [dir.path().join("chunks"), dir.path().to_owned()] {
-            File::open(path).and_then(|d| d.sync_all()).map_err(|e| dir.failed("sync it", e))?;
+            dir.files().sync_dir(&path).map_err(|e| dir.failed("sync it", e))?;
         }
     }
     Ok(())
@@ -452,10 +452,12 @@ fn make_directories(dir: &DataDir) -> Result<(), KeeperError> {
 fn empty_temp(dir: &DataDir) -> Result<(), KeeperError> {
     let failed = |error| dir.failed("empty tmp/", error);
     for entry in fs::read_dir(dir.path().join("tmp")).map_err(failed)? {
-        fs::remove_file(entry.map_err(failed)?.path()).map_err(failed)?;
+        dir.files().remove(&entry.map_err(failed)?.path()).map_err(failed)?;
     }
     Ok(())
 }
 
+#[cfg(test)]
+mod crash_tests;
 #[cfg(test)]
 mod tests;

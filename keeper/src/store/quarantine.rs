@@ -87,7 +87,7 @@ impl ChunkStore {
         let mut files = self.quarantine.lock();
         let Some(kept) = files.get_mut(&chunk) else { return Ok(()) };
         while let Some(file) = kept.last() {
-            match fs::remove_file(self.dir.path().join("quarantine").join(&file.name)) {
+            match self.dir.files().remove(&self.dir.path().join("quarantine").join(&file.name)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     return Err(StoreError::of_write(chunk, "remove it from quarantine", error));
                 }

@@ -83,6 +83,7 @@ impl Orders {
         for chunk in chunks {
             node.store.doom(chunk);
             if self.chores.push(Chore::Delete(chunk)).is_err() {
+                node.store.spare(chunk);
                 tracing::warn!(%chunk, "too many orders; this deletion comes again after the next inventory");
                 return;
             }

@@ -38,7 +38,10 @@ struct State {
     /// The number of an order that has yet to begin.
     ordered: Option<u64>,
     closed: bool,
+    /// Of the turn under way, or the last.
     progress: pb::ScrubState,
+    /// Of the last turn that was ordered: somebody watches it, whatever comes after.
+    last_ordered: pb::ScrubState,
 }
 
 /// What is planned, and how far it is.
@@ -77,6 +80,7 @@ impl Scrub {
         let state = self.lock();
         match state.ordered {
             Some(number) => pb::ScrubState { number, running: true, ..pb::ScrubState::default() },
+            None if state.last_ordered.number != 0 => state.last_ordered,
             None => state.progress,
         }
     }
@@ -131,7 +135,11 @@ impl Scrub {
     }
 
     fn progress(&self, change: impl FnOnce(&mut pb::ScrubState)) {
-        change(&mut self.lock().progress);
+        let mut state = self.lock();
+        change(&mut state.progress);
+        if state.progress.number != 0 {
+            state.last_ordered = state.progress;
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -312,9 +320,11 @@ mod tests {
         assert_eq!((scrub.state().number, scrub.state().running), (9, true));
         let turn = scrub.next(&Mark::default(), || 1 << 40).unwrap();
         assert_eq!((turn.number, turn.rate), (9, 10 << 20));
+        scrub.progress(|progress| (progress.running, progress.bad) = (false, 3));
         let rate_of = |bytes: u64| scrub.next(&Mark::default(), || bytes).unwrap().rate;
         assert_eq!(rate_of(80 * (5 << 20)), 5 << 20);
         assert_eq!((rate_of(0), rate_of(1 << 40)), (LEAST_RATE, 10 << 20));
+        assert_eq!((scrub.state().number, scrub.state().bad), (9, 3), "a scrub by itself came after it");
         let goes_on = Mark { began_s: now_s(), after: Some(ChunkId(7)) };
         assert_eq!(scrub.next(&goes_on, || 0).unwrap().after, ChunkId(7));
         scrub.close();

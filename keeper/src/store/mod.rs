@@ -318,6 +318,11 @@ impl ChunkStore {
         self.doomed.doom(chunk);
     }
 
+    /// It cannot be deleted now, and is in the inventory again.
+    pub fn spare(&self, chunk: ChunkId) {
+        self.doomed.spare(chunk);
+    }
+
     /// Removes a doomed chunk; false when it is not here, or is to stay after all.
     ///
     /// # Errors

@@ -92,7 +92,9 @@ fn a_keeper_scrubs_by_itself_and_the_last_resort_stays_in_quarantine() {
     }
     wait_until(secs(30), "the chunk is lost", || cluster.status("lost") == 1);
     assert_eq!(cluster.json(&["status"])["lost_files"][0], "/movie.mp4");
-    assert!(cluster.keeper_row(0)["quarantine_bytes"].as_u64().unwrap() > HEADER);
+    wait_until(secs(10), "dfs keepers shows what is in quarantine", || {
+        cluster.keeper_row(0)["quarantine_bytes"].as_u64().unwrap() > HEADER
+    });
     cluster.keeper(0).kill();
     cluster.keeper(0).restart();
     cluster.wait_live(3);

@@ -35,6 +35,11 @@ impl Doomed {
         self.lock().contains_key(&chunk)
     }
 
+    /// Has its file yet to go?
+    pub fn is_waiting(&self, chunk: ChunkId) -> bool {
+        self.lock().get(&chunk) == Some(&Fate::Waiting)
+    }
+
     /// The master wants it here again.
     pub fn spare(&self, chunk: ChunkId) {
         self.lock().remove(&chunk);

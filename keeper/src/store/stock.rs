@@ -45,12 +45,13 @@ impl ChunkStore {
         for entry in fs::read_dir(path).into_iter().flatten().flatten() {
             let Some(chunk) = entry.file_name().to_str().and_then(ChunkId::from_file_name) else { continue };
             let mut index = self.index();
-            if index.get(chunk).is_some() || self.doomed.is_doomed(chunk) {
+            if index.get(chunk).is_some() || self.doomed.is_waiting(chunk) {
                 continue;
             }
             if let Ok(ChunkFile { header, .. }) = self.read_header(chunk) {
                 let entry =
                     Entry { length: header.length as u32, checksum: header.sums.checksum(), synced: false };
+                self.doomed.spare(chunk);
                 self.enter(&mut index, chunk, entry);
                 tracing::warn!(%chunk, "a chunk file that was not known is taken in");
             }

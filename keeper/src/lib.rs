@@ -9,7 +9,8 @@
 //! - `relay`: a chunk goes out to another keeper; `fetch`: blocks of one come in.
 //! - `session`: the gRPC session with the master; `outbox`: notices on their way to it.
 //! - `scrub`: reads everything once in a set period.
-//! - `orders`: what the master has us do; `build`: a new chunk of parts of others; `syncer`: group sync.
+//! - `orders`: what the master has us do; `expected`: copies that it announced; `build`: a new chunk of parts of others;
+//!   `syncer`: group sync.
 //! - `node`: what all of those share; `load`: counters; `queue`: work for threads.
 //!
 //! Control is asynchronous (tokio, tonic); the data plane and the disk are plain threads. Between them
@@ -18,6 +19,7 @@
 mod build;
 pub mod config;
 pub mod error;
+mod expected;
 mod fetch;
 mod files;
 mod identity;

@@ -12,6 +12,7 @@ use dfs_proto::pb::keeper_up::Msg;
 use dfs_proto::ticket::TicketChecker;
 
 use crate::config::Tuning;
+use crate::expected::Expected;
 use crate::load::Load;
 use crate::orders::Orders;
 use crate::outbox::Outbox;
@@ -65,6 +66,7 @@ pub(crate) struct Node {
     pub load: Load,
     pub outbox: Outbox,
     pub orders: Orders,
+    pub expected: Expected,
     pub syncs: SyncQueue,
     pub scrub: Scrub,
     pub clock: Clock,
@@ -80,6 +82,7 @@ impl Node {
             load: Load::new(),
             outbox: Outbox::default(),
             orders: Orders::new(),
+            expected: Expected::default(),
             syncs: SyncQueue::new(tuning.sync_after),
             scrub: Scrub::default(),
             clock: Clock::new(),

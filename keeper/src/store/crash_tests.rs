@@ -62,7 +62,7 @@ fn work(recorder: &Arc<Recorder<Claim>>, root: &Path) {
     upload(&store, few[0]);
     recorder.say(Claim::Going(few[0]));
     store.doom(few[0]);
-    store.delete(few[0]).unwrap();
+    store.delete_doomed(few[0]).unwrap();
     for bad in [few[1], few[4]] {
         recorder.say(Claim::Going(bad));
         store.quarantine(bad, None, "as a test has it");
@@ -74,7 +74,7 @@ fn work(recorder: &Arc<Recorder<Claim>>, root: &Path) {
     sync(&store, recorder, &many);
     recorder.say(Claim::Going(many[0]));
     store.doom(many[0]);
-    store.delete(many[0]).unwrap();
+    store.delete_doomed(many[0]).unwrap();
     upload(&store, ChunkId(0x20_004));
 }
 

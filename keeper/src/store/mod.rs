@@ -313,7 +313,7 @@ impl ChunkStore {
         })
     }
 
-    /// From now on the chunk is not in the inventory; [`ChunkStore::delete`] has to follow. Touches no disk.
+    /// From now on the chunk is not in the inventory; [`ChunkStore::delete_doomed`] has to follow. Touches no disk.
     pub fn doom(&self, chunk: ChunkId) {
         self.doomed.doom(chunk);
     }
@@ -327,7 +327,7 @@ impl ChunkStore {
     ///
     /// # Errors
     /// When the disk does not let go of it; it is in the inventory again.
-    pub fn delete(&self, chunk: ChunkId) -> Result<bool, StoreError> {
+    pub fn delete_doomed(&self, chunk: ChunkId) -> Result<bool, StoreError> {
         let mut index = self.index();
         if !self.doomed.is_doomed(chunk) {
             return Ok(false);

@@ -133,12 +133,28 @@ fn a_deleted_chunk_is_gone() {
     let temp = tempfile::tempdir().unwrap();
     let store = open(temp.path());
     store_chunk(&store, CHUNK, b"bytes").unwrap();
-    assert!(!store.delete(CHUNK).unwrap(), "not doomed");
+    assert!(!store.delete_doomed(CHUNK).unwrap(), "not doomed");
     store.doom(CHUNK);
-    assert!(store.delete(CHUNK).unwrap());
-    assert!(!store.delete(CHUNK).unwrap());
+    assert!(store.delete_doomed(CHUNK).unwrap());
+    assert!(!store.delete_doomed(CHUNK).unwrap());
     assert!(matches!(store.open_chunk(CHUNK), Err(StoreError::NotFound(_))));
     assert!(!chunk_path(temp.path(), CHUNK).exists());
+}
+
+#[test]
+fn a_deletion_does_not_take_a_copy_that_came_after_it_was_ordered() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    store_chunk(&store, CHUNK, b"bytes").unwrap();
+    store.doom(CHUNK);
+    copy_chunk(&store, CHUNK, b"bytes").unwrap();
+    assert!(!store.delete_doomed(CHUNK).unwrap());
+    assert_eq!(read(&store, CHUNK).unwrap(), b"bytes");
+    assert_eq!(store.used(), (1, 5));
+    // Ordered before anything was here: the same.
+    store.doom(ChunkId(99));
+    copy_chunk(&store, ChunkId(99), b"later").unwrap();
+    assert!(!store.delete_doomed(ChunkId(99)).unwrap());
 }
 
 #[test]
@@ -295,7 +311,7 @@ fn a_scrub_reads_every_byte_and_tells_what_vanished_from_what_was_deleted() {
     assert_eq!(store.list_after(deleted), [(CHUNK, 300_000)]);
     fs::remove_file(chunk_path(temp.path(), gone)).unwrap();
     store.doom(deleted);
-    store.delete(deleted).unwrap();
+    store.delete_doomed(deleted).unwrap();
     let mut read = 0;
     store.scrub(CHUNK, |bytes| read += bytes).unwrap();
     assert_eq!(read, 300_000);
@@ -321,10 +337,10 @@ fn a_doomed_chunk_is_in_no_inventory_and_an_ordered_copy_spares_it() {
     store.doom(CHUNK);
     assert!(store.inventory().is_empty(), "the master would take it for a copy");
     copy_chunk(&store, CHUNK, b"bytes").unwrap();
-    assert!(!store.delete(CHUNK).unwrap(), "the deletion came before the copy");
+    assert!(!store.delete_doomed(CHUNK).unwrap(), "the deletion came before the copy");
     assert_eq!((read(&store, CHUNK).unwrap(), store.inventory().len()), (b"bytes".to_vec(), 1));
     store.doom(CHUNK);
-    assert!(store.delete(CHUNK).unwrap());
+    assert!(store.delete_doomed(CHUNK).unwrap());
     copy_chunk(&store, CHUNK, b"bytes").unwrap();
     assert_eq!(read(&store, CHUNK).unwrap(), b"bytes");
 }
@@ -335,7 +351,7 @@ fn an_upload_that_was_taken_back_before_it_was_whole_leaves_nothing() {
     let store = open(temp.path());
     let mut late = store.receive(CHUNK, 5, false).unwrap();
     store.doom(CHUNK);
-    store.delete(CHUNK).unwrap();
+    store.delete_doomed(CHUNK).unwrap();
     late.append(b"bytes").unwrap();
     let error = late.commit(BlockSums::of(b"bytes").encoded().clone()).unwrap_err();
     assert!(matches!(error, StoreError::TakenBack(CHUNK)), "{error}");

@@ -14,6 +14,7 @@ use dfs_proto::ids::{ChunkId, KeeperId};
 use dfs_proto::pb::{self, keeper_down};
 
 use super::State;
+use super::command::Now;
 use super::out::{Out, Res, fail};
 
 /// Keepers that have not answered by then are named, and not waited for any longer.
@@ -122,7 +123,7 @@ impl State {
     ///
     /// # Errors
     /// `NotFound`: this master has none of that number.
-    pub fn fsck_report(&self, number: u64, now: pb::Time) -> Res<pb::FsckReport> {
+    pub fn fsck_report(&self, number: u64, now: impl Into<Now>) -> Res<pb::FsckReport> {
         if number == 0 || self.fsck.number != number {
             return fail(
                 ErrorCode::NotFound,

@@ -131,7 +131,7 @@ impl State {
     /// Some of those whose time is over.
     pub(super) fn purge_trash(&mut self, out: &mut Out) {
         let period_ms = i64::try_from(self.settings.trash_ms).unwrap_or(i64::MAX);
-        let until_ms = out.now_ms.saturating_sub(period_ms).max(self.trash.empty_until_ms);
+        let until_ms = out.now.as_millis().saturating_sub(period_ms).max(self.trash.empty_until_ms);
         let over: Vec<InodeNo> = self.trash.up_to(until_ms).take(STEP).collect();
         for inode in over {
             self.purge(inode, out);
@@ -147,7 +147,7 @@ impl State {
                 Ok(pb::TrashList { entries, ..pb::TrashList::default() })
             }
             TrashOperation::Purge(None) => {
-                self.trash.empty_until_ms = out.now_ms;
+                self.trash.empty_until_ms = out.now.as_millis();
                 let (files, bytes) = self.trash.size();
                 Ok(pb::TrashList { files, bytes, ..pb::TrashList::default() })
             }

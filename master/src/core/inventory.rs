@@ -51,7 +51,8 @@ impl State {
         let dropped = inventory.dropped.contains(&chunk);
         let Some(row) = self.chunks.get(chunk) else {
             // One that was ticketed and is not in the table yet stays; what else is not there is garbage.
-            if !self.uploads.contains_key(&chunk) && !self.compaction.jobs.contains_key(&chunk) {
+            let expected = self.uploads.contains_key(&chunk) || self.compaction.jobs.contains_key(&chunk);
+            if !expected && !self.is_spared(chunk, out.now_ms) {
                 self.delete_at(id, chunk, out);
             }
             return;
@@ -64,6 +65,10 @@ impl State {
             self.remove_copy(chunk, id, out);
             self.ask_to_verify(chunk, id, out);
         }
+    }
+
+    fn is_spared(&self, chunk: ChunkId, now_ms: i64) -> bool {
+        self.settings.spared.is_some_and(|spared| chunk < spared.below && now_ms < spared.until_ms)
     }
 
     fn inventory_over(&mut self, id: KeeperId, inventory: &Inventory, out: &mut Out) {
@@ -135,6 +140,7 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use super::super::command::Spared;
     use super::super::testkit::Kit;
     use super::*;
     use dfs_proto::ids::InodeNo;
@@ -164,6 +170,22 @@ mod tests {
         // An id that somebody has is not handed out.
         let placed = kit.alloc(file, 0, 1);
         assert!(placed.chunk > 999);
+    }
+
+    #[test]
+    fn after_a_restoring_chunks_of_before_are_kept_for_a_while() {
+        let mut kit = Kit::with_keepers(1);
+        let (old, new) = (ChunkId(500), ChunkId(2000));
+        let until_ms = kit.now().as_millis() + 60_000;
+        kit.state.settings.spared = Some(Spared { below: ChunkId(1000), until_ms });
+        let infos = [old, new].map(|chunk| pb::ChunkInfo { chunk: chunk.0, length: 1, checksum: 1 });
+        kit.reconnect(KeeperId(1));
+        kit.inventory(KeeperId(1), infos.to_vec());
+        assert!(!kit.was_deleted(KeeperId(1), old) && kit.was_deleted(KeeperId(1), new));
+        kit.pass_ms(60_000);
+        kit.reconnect(KeeperId(1));
+        kit.inventory(KeeperId(1), infos.to_vec());
+        assert!(kit.was_deleted(KeeperId(1), old));
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! What operators ask. All of it is answered from memory; the look-up table in pages, so that nobody else
-//! waits for a long listing.
+//! waits for a long listing. A backup is read from the store (`backup`).
 
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::backup;
 use crate::core::LookupCursor;
 use crate::core::row::QuotaRow;
 use crate::runtime::{Engine, Stopped};
@@ -64,6 +65,15 @@ impl admin_service_server::AdminService for Admin {
     ) -> Result<Response<pb::QuotaList>, Status> {
         let answer = self.engine.change_quota(request.into_inner().path, None).await.map_err(stopped)?;
         answer.map(Response::new).map_err(status)
+    }
+
+    type BackupStream = ReceiverStream<Result<pb::BackupPart, Status>>;
+
+    async fn backup(&self, _: Request<pb::BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
+        let now = self.engine.read(|_, now| now).await.map_err(stopped)?;
+        let snapshot = self.engine.snapshot().await.map_err(stopped)?;
+        let snapshot = snapshot.map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Response::new(ReceiverStream::new(backup::send(snapshot, now))))
     }
 
     type LookupTableStream = ReceiverStream<Result<pb::LookupRow, Status>>;

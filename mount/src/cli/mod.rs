@@ -2,6 +2,7 @@
 //!
 //! - `admin`: status, keepers, lookup: what the master knows, as tables or as JSON.
 //! - `ls`, `rm`, `put`, `get`: files of the cluster, without a mount.
+//! - `backup`: a dump of all metadata.
 //! - `quota`: limits of what is below a directory.
 //! - `path`: from a path to an inode, by the session's calls.
 //! - `output`: tables, JSON, and what to do when the reader of stdout goes away.
@@ -11,6 +12,7 @@
 //! what failed, why, and what to do; a half-done transfer is never seen under its name, neither here nor there.
 
 mod admin;
+mod backup;
 mod get;
 mod ls;
 mod output;
@@ -93,6 +95,11 @@ enum Command {
     Rm {
         /// A file of the cluster
         path: OsString,
+    },
+    /// Write a dump of all metadata to a local file, for dfs-master --restore
+    Backup {
+        /// A local file; one that is there is replaced when the dump is whole
+        file: OsString,
     },
     /// Limit how much there may be below a directory
     #[command(subcommand)]
@@ -180,6 +187,7 @@ async fn command(args: &Args) -> Result<(), CliError> {
         Command::Get { path, file } => {
             in_session(master, async |client| get::get(client, path, file.as_deref()).await).await
         }
+        Command::Backup { file } => backup::backup(master, file.as_ref(), *json).await,
         Command::Quota(quota) => quota::quota(master, quota, *json).await,
         Command::Rm { path } => in_session(master, async |client| rm::rm(client, path).await).await,
     }

@@ -7,9 +7,9 @@ use dfs_proto::ids::ClusterId;
 use pb::{mount_reply, mount_request};
 
 use super::*;
-use crate::core::{Row, RowChange};
+use crate::core::RowChange;
 use crate::runtime::OUTBOX_CAPACITY;
-use crate::store::{Identity, MemoryStore};
+use crate::store::{Identity, MemoryStore, Snapshot};
 
 /// Longer than anything here takes.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -33,8 +33,8 @@ impl Store for GatedStore {
         self.rows.identity(fresh)
     }
 
-    fn load(&mut self, each: &mut dyn FnMut(Row) -> Result<(), StoreError>) -> Result<(), StoreError> {
-        self.rows.load(each)
+    fn snapshot(&mut self) -> Result<Box<dyn Snapshot>, StoreError> {
+        self.rows.snapshot()
     }
 
     fn commit(&mut self, changes: &[RowChange]) -> Result<(), StoreError> {
@@ -71,6 +71,7 @@ fn settings() -> Settings {
         chunk_size: 1 << 20,
         replicate_every_ms: 10_000,
         compact_after_ms: 10_000,
+        spared: None,
     }
 }
 

@@ -36,7 +36,7 @@ pub struct Settings {
 pub struct Spared {
     /// Ids from this one on were handed out after the restoring.
     pub below: ChunkId,
-    /// On the master's clock, in ms since 1970.
+    /// On the machine's clock, in ms since 1970.
     pub until_ms: i64,
 }
 
@@ -109,6 +109,22 @@ pub struct Applied {
     /// answer wait for every change before them, and nothing overtakes a change of the counters: an id must
     /// not leave before the block that it is from is durably reserved.
     pub shows: Vec<InodeNo>,
+}
+
+/// When a command is applied, by two clocks that need not agree.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Now {
+    /// The machine's clock, which somebody may set: times of files.
+    pub time: pb::Time,
+    /// A clock that never jumps, in ms: all time limits hang on it, those of tickets too.
+    pub steady_ms: i64,
+}
+
+/// Where time passes as the machine's clock says.
+impl From<pb::Time> for Now {
+    fn from(time: pb::Time) -> Now {
+        Now { time, steady_ms: time.as_millis() }
+    }
 }
 
 /// Something to send.

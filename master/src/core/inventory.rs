@@ -52,7 +52,7 @@ impl State {
         let Some(row) = self.chunks.get(chunk) else {
             // One that was ticketed and is not in the table yet stays; what else is not there is garbage.
             let expected = self.uploads.contains_key(&chunk) || self.compaction.jobs.contains_key(&chunk);
-            if !expected && !self.is_spared(chunk, out.now_ms) {
+            if !expected && !self.is_spared(chunk, out.now) {
                 self.delete_at(id, chunk, out);
             }
             return;
@@ -67,8 +67,8 @@ impl State {
         }
     }
 
-    fn is_spared(&self, chunk: ChunkId, now_ms: i64) -> bool {
-        self.settings.spared.is_some_and(|spared| chunk < spared.below && now_ms < spared.until_ms)
+    fn is_spared(&self, chunk: ChunkId, now: pb::Time) -> bool {
+        self.settings.spared.is_some_and(|spared| chunk < spared.below && now.as_millis() < spared.until_ms)
     }
 
     fn inventory_over(&mut self, id: KeeperId, inventory: &Inventory, out: &mut Out) {

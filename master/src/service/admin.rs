@@ -70,7 +70,7 @@ impl admin_service_server::AdminService for Admin {
     type BackupStream = ReceiverStream<Result<pb::BackupPart, Status>>;
 
     async fn backup(&self, _: Request<pb::BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
-        let now = self.engine.read(|_, now| now).await.map_err(stopped)?;
+        let now = self.engine.read(|_, now| now.time).await.map_err(stopped)?;
         let snapshot = self.engine.snapshot().await.map_err(stopped)?;
         let snapshot = snapshot.map_err(|error| Status::internal(error.to_string()))?;
         Ok(Response::new(ReceiverStream::new(backup::send(snapshot, now))))

@@ -240,6 +240,7 @@ fn settings_to_check(identity: &Identity) -> Settings {
         chunk_size: u32::MAX,
         replicate_every_ms: u64::MAX,
         compact_after_ms: 0,
+        trash_ms: 0,
         spared: None,
     }
 }

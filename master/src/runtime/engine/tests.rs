@@ -74,6 +74,7 @@ fn settings() -> Settings {
         replicate_every_ms: 10_000,
         compact_after_ms: 10_000,
         spared: None,
+        trash_ms: 0,
     }
 }
 

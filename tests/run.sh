@@ -15,6 +15,7 @@
 #   DFS_TEST_COMMITS=2000      commits of the git test (default 100)
 #   DFS_TEST_ENTRIES=100000    entries of one directory (default 10000)
 #   DFS_TEST_OPEN=10000        files open at once (default 2000)
+#   DFS_TEST_BACKUP_FILES=50000  files of the backup test (default 1000)
 #   DFS_TEST_ROUNDS=200        listings while entries come and go (default 12)
 #
 # docs/TESTING.md has the long forms with their commands.

@@ -66,7 +66,7 @@ impl State {
         let dropped = inventory.dropped.contains(&chunk);
         let Some(row) = self.chunks.get(chunk) else {
             // One that was ticketed and is not in the table yet stays; what else is not there is garbage.
-            if !self.is_under_way(chunk) {
+            if !self.is_under_way(chunk) && !self.is_spared(chunk, out.now) {
                 self.fsck.found(pb::FsckKind::Orphan, id, chunk);
                 if !self.fsck.only_looks(id) {
                     self.delete_at(id, chunk, out);
@@ -96,6 +96,10 @@ impl State {
                 self.delete_at(id, chunk, out);
             }
         }
+    }
+
+    fn is_spared(&self, chunk: ChunkId, now: pb::Time) -> bool {
+        self.settings.spared.is_some_and(|spared| chunk < spared.below && now.as_millis() < spared.until_ms)
     }
 
     fn inventory_over(&mut self, id: KeeperId, inventory: &Inventory, out: &mut Out) {
@@ -185,6 +189,7 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use super::super::command::Spared;
     use super::super::testkit::Kit;
     use super::*;
     use dfs_proto::ids::InodeNo;
@@ -215,6 +220,22 @@ mod tests {
         // An id that somebody has is not handed out.
         let placed = kit.alloc(file, 0, 1);
         assert!(placed.chunk > 999);
+    }
+
+    #[test]
+    fn after_a_restoring_chunks_of_before_are_kept_for_a_while() {
+        let mut kit = Kit::with_keepers(1);
+        let (old, new) = (ChunkId(500), ChunkId(2000));
+        let until_ms = kit.now().as_millis() + 60_000;
+        kit.state.settings.spared = Some(Spared { below: ChunkId(1000), until_ms });
+        let infos = [old, new].map(|chunk| pb::ChunkInfo { chunk: chunk.0, length: 1, checksum: 1 });
+        kit.reconnect(KeeperId(1));
+        kit.inventory(KeeperId(1), infos.to_vec());
+        assert!(!kit.was_deleted(KeeperId(1), old) && kit.was_deleted(KeeperId(1), new));
+        kit.pass_ms(60_000);
+        kit.reconnect(KeeperId(1));
+        kit.inventory(KeeperId(1), infos.to_vec());
+        assert!(kit.was_deleted(KeeperId(1), old));
     }
 
     #[test]

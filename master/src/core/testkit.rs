@@ -30,6 +30,7 @@ pub(super) fn settings() -> Settings {
         chunk_size: CHUNK_SIZE,
         replicate_every_ms: 10_000,
         compact_after_ms: 10_000,
+        spared: None,
         trash_ms: 0,
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! - `admin`: status, keepers, lookup: what the master knows, as tables or as JSON.
 //! - `ls`, `rm`, `put`, `get`: files of the cluster, without a mount.
+//! - `backup`: a dump of all metadata.
 //! - `quota`: limits of what is below a directory.
 //! - `scrub`: keepers check what they have. `fsck`: the look-up table is set against what they have.
 //! - `trash`: files that were removed and are kept.
@@ -13,6 +14,7 @@
 //! what failed, why, and what to do; one that looked for faults and found some leaves with 3, or with 4 when they are left; a half-done transfer is never seen under its name, neither here nor there.
 
 mod admin;
+mod backup;
 mod fsck;
 mod get;
 mod ls;
@@ -99,6 +101,11 @@ enum Command {
     Rm {
         /// A file of the cluster
         path: OsString,
+    },
+    /// Write a dump of all metadata to a local file, for dfs-master --restore
+    Backup {
+        /// A local file; one that is there is replaced when the dump is whole
+        file: OsString,
     },
     /// Have keepers read and check all that they have; leaves with 3 when bad copies were found
     Scrub {
@@ -213,6 +220,7 @@ async fn command(args: &Args) -> Result<(), CliError> {
         Command::Get { path, file } => {
             in_session(master, async |client| get::get(client, path, file.as_deref()).await).await
         }
+        Command::Backup { file } => backup::backup(master, file.as_ref(), *json).await,
         Command::Scrub { keepers } => scrub::scrub(master, keepers, *json).await,
         Command::Fsck { repair, timeout } => fsck::fsck(master, *repair, timeout.0, *json).await,
         Command::Trash(command) => trash::trash(master, command, *json).await,

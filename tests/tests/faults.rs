@@ -1,0 +1,54 @@
+//! Nothing lost, nothing wrong, nothing stuck, whatever fails: random faults while programs work on two mounts, and a
+//! checker that reads everything afterwards. `dfs_tests::faults` says how.
+//!
+//! Covers: SIGKILL of keepers, master and mounts, and their restart; SIGSTOP and SIGCONT.
+//! DFS_TEST_SEED plays a run again. DFS_TEST_FAULTS=30 does 30 rounds with seeds of their own, each of a minute.
+
+#[path = "faults/gaps.rs"]
+mod gaps;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use dfs_tests::faults::plan::{Fault, Recipe, Target, plan};
+use dfs_tests::faults::round;
+use dfs_tests::wait::secs;
+use dfs_tests::{Cluster, Mount, Rng, require_root};
+
+const KEEPERS: usize = 4;
+const MOUNTS: usize = 2;
+
+fn cluster() -> (Cluster, Vec<Mount>) {
+    require_root();
+    let mut cluster = Cluster::builder().keepers(KEEPERS).chunk_size("1MiB").compact_after("2s").start();
+    let mounts = (0..MOUNTS).map(|_| cluster.mount()).collect();
+    (cluster, mounts)
+}
+
+/// Rounds with these faults: one short one, or as DFS_TEST_FAULTS says.
+fn rounds(faults: &[Fault], default_seed: u64) {
+    let (mut cluster, mut mounts) = cluster();
+    let mut rng = Rng::seeded(default_seed);
+    let long: Option<u64> = std::env::var("DFS_TEST_FAULTS").ok().and_then(|count| count.parse().ok());
+    let (length, longest_stop) = if long.is_some() { (60, 30) } else { (14, 4) };
+    let recipe = Recipe { faults: faults.to_vec(), length: secs(length), longest_stop: secs(longest_stop) };
+    let begun = Instant::now();
+    let mut counts: BTreeMap<String, u64> = BTreeMap::new();
+    for number in 0..long.unwrap_or(1) {
+        let seed = rng.bits();
+        let events = plan(&recipe, &mut Rng::new(seed));
+        let report = round::run(&mut cluster, &mut mounts, number, seed, &events);
+        report.faults.into_iter().for_each(|(what, count)| *counts.entry(what).or_default() += count);
+        let minutes = Duration::from_secs(begun.elapsed().as_secs() / 60 * 60);
+        println!("after {} rounds and {minutes:?}: {counts:?}", number + 1);
+    }
+}
+
+#[test]
+fn processes_are_killed_and_stopped_and_nothing_is_lost_or_wrong() {
+    let keepers = (0..KEEPERS).map(Target::Keeper);
+    let others = [Target::Master, Target::Mount(0), Target::Mount(1)];
+    let faults: Vec<Fault> =
+        keepers.chain(others).flat_map(|target| [Fault::Kill(target), Fault::Stop(target)]).collect();
+    rounds(&faults, 1);
+}

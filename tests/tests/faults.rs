@@ -1,33 +1,40 @@
 //! Nothing lost, nothing wrong, nothing stuck, whatever fails: random faults while programs work on two mounts, and a
 //! checker that reads everything afterwards. `dfs_tests::faults` says how.
 //!
-//! Covers: SIGKILL of keepers, master and mounts, and their restart; SIGSTOP and SIGCONT.
+//! Covers: SIGKILL of keepers, master and mounts, and their restart; SIGSTOP and SIGCONT; links cut one way, slow, and
+//! connections reset.
 //! DFS_TEST_SEED plays a run again. DFS_TEST_FAULTS=30 does 30 rounds with seeds of their own, each of a minute.
 
 #[path = "faults/gaps.rs"]
 mod gaps;
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::time::{Duration, Instant};
 
+use dfs_tests::cluster::Builder;
 use dfs_tests::faults::plan::{Fault, Recipe, Target, plan};
 use dfs_tests::faults::round;
 use dfs_tests::wait::secs;
-use dfs_tests::{Cluster, Mount, Rng, require_root};
+use dfs_tests::{Cluster, Mount, Rng, require_root, wait_until};
 
 const KEEPERS: usize = 4;
 const MOUNTS: usize = 2;
 
-fn cluster() -> (Cluster, Vec<Mount>) {
+fn builder() -> Builder {
     require_root();
-    let mut cluster = Cluster::builder().keepers(KEEPERS).chunk_size("1MiB").compact_after("2s").start();
+    Cluster::builder().keepers(KEEPERS).chunk_size("1MiB").compact_after("2s")
+}
+
+fn start(builder: Builder) -> (Cluster, Vec<Mount>) {
+    let mut cluster = builder.start();
     let mounts = (0..MOUNTS).map(|_| cluster.mount()).collect();
     (cluster, mounts)
 }
 
 /// Rounds with these faults: one short one, or as DFS_TEST_FAULTS says.
-fn rounds(faults: &[Fault], default_seed: u64) {
-    let (mut cluster, mut mounts) = cluster();
+fn rounds(builder: Builder, faults: &[Fault], default_seed: u64) {
+    let (mut cluster, mut mounts) = start(builder);
     let mut rng = Rng::seeded(default_seed);
     let long: Option<u64> = std::env::var("DFS_TEST_FAULTS").ok().and_then(|count| count.parse().ok());
     let (length, longest_stop) = if long.is_some() { (60, 30) } else { (14, 4) };
@@ -50,5 +57,32 @@ fn processes_are_killed_and_stopped_and_nothing_is_lost_or_wrong() {
     let others = [Target::Master, Target::Mount(0), Target::Mount(1)];
     let faults: Vec<Fault> =
         keepers.chain(others).flat_map(|target| [Fault::Kill(target), Fault::Stop(target)]).collect();
-    rounds(&faults, 1);
+    rounds(builder(), &faults, 1);
+}
+
+#[test]
+fn links_are_cut_slow_and_reset_and_nothing_is_lost_or_wrong() {
+    let keepers = (0..KEEPERS).map(Target::Keeper);
+    let all: Vec<Target> = keepers.chain([Target::Master, Target::Mount(0), Target::Mount(1)]).collect();
+    let mut faults: Vec<Fault> = all.iter().map(|target| Fault::Slow(*target)).collect();
+    for a in &all {
+        let others = all.iter().filter(|b| *b != a);
+        faults.extend(others.flat_map(|b| [Fault::Cut(*a, *b), Fault::Reset(*a, *b)]));
+    }
+    rounds(builder().network(), &faults, 2);
+}
+
+#[test]
+fn a_mount_that_was_killed_is_there_again_at_once() {
+    let mut cluster = Cluster::builder().keepers(1).copies(1).min_copies(1).start();
+    let mut mount = cluster.mount();
+    fs::write(mount.path("f"), "safe").unwrap();
+    // From now on the kernel knows the root, and for half a minute does not ask for it.
+    fs::metadata(mount.dir()).unwrap();
+    mount.end();
+    mount.process.restart();
+    wait_until(secs(10), "the file is there", || {
+        assert!(mount.process.is_running(), "it ended: {}", mount.process.log());
+        fs::read_to_string(mount.path("f")).is_ok_and(|content| content == "safe")
+    });
 }

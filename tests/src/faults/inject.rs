@@ -8,11 +8,15 @@ use super::log::now_ns;
 use super::plan::{Event, Fault, Target};
 use crate::cluster::Cluster;
 use crate::mount::{Mount, mounted};
+use crate::netns::Network;
 use crate::process::Process;
 use crate::wait::secs;
 
 /// A process that ended by itself is started again after this: a mount, say, that did not find the master.
 const START_AGAIN: Duration = secs(1);
+
+/// What a slow process sends goes no faster than this.
+const SLOW: &str = "4mbit";
 
 /// Does faults, and remembers what it did.
 pub struct Injector<'a> {
@@ -67,6 +71,10 @@ impl<'a> Injector<'a> {
         }
     }
 
+    fn network(&self) -> &Network {
+        self.cluster.network()
+    }
+
     fn count(&mut self, what: String) {
         *self.counts.entry(what).or_default() += 1;
     }
@@ -74,12 +82,17 @@ impl<'a> Injector<'a> {
     fn begin(&mut self, event: &Event) {
         let fault = event.fault;
         // One that has ended by itself is not there to be hurt.
-        if !self.process(fault.target()).is_running() {
+        if let Fault::Kill(target) | Fault::Stop(target) = fault
+            && !self.process(target).is_running()
+        {
             return;
         }
         self.count(match fault {
             Fault::Kill(target) => format!("kill {}", kind(target)),
             Fault::Stop(target) => format!("stop {}", kind(target)),
+            Fault::Cut(from, to) => format!("cut {} to {}", kind(from), kind(to)),
+            Fault::Slow(target) => format!("slow {}", kind(target)),
+            Fault::Reset(a, b) => format!("reset {} and {}", kind(a), kind(b)),
         });
         let from_ns = now_ns();
         match fault {
@@ -90,6 +103,9 @@ impl<'a> Injector<'a> {
             }
             Fault::Kill(target) => self.process(target).kill(),
             Fault::Stop(target) => self.process(target).stop(),
+            Fault::Cut(from, to) => self.network().cut_one_way(&name(from), &name(to)),
+            Fault::Slow(target) => self.network().slow(&name(target), SLOW),
+            Fault::Reset(a, b) => self.network().reset(&name(a), &name(b)),
         }
         self.holding.push(Holding { fault, until: Instant::now() + event.lasts, from_ns });
     }
@@ -105,6 +121,9 @@ impl<'a> Injector<'a> {
                     self.pauses.push(pause);
                 }
             }
+            Fault::Cut(from, to) => self.network().heal(&name(from), &name(to)),
+            Fault::Slow(target) => self.network().fast(&name(target)),
+            Fault::Reset(..) => {}
         }
     }
 
@@ -153,6 +172,15 @@ impl<'a> Injector<'a> {
             );
             std::thread::sleep(Duration::from_millis(100));
         }
+    }
+}
+
+/// The name of its node.
+fn name(target: Target) -> String {
+    match target {
+        Target::Master => "master".to_owned(),
+        Target::Keeper(index) => format!("keeper-{index}"),
+        Target::Mount(index) => format!("mount-{index}"),
     }
 }
 

@@ -22,13 +22,25 @@ pub enum Fault {
     Kill(Target),
     /// SIGSTOP, and SIGCONT at the end.
     Stop(Target),
+    /// What the first sends to the second vanishes.
+    Cut(Target, Target),
+    /// What it sends goes slowly, and part of it is lost.
+    Slow(Target),
+    /// The connections between the two are reset, once.
+    Reset(Target, Target),
 }
 
 impl Fault {
-    /// What it is done to. Nothing suffers two faults at once.
-    pub fn target(&self) -> Target {
+    /// Are the two never to hold at once?
+    fn excludes(&self, other: &Fault) -> bool {
+        self == other || self.process().is_some_and(|process| other.process() == Some(process))
+    }
+
+    /// The process that it is done to, if it is one.
+    fn process(&self) -> Option<Target> {
         match self {
-            Fault::Kill(target) | Fault::Stop(target) => *target,
+            Fault::Kill(target) | Fault::Stop(target) => Some(*target),
+            Fault::Cut(..) | Fault::Slow(_) | Fault::Reset(..) => None,
         }
     }
 }
@@ -51,7 +63,7 @@ pub struct Recipe {
     pub faults: Vec<Fault>,
     /// How long the round is; all faults have ended by then.
     pub length: Duration,
-    /// The longest time that a process is stopped. (The shortest is 1 s.)
+    /// The longest time that a process is stopped, or a link hurt. (The shortest is 1 s.)
     pub longest_stop: Duration,
 }
 
@@ -72,10 +84,13 @@ pub fn plan(recipe: &Recipe, rng: &mut Rng) -> Vec<Event> {
         let fault = deck.swap_remove(rng.below(deck.len() as u64) as usize);
         let lasts = Duration::from_millis(match fault {
             Fault::Kill(_) => 50 + rng.below(LONGEST_DEATH_MS),
-            Fault::Stop(_) => 1_000 + rng.below(recipe.longest_stop.as_millis() as u64 - 999),
+            Fault::Reset(..) => 0,
+            Fault::Stop(_) | Fault::Cut(..) | Fault::Slow(_) => {
+                1_000 + rng.below(recipe.longest_stop.as_millis() as u64 - 999)
+            }
         });
-        // Not before the last one of the same target is healed.
-        let same = events.iter().filter(|event| event.fault.target() == fault.target());
+        // Not before the last one of the same process is healed.
+        let same = events.iter().filter(|event| event.fault.excludes(&fault));
         let free = same.map(|event| event.at + event.lasts + Duration::from_millis(200)).max();
         let begin = free.map_or(at, |free| free.max(at));
         if begin + lasts > recipe.length {
@@ -104,7 +119,7 @@ mod tests {
         assert!(faults.iter().all(|fault| events.iter().any(|event| event.fault == *fault)));
         for (n, event) in events.iter().enumerate() {
             assert!(event.at + event.lasts <= recipe.length);
-            let same = events[..n].iter().filter(|other| other.fault.target() == event.fault.target());
+            let same = events[..n].iter().filter(|other| other.fault.excludes(&event.fault));
             assert!(same.into_iter().all(|other| other.at + other.lasts < event.at), "{event:?}");
         }
         let overlap = |a: &Event, b: &Event| a.at < b.at && b.at < a.at + a.lasts;

@@ -41,7 +41,8 @@ pub(super) fn check(history: &History, wrong: &mut Vec<Wrong>) {
                 freshness,
             )
         } else if let Some(registers) = written.blocks.get(path.as_str()) {
-            by_block(history, operation, registers, runs.unwrap_or(&[]))
+            let cut_meanwhile = cut_meanwhile(history, operation, path);
+            by_block(history, operation, registers, runs.unwrap_or(&[]), cut_meanwhile)
         } else {
             continue;
         };
@@ -158,11 +159,26 @@ fn whole(
     }
 }
 
+/// Was the file being truncated while it was read?
+///
+/// Then zeroes are not counted as wrong, though they are: the kernel fills up a page that it gets less for than it asked for,
+/// and does not take the new end of the file from a short answer when the file's attributes have changed, or are about
+/// to, since it asked. SEMANTICS.md, "Differences from POSIX that are left", has it.
+fn cut_meanwhile(history: &History, read: &Operation, path: &str) -> bool {
+    let until_ns = read.end_ns.unwrap_or(u64::MAX);
+    history.operations.iter().any(|operation| {
+        matches!(&operation.action, Action::Replace { path: of, how: How::Truncate, .. } if of == path)
+            && operation.begin_ns <= until_ns
+            && operation.end_ns.is_none_or(|end_ns| end_ns >= read.begin_ns)
+    })
+}
+
 fn by_block(
     history: &History,
     operation: &Operation,
     registers: &[Register],
     runs: &[Run],
+    cut_meanwhile: bool,
 ) -> BTreeSet<(Kind, String)> {
     let mut found = BTreeSet::new();
     let (fresh_ns, end_ns) = (history.fresh_from(operation), operation.end_ns.unwrap_or(u64::MAX));
@@ -170,10 +186,14 @@ fn by_block(
     for run in runs {
         let range = format!("blocks {} to {}", run.first, run.first + run.count - 1);
         let Block::Version(version, _) = &run.block else {
+            let range_of = run.first as usize..((run.first + run.count) as usize).min(seen.len());
+            if run.block == Block::Zeroes && cut_meanwhile {
+                seen[range_of].fill(Value::Directory);
+                continue;
+            }
             found.insert((Kind::Foreign, format!("{range}: {:?}", run.block)));
             // Reported; not to be reported once more as the end of the file.
-            let foreign = run.first as usize..((run.first + run.count) as usize).min(seen.len());
-            seen[foreign].fill(Value::Directory);
+            seen[range_of].fill(Value::Directory);
             continue;
         };
         if (run.first + run.count) as usize > seen.len() {

@@ -152,6 +152,15 @@ fn foreign_bytes_are_caught() {
 }
 
 #[test]
+fn zeroes_pass_while_the_file_is_truncated_and_only_then() {
+    let zeroes = [(0, 4, Block::Zeroes)];
+    let log = || Log::new().replace(10, 20, 1, How::Truncate, Done).replace(30, 40, 2, How::Truncate, Done);
+    log().read(35, 36, &zeroes).read(HEALED, 1001, &whole(2)).has(&[]);
+    log().read(25, 26, &zeroes).read(HEALED, 1001, &whole(2)).has(&[Kind::Foreign]);
+    log().read(45, 46, &zeroes).read(HEALED, 1001, &whole(2)).has(&[Kind::Foreign]);
+}
+
+#[test]
 fn half_of_one_version_and_half_of_another_is_caught() {
     let torn = [(0, 2, Version(2, 4)), (2, 2, Version(1, 4))];
     replaced().read(35, 36, &torn).read(HEALED, 1001, &whole(2)).has(&[Kind::Torn]);

@@ -15,6 +15,8 @@
 #   DFS_TEST_ENTRIES=100000    entries of one directory (default 10000)
 #   DFS_TEST_OPEN=10000        files open at once (default 2000)
 #   DFS_TEST_ROUNDS=200        listings while entries come and go (default 12)
+#   DFS_TEST_FAULTS=500        rounds of a minute with faults (default one of 14 s)
+#   DFS_TEST_KEEP=DIRECTORY    where the logs of a round with faults go that found something
 #
 # docs/TESTING.md has the long forms with their commands.
 set -euo pipefail

@@ -263,7 +263,11 @@ fn readers_see_whole_records_while_two_mounts_append() {
         let mut count = 0;
         while Instant::now() < until {
             let length = fs::read(path).map_or(0, |content| content.len());
-            assert_eq!(length % RECORD, 0, "after {count} reads, the file ends inside a record: {length} bytes");
+            assert_eq!(
+                length % RECORD,
+                0,
+                "after {count} reads, the file ends inside a record: {length} bytes"
+            );
             count += 1;
         }
         count

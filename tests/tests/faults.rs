@@ -2,7 +2,7 @@
 //! checker that reads everything afterwards. `dfs_tests::faults` says how.
 //!
 //! Covers: SIGKILL of keepers, master and mounts, and their restart; SIGSTOP and SIGCONT; links cut one way, slow, and
-//! connections reset.
+//! connections reset; a keeper's disk that is full; chunk files that are damaged, cut short, removed.
 //! DFS_TEST_SEED plays a run again. DFS_TEST_FAULTS=30 does 30 rounds with seeds of their own, each of a minute.
 
 #[path = "faults/gaps.rs"]
@@ -16,7 +16,7 @@ use dfs_tests::cluster::Builder;
 use dfs_tests::faults::plan::{Fault, Recipe, Target, plan};
 use dfs_tests::faults::round;
 use dfs_tests::wait::secs;
-use dfs_tests::{Cluster, Mount, Rng, require_root, wait_until};
+use dfs_tests::{Cluster, Mount, Rng, require_root, run_ok, wait_until};
 
 const KEEPERS: usize = 4;
 const MOUNTS: usize = 2;
@@ -26,15 +26,9 @@ fn builder() -> Builder {
     Cluster::builder().keepers(KEEPERS).chunk_size("1MiB").compact_after("2s")
 }
 
-fn start(builder: Builder) -> (Cluster, Vec<Mount>) {
-    let mut cluster = builder.start();
-    let mounts = (0..MOUNTS).map(|_| cluster.mount()).collect();
-    (cluster, mounts)
-}
-
 /// Rounds with these faults: one short one, or as DFS_TEST_FAULTS says.
-fn rounds(builder: Builder, faults: &[Fault], default_seed: u64) {
-    let (mut cluster, mut mounts) = start(builder);
+fn rounds(mut cluster: Cluster, faults: &[Fault], default_seed: u64) {
+    let mut mounts: Vec<Mount> = (0..MOUNTS).map(|_| cluster.mount()).collect();
     let mut rng = Rng::seeded(default_seed);
     let long: Option<u64> = std::env::var("DFS_TEST_FAULTS").ok().and_then(|count| count.parse().ok());
     let (length, longest_stop) = if long.is_some() { (60, 30) } else { (14, 4) };
@@ -57,7 +51,7 @@ fn processes_are_killed_and_stopped_and_nothing_is_lost_or_wrong() {
     let others = [Target::Master, Target::Mount(0), Target::Mount(1)];
     let faults: Vec<Fault> =
         keepers.chain(others).flat_map(|target| [Fault::Kill(target), Fault::Stop(target)]).collect();
-    rounds(builder(), &faults, 1);
+    rounds(builder().start(), &faults, 1);
 }
 
 #[test]
@@ -69,7 +63,23 @@ fn links_are_cut_slow_and_reset_and_nothing_is_lost_or_wrong() {
         let others = all.iter().filter(|b| *b != a);
         faults.extend(others.flat_map(|b| [Fault::Cut(*a, *b), Fault::Reset(*a, *b)]));
     }
-    rounds(builder().network(), &faults, 2);
+    rounds(builder().network().start(), &faults, 2);
+}
+
+#[test]
+fn a_disk_fills_up_and_chunk_files_rot_and_nothing_is_lost_or_wrong() {
+    let mut cluster = builder().keepers(0).start();
+    let disk = cluster.keeper_data(0);
+    fs::create_dir(&disk).unwrap();
+    // 64 MiB of it are the keeper's reserve.
+    run_ok(&["mount", "-t", "tmpfs", "-o", "size=256m", "none", disk.to_str().unwrap()]);
+    (0..KEEPERS).for_each(|_| {
+        cluster.add_keeper();
+    });
+    // All that rots is on one keeper, so that there is always a good copy.
+    let mut faults = vec![Fault::Rot(3); 8];
+    faults.extend([Fault::Fill(0), Fault::Kill(Target::Keeper(1)), Fault::Stop(Target::Keeper(2))]);
+    rounds(cluster, &faults, 3);
 }
 
 #[test]

@@ -1,15 +1,17 @@
 //! Doing the faults of a plan to the processes of a cluster, and healing them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::check::Pause;
+use super::disk;
 use super::log::now_ns;
 use super::plan::{Event, Fault, Target};
 use crate::cluster::Cluster;
 use crate::mount::{Mount, mounted};
 use crate::netns::Network;
 use crate::process::Process;
+use crate::random::Rng;
 use crate::wait::secs;
 
 /// A process that ended by itself is started again after this: a mount, say, that did not find the master.
@@ -23,6 +25,10 @@ pub struct Injector<'a> {
     cluster: &'a mut Cluster,
     mounts: &'a mut [Mount],
     holding: Vec<Holding>,
+    /// Which of many chunk files rots.
+    rng: Rng,
+    /// Keepers with chunk files that rotted.
+    rotten: BTreeSet<usize>,
     /// When each process that ended by itself was seen to have.
     ended: BTreeMap<Target, Instant>,
     /// Mounts that stood still.
@@ -40,9 +46,9 @@ struct Holding {
 
 impl<'a> Injector<'a> {
     /// For these processes.
-    pub fn new(cluster: &'a mut Cluster, mounts: &'a mut [Mount]) -> Injector<'a> {
-        let (holding, ended) = (Vec::new(), BTreeMap::new());
-        Injector { cluster, mounts, holding, ended, pauses: Vec::new(), counts: BTreeMap::new() }
+    pub fn new(cluster: &'a mut Cluster, mounts: &'a mut [Mount], seed: u64) -> Injector<'a> {
+        let (holding, ended, rng, rotten) = (Vec::new(), BTreeMap::new(), Rng::new(seed), BTreeSet::new());
+        Injector { cluster, mounts, holding, ended, rng, rotten, pauses: Vec::new(), counts: BTreeMap::new() }
     }
 
     /// Does a whole plan, and heals everything.
@@ -60,6 +66,11 @@ impl<'a> Injector<'a> {
             due.into_iter().for_each(|holding| self.heal(&holding));
             self.look_after();
             std::thread::sleep(Duration::from_millis(10));
+        }
+        // A keeper looks at its directory when it starts, and so comes upon files that are gone, which nobody may read.
+        for index in std::mem::take(&mut self.rotten) {
+            self.cluster.keeper(index).kill();
+            self.cluster.keeper(index).restart();
         }
     }
 
@@ -93,6 +104,8 @@ impl<'a> Injector<'a> {
             Fault::Cut(from, to) => format!("cut {} to {}", kind(from), kind(to)),
             Fault::Slow(target) => format!("slow {}", kind(target)),
             Fault::Reset(a, b) => format!("reset {} and {}", kind(a), kind(b)),
+            Fault::Rot(_) => "a chunk file is to rot".to_owned(),
+            Fault::Fill(_) => "fill a keeper's disk".to_owned(),
         });
         let from_ns = now_ns();
         match fault {
@@ -106,6 +119,12 @@ impl<'a> Injector<'a> {
             Fault::Cut(from, to) => self.network().cut_one_way(&name(from), &name(to)),
             Fault::Slow(target) => self.network().slow(&name(target), SLOW),
             Fault::Reset(a, b) => self.network().reset(&name(a), &name(b)),
+            Fault::Rot(index) => {
+                let what = disk::rot(self.cluster, index, &mut self.rng).unwrap_or("none could rot");
+                self.count(what.to_owned());
+                self.rotten.insert(index);
+            }
+            Fault::Fill(index) => disk::fill(&self.cluster.keeper_data(index)),
         }
         self.holding.push(Holding { fault, until: Instant::now() + event.lasts, from_ns });
     }
@@ -123,7 +142,8 @@ impl<'a> Injector<'a> {
             }
             Fault::Cut(from, to) => self.network().heal(&name(from), &name(to)),
             Fault::Slow(target) => self.network().fast(&name(target)),
-            Fault::Reset(..) => {}
+            Fault::Fill(index) => disk::empty(&self.cluster.keeper_data(index)),
+            Fault::Reset(..) | Fault::Rot(_) => {}
         }
     }
 

@@ -28,6 +28,10 @@ pub enum Fault {
     Slow(Target),
     /// The connections between the two are reset, once.
     Reset(Target, Target),
+    /// A chunk file of this keeper, of which there are two good copies elsewhere, is damaged or removed.
+    Rot(usize),
+    /// This keeper's disk is filled, and has room again at the end.
+    Fill(usize),
 }
 
 impl Fault {
@@ -40,7 +44,7 @@ impl Fault {
     fn process(&self) -> Option<Target> {
         match self {
             Fault::Kill(target) | Fault::Stop(target) => Some(*target),
-            Fault::Cut(..) | Fault::Slow(_) | Fault::Reset(..) => None,
+            Fault::Cut(..) | Fault::Slow(_) | Fault::Reset(..) | Fault::Rot(_) | Fault::Fill(_) => None,
         }
     }
 }
@@ -84,8 +88,8 @@ pub fn plan(recipe: &Recipe, rng: &mut Rng) -> Vec<Event> {
         let fault = deck.swap_remove(rng.below(deck.len() as u64) as usize);
         let lasts = Duration::from_millis(match fault {
             Fault::Kill(_) => 50 + rng.below(LONGEST_DEATH_MS),
-            Fault::Reset(..) => 0,
-            Fault::Stop(_) | Fault::Cut(..) | Fault::Slow(_) => {
+            Fault::Reset(..) | Fault::Rot(_) => 0,
+            Fault::Stop(_) | Fault::Cut(..) | Fault::Slow(_) | Fault::Fill(_) => {
                 1_000 + rng.below(recipe.longest_stop.as_millis() as u64 - 999)
             }
         });

@@ -42,7 +42,7 @@ pub fn run(cluster: &mut Cluster, mounts: &mut [Mount], number: u64, seed: u64, 
     round.start(cluster, mounts, 0, "setup", None).finish(secs(60));
     let mut workers: Vec<Worker> =
         (0..mounts.len()).map(|mount| round.start(cluster, mounts, mount, "work", None)).collect();
-    let mut injector = Injector::new(cluster, mounts);
+    let mut injector = Injector::new(cluster, mounts, seed);
     injector.run(events);
     injector.wait_healed();
     let (pauses, faults) = (std::mem::take(&mut injector.pauses), std::mem::take(&mut injector.counts));

@@ -211,14 +211,7 @@ fn find(path: &Path) -> io::Result<(PathBuf, Found)> {
     if entry.as_ref().is_some_and(|e| e.fs_type == "autofs") {
         return Ok((real, Found::Directory { empty: true }));
     }
-    // The kernel goes on showing the attributes that it has of the root of a FUSE mount whose process is gone.
-    let looked = match &entry {
-        Some(entry) if entry.fs_type.starts_with(FUSE_TYPE) => {
-            attach::probe(&real).and_then(|()| fs::metadata(&real))
-        }
-        _ => fs::metadata(&real),
-    };
-    let found = match (looked, entry) {
+    let found = match (fs::metadata(&real), entry) {
         (Ok(_), Some(entry)) => Found::Mounted(entry),
         (Err(error), Some(entry)) if is_dead(&error) => Found::Dead(entry),
         // Another user's FUSE mount hides even its attributes; it is alive all the same.

@@ -2,7 +2,7 @@
 //!
 //! Covers: no record is lost, torn or out of order, while three mounts append and while one of them is killed; writes
 //! larger than one FUSE request; a mount that lost the lease without knowing it; one who appends alone asks the master for the append lease once; what was appended
-//! is read back in the right place, also where the kernel had older pages and an older size; readers see whole records.
+//! is read back in the right place, also where the kernel had older pages and an older size.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -243,49 +243,6 @@ fn what_is_appended_behind_an_older_size_is_read_back_in_its_place() {
     }
     drop((both, turned));
     assert_eq!(fs::read(&theirs).unwrap(), expected);
-}
-
-/// The kernel of a mount does not know where its own appends went while others append too, and must not tell readers of
-/// an end of the file that never was.
-#[test]
-fn readers_see_whole_records_while_two_mounts_append() {
-    const RECORD: usize = 997;
-    let (_cluster, mounts) = cluster(2);
-    let until = Instant::now() + secs(4);
-    let append = |path: &Path| {
-        let mut file = File::options().append(true).create(true).open(path).unwrap();
-        while Instant::now() < until {
-            (0..3).for_each(|_| assert_eq!(file.write(&[b'x'; RECORD]).unwrap(), RECORD));
-            file.sync_data().unwrap();
-        }
-    };
-    let read = |path: &Path| {
-        let mut count = 0;
-        while Instant::now() < until {
-            let length = fs::read(path).map_or(0, |content| content.len());
-            assert_eq!(
-                length % RECORD,
-                0,
-                "after {count} reads, the file ends inside a record: {length} bytes"
-            );
-            count += 1;
-        }
-        count
-    };
-    std::thread::scope(|threads| {
-        let readers: Vec<_> = mounts
-            .iter()
-            .map(|mount| {
-                threads.spawn(|| append(&mount.path("log")));
-                threads.spawn(|| read(&mount.path("log")))
-            })
-            .collect();
-        for reader in readers {
-            let reads = reader.join().unwrap();
-            println!("{reads} reads");
-            assert!(reads > 10, "{reads} reads in 4 s");
-        }
-    });
 }
 
 /// Appends what it is told to: `write TEXT`, `fsync`; says what came of each.

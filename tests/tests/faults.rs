@@ -16,7 +16,7 @@ use dfs_tests::cluster::Builder;
 use dfs_tests::faults::plan::{Fault, Recipe, Target, plan};
 use dfs_tests::faults::round;
 use dfs_tests::wait::secs;
-use dfs_tests::{Cluster, Mount, Rng, require_root, run_ok, wait_until};
+use dfs_tests::{Cluster, Mount, Rng, require_root, run_ok};
 
 const KEEPERS: usize = 4;
 const MOUNTS: usize = 2;
@@ -80,19 +80,4 @@ fn a_disk_fills_up_and_chunk_files_rot_and_nothing_is_lost_or_wrong() {
     let mut faults = vec![Fault::Rot(3); 8];
     faults.extend([Fault::Fill(0), Fault::Kill(Target::Keeper(1)), Fault::Stop(Target::Keeper(2))]);
     rounds(cluster, &faults, 3);
-}
-
-#[test]
-fn a_mount_that_was_killed_is_there_again_at_once() {
-    let mut cluster = Cluster::builder().keepers(1).copies(1).min_copies(1).start();
-    let mut mount = cluster.mount();
-    fs::write(mount.path("f"), "safe").unwrap();
-    // From now on the kernel knows the root, and for half a minute does not ask for it.
-    fs::metadata(mount.dir()).unwrap();
-    mount.end();
-    mount.process.restart();
-    wait_until(secs(10), "the file is there", || {
-        assert!(mount.process.is_running(), "it ended: {}", mount.process.log());
-        fs::read_to_string(mount.path("f")).is_ok_and(|content| content == "safe")
-    });
 }

@@ -74,8 +74,8 @@ pub struct Opened {
     pub keep_cache: bool,
     /// Nothing can be written through it, so a close has nothing to flush.
     pub read_only: bool,
-    /// The kernel's pages must stay out of it: it is opened for appending, or it is appended to here.
-    pub bypasses_pages: bool,
+    /// Opened for appending: the kernel does not know where its bytes go, so its pages must stay out of it.
+    pub appends: bool,
 }
 
 /// The longest that the kernel may use what it was told without asking. What a process that is stopped cannot take
@@ -366,9 +366,9 @@ impl Fs {
             // It may have changed since, when the file was not known to be open.
             file.changed_elsewhere();
         }
-        let bypasses_pages = file.bypasses_pages(!read_only && flags & libc::O_APPEND != 0);
         let handle = self.handles.insert(Handle::new(file, read_only, no_atime));
-        Opened { handle, keep_cache, read_only, bypasses_pages }
+        let appends = !read_only && flags & libc::O_APPEND != 0;
+        Opened { handle, keep_cache, read_only, appends }
     }
 
     /// At most `length` bytes at `offset`; fewer only at the end of the file.

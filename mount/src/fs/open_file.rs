@@ -30,8 +30,6 @@ pub struct OpenFile {
     pub writer: Arc<FileWriter>,
     /// The right to append.
     pub lease: AppendLease,
-    /// Somebody here opened it for appending, since the first handle on it.
-    appended_to: AtomicBool,
     known: Arc<Known>,
 }
 
@@ -104,24 +102,7 @@ impl OpenFile {
             }
         };
         let writer = writers.file_with(inode, Box::new(on_outcome));
-        Arc::new(OpenFile {
-            inode,
-            reader,
-            writer,
-            lease: AppendLease::default(),
-            appended_to: AtomicBool::new(false),
-            known,
-        })
-    }
-
-    /// A handle on it is opened. Must what goes through that stay out of the kernel's pages? So it must where the kernel does
-    /// not know where bytes go that are appended here: it then believes in an end of the file that is not there, and
-    /// would show it to readers.
-    pub fn bypasses_pages(&self, opened_to_append: bool) -> bool {
-        if opened_to_append {
-            self.appended_to.store(true, Ordering::Relaxed);
-        }
-        self.appended_to.load(Ordering::Relaxed)
+        Arc::new(OpenFile { inode, reader, writer, lease: AppendLease::default(), known })
     }
 
     /// What the master said, as this mount's programs must see it.

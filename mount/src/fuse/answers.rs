@@ -99,12 +99,12 @@ impl Adapter {
 }
 
 /// How the kernel may use its pages of a file that was opened.
-pub(super) fn open_flags(opened: Opened, may_bypass: bool) -> FopenFlags {
+pub(super) fn open_flags(opened: Opened, uncached_appends: bool) -> FopenFlags {
     let mut flags = FopenFlags::empty();
     if opened.keep_cache {
         flags |= FopenFlags::FOPEN_KEEP_CACHE;
     }
-    if opened.bypasses_pages && may_bypass {
+    if opened.appends && uncached_appends {
         flags |= FopenFlags::FOPEN_DIRECT_IO;
     }
     flags

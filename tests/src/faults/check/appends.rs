@@ -35,6 +35,19 @@ pub(super) fn check(history: &History, wrong: &mut Vec<Wrong>) {
     }
 }
 
+/// Was something appended on the same mount meanwhile? Then the end that the reader saw says nothing, though it should: the
+/// kernel takes for the size what it knew and what it wrote itself. SEMANTICS.md, "Differences from POSIX that are left".
+fn ends_too_early(history: &History, read: &Operation) -> bool {
+    let Action::ReadRecords { path } = &read.action else { return false };
+    let until_ns = read.end_ns.unwrap_or(u64::MAX);
+    history.operations.iter().any(|operation| {
+        matches!(&operation.action, Action::Append { path: of, .. } if of == path)
+            && operation.mount == read.mount
+            && operation.begin_ns <= until_ns
+            && operation.end_ns.is_none_or(|end_ns| end_ns >= read.begin_ns)
+    })
+}
+
 fn judge(
     history: &History,
     operation: &Operation,
@@ -58,6 +71,9 @@ fn judge(
             found.push((Kind::Disorder, format!("{name} comes after record {}", last[&writer])));
         }
         last.insert(writer, seq);
+    }
+    if ends_too_early(history, operation) {
+        return found;
     }
     if let Some(rest) = rest {
         found.push((Kind::Torn, rest.clone()));

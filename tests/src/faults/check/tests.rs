@@ -200,6 +200,14 @@ fn a_duplicate_append_is_caught() {
 }
 
 #[test]
+fn an_early_end_passes_while_the_same_mount_appends_and_only_then() {
+    let log =
+        || Log::new().append(10, 20, 0, 2, Done).append(30, 40, 2, 1, Done).records(HEALED, &[(0, 3)], None);
+    log().records(35, &[(0, 2)], Some("record 2 is cut short")).has(&[]);
+    log().records(50, &[(0, 2)], Some("record 2 is cut short")).has(&[Kind::Torn]);
+}
+
+#[test]
 fn records_that_are_torn_foreign_or_in_disorder_are_caught() {
     let log = || Log::new().append(10, 20, 0, 3, Done);
     log().records(HEALED, &[(0, 1), (2, 1), (1, 1)], None).has(&[Kind::Disorder]);

@@ -226,10 +226,11 @@ pub fn whole(cluster: &Cluster) {
     });
 }
 
-/// No keeper has a chunk file that the look-up table does not show, and none is missing.
+/// No keeper has a chunk file that the look-up table does not show, and none is missing. What a crash left behind is found by
+/// the next inventory: who has still got some after a while is started again, and so makes one.
 #[track_caller]
-pub fn collected(cluster: &Cluster) {
-    let mut differ = Vec::new();
+pub fn collected(cluster: &mut Cluster) {
+    let (mut differ, mut inventories) = (Vec::new(), false);
     let begun = std::time::Instant::now();
     loop {
         let shown: BTreeSet<PathBuf> = shown_by_the_table(cluster);
@@ -237,6 +238,18 @@ pub fn collected(cluster: &Cluster) {
             (0..cluster.keeper_count()).flat_map(|index| cluster.chunk_files(index)).collect();
         if shown == there {
             return;
+        }
+        if !inventories && begun.elapsed() > COLLECTED / 3 {
+            println!(
+                "after {:?}, orphans that wait for an inventory: {:?}",
+                begun.elapsed(),
+                there.difference(&shown)
+            );
+            for index in 0..cluster.keeper_count() {
+                cluster.keeper(index).kill();
+                cluster.keeper(index).restart();
+            }
+            inventories = true;
         }
         if begun.elapsed() > COLLECTED {
             differ.extend(there.difference(&shown).map(|path| format!("orphan {}", path.display())));

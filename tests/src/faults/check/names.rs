@@ -60,6 +60,21 @@ fn collect(history: &History) -> BTreeMap<&str, Register> {
     registers
 }
 
+/// While a mount itself changes a name in a directory, it shows the others there as they were before that (SEMANTICS.md,
+/// Visibility, the second exception).
+fn names_fresh_from(history: &History, look: &Operation, path: &str) -> u64 {
+    const WAKING_NS: u64 = 100_000_000;
+    let dir = |path: &str| path.rsplit_once('/').map(|(dir, _)| dir.to_owned());
+    let own_changes = history.operations.iter().filter(|operation| {
+        let Action::Names { changes, .. } = &operation.action else { return false };
+        operation.mount == look.mount
+            && operation.begin_ns <= look.begin_ns
+            && operation.end_ns.is_none_or(|end_ns| end_ns + WAKING_NS >= look.begin_ns)
+            && changes.iter().any(|change| dir(&change.path) == dir(path))
+    });
+    own_changes.map(|operation| operation.begin_ns).fold(history.fresh_from(look), u64::min)
+}
+
 fn judge(
     history: &History,
     operation: &Operation,
@@ -71,7 +86,7 @@ fn judge(
 ) {
     let nothing = Register::default();
     let end_ns = operation.end_ns.unwrap_or(u64::MAX);
-    let fresh_ns = history.fresh_from(operation);
+    let fresh_ns = names_fresh_from(history, operation, path);
     let (kind, what) = match register.unwrap_or(&nothing).judge(fresh_ns, end_ns, matches) {
         Verdict::Right => return,
         Verdict::NeverWritten => (Kind::Foreign, format!("{shown}, which nobody had made")),

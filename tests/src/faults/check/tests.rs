@@ -249,6 +249,21 @@ fn a_lost_rename_is_caught() {
 }
 
 #[test]
+fn a_name_may_be_old_while_the_same_mount_changes_another_one_there_and_only_then() {
+    let (absent, file) = (Value::Absent, Value::File(5));
+    let log = |own: u64| {
+        let own_change = [("d/own", Value::Absent, Value::Directory)];
+        let log = renamed(Done).names(35, own, &own_change, Done).look(200_000_000, "d/a", file.clone());
+        let mut log = log.look(u64::MAX - 1, "d/a", absent.clone()).look(u64::MAX - 1, "d/b", file.clone());
+        log = log.look(u64::MAX - 1, "d/own", Value::Directory);
+        log.0.healed_ns = 1_000_000_000;
+        log
+    };
+    log(150_000_000).has(&[]);
+    log(60_000_000).has(&[Kind::Stale]);
+}
+
+#[test]
 fn a_rename_that_failed_is_done_or_not_done() {
     let (absent, file) = (Value::Absent, Value::File(5));
     let at = HEALED;

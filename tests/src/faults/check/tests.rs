@@ -239,7 +239,10 @@ fn a_lost_rename_is_caught() {
     let list = |names: &[&str]| Outcome::Names(names.iter().map(|name| (*name).to_owned()).collect());
     let listed = |names: &[&str]| {
         let log = renamed(Done).look(at, "d/a", Value::Absent).look(at, "d/b", Value::File(5));
-        log.at(50, 51, Action::List { path: "d".into() }, list(names))
+        let mut log = log.at(50, 51, Action::List { path: "d".into() }, list(names));
+        // On another mount than the rename.
+        log.0.operations.last_mut().unwrap().mount = 1;
+        log
     };
     listed(&["b"]).has(&[]);
     listed(&["a", "b"]).has(&[Kind::Stale]);

@@ -33,7 +33,8 @@ pub(super) struct Ack {
 /// A reply that is held back.
 struct Held {
     request: u64,
-    reply: Reply,
+    /// `None`: the stream broke, and it is still to be asked for again.
+    reply: Option<Reply>,
     /// What it shows.
     shows: Vec<InodeNo>,
 }
@@ -88,7 +89,7 @@ impl Acks {
         }
         let number = self.next_wait;
         self.next_wait += 1;
-        let held = held.map(|(request, reply, shows)| Held { request, reply, shows });
+        let held = held.map(|(request, reply, shows)| Held { request, reply: Some(reply), shows });
         let deadline_ms = now_ms.saturating_add(ACK_DEADLINE_MS);
         self.waits.insert(number, Wait { by, held, missing: acks.len(), deadline_ms });
         self.of_session.entry(by).or_default().insert(number);
@@ -102,6 +103,28 @@ impl Acks {
         let mut waits = numbers.filter_map(|number| self.waits.get(number));
         waits.any(|wait| wait.held.as_ref().is_some_and(|held| held.request == request))
             || self.barriers.iter().any(|barrier| barrier.by == by && barrier.request == request)
+    }
+
+    /// The session has a new stream, and asks again for what is held back. What that says may be long past, and by the
+    /// new stream nothing has been said of changes since.
+    pub fn stream_broke(&mut self, by: SessionId) {
+        for number in self.of_session.get(&by).into_iter().flatten() {
+            if let Some(held) = self.waits.get_mut(number).and_then(|wait| wait.held.as_mut()) {
+                held.reply = None;
+            }
+        }
+    }
+
+    /// The reply to a request that is held back, as of now.
+    pub fn hold_again(&mut self, by: SessionId, request: u64, reply: Reply, shows: Vec<InodeNo>) {
+        let numbers = self.of_session.get(&by).into_iter().flatten();
+        for number in numbers {
+            let held = self.waits.get_mut(number).and_then(|wait| wait.held.as_mut());
+            if let Some(held) = held.filter(|held| held.request == request) {
+                *held = Held { request, reply: Some(reply), shows };
+                return;
+            }
+        }
     }
 
     /// A session asks to be told when its changes until now are forgotten. False: they are.
@@ -127,7 +150,7 @@ impl Acks {
 
     fn end(&mut self, number: u64, out: &mut Out) {
         let Some(Wait { by, held, .. }) = self.waits.remove(&number) else { return };
-        if let Some(Held { request, reply: result, shows }) = held {
+        if let Some(Held { request, reply: Some(result), shows }) = held {
             shows.into_iter().for_each(|inode| out.show(inode));
             out.send(reply(by, request, Ok(result)));
         }

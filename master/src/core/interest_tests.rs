@@ -202,6 +202,29 @@ fn a_change_that_is_asked_for_again_while_its_reply_is_held_is_done_once() {
     assert!(matches!(kit.reply_to(id), Some(Reply::Attr(_))));
 }
 
+/// A stale answer on a stream on which nothing is said of what changed since would be trusted.
+#[test]
+fn what_was_held_back_when_the_stream_broke_is_said_as_of_now_and_counts_as_told() {
+    let (mut kit, _) = two();
+    let id = kit.request(mkdir("d"));
+    kit.gone(SESSION);
+    kit.hello(SESSION, &[]);
+    let Some(Reply::Attr(dir)) = lookup(&mut kit, OTHER, "d") else { panic!("no d") };
+    kit.hello(THIRD, &[]);
+    kit.request_as(THIRD, chmod(InodeNo(dir.inode)));
+    // Its answer comes before it is asked for again: nothing is said.
+    answer(&mut kit, OTHER);
+    assert_eq!(kit.reply_to(id), None);
+    let request = pb::MountRequest { id, op: Some(mkdir("d")), answered_below: 0, caller: None };
+    kit.apply(Command::Mount { session: SESSION, request });
+    let Some(Reply::Attr(said)) = kit.reply_to(id) else { panic!("not answered") };
+    assert_eq!(said.mode & 0o777, 0o600);
+    kit.sent.clear();
+    kit.silent.push(SESSION);
+    kit.request_as(THIRD, chmod(InodeNo(dir.inode)));
+    assert_eq!(told(&kit, SESSION).len(), 1);
+}
+
 impl Kit {
     /// Makes a directory whose reply may be held.
     fn mkdir_silently(&mut self, name: &str) -> InodeNo {

@@ -152,6 +152,7 @@ impl State {
             self.inodes.iter().filter(|(_, node)| node.nlink == 0).map(|(inode, _)| *inode).collect();
         self.grace_until_ms = now.as_millis() + ORPHAN_GRACE_MS;
         self.locks.begin_grace(now.as_millis());
+        self.syncs.begin_after_load(now.as_millis());
         self.be_quiet_after_load(now.as_millis());
         self.compaction.begin_after_load(now.as_millis());
         self.check().map_err(CorruptRow)?;

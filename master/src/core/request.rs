@@ -22,8 +22,7 @@ impl State {
         let id = request.id;
         self.requests += 1;
         if self.acks.is_held(by, id) {
-            // Asked again on a new stream: it is done, and answered when others have forgotten.
-            return;
+            return self.hold_again(by, request, out);
         }
         let result = if !self.sessions.contains_key(&by) {
             fail(ErrorCode::Session, format!("session {by} is unknown: say hello again"))
@@ -54,6 +53,19 @@ impl State {
             }
         };
         out.answer(reply(by, id, result));
+    }
+
+    /// Asked again on a new stream: it is done, and answered when others have forgotten, with what is so now.
+    fn hold_again(&mut self, by: SessionId, request: pb::MountRequest, out: &mut Out) {
+        let id = request.id;
+        let Some(op) = request.op.filter(|op| !matches!(op, Op::Barrier(_))) else { return };
+        let result = self.do_once(by, (id, request.answered_below), request.caller.as_ref(), &op, out);
+        self.note_interest(by, &op, &result);
+        if let Ok(reply) = result {
+            self.acks.hold_again(by, id, reply, out.shown());
+        }
+        let acks = std::mem::take(&mut out.acks);
+        self.acks.begin(by, None, acks, out.now_ms);
     }
 
     pub(super) fn checked_op(

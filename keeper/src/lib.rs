@@ -1,13 +1,15 @@
 //! A Data Keeper: stores chunks, serves them over TCP, copies them to its peers.
 //!
 //! - [`config`]: what it is told; [`error`]: why it cannot start or go on.
-//! - `identity`: the data directory as a whole: whose it is, its lock.
+//! - `files`: what changes the data directory, one layer that tests can cut off; `identity`: the data directory as a
+//!   whole: whose it is, its lock.
 //! - `store/`: chunk files: format, receiving, index, syncing, the disk.
 //! - `server/`: the TCP data port: uploads and reads, a thread per connection.
 //! - `wire`: frames on one blocking connection, with deadlines.
 //! - `relay`: a chunk goes out to another keeper; `fetch`: blocks of one come in.
 //! - `session`: the gRPC session with the master; `outbox`: notices on their way to it.
-//! - `orders`: what the master has us do; `build`: a new chunk of parts of others; `syncer`: group sync.
+//! - `orders`: what the master has us do; `expected`: copies that it announced; `build`: a new chunk of parts of others;
+//!   `syncer`: group sync.
 //! - `node`: what all of those share; `load`: counters; `queue`: work for threads.
 //!
 //! Control is asynchronous (tokio, tonic); the data plane and the disk are plain threads. Between them
@@ -16,7 +18,9 @@
 mod build;
 pub mod config;
 pub mod error;
+mod expected;
 mod fetch;
+mod files;
 mod identity;
 mod load;
 mod node;

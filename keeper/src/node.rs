@@ -12,6 +12,7 @@ use dfs_proto::pb::keeper_up::Msg;
 use dfs_proto::ticket::TicketChecker;
 
 use crate::config::Tuning;
+use crate::expected::Expected;
 use crate::load::Load;
 use crate::orders::Orders;
 use crate::outbox::Outbox;
@@ -64,6 +65,7 @@ pub(crate) struct Node {
     pub load: Load,
     pub outbox: Outbox,
     pub orders: Orders,
+    pub expected: Expected,
     pub syncs: SyncQueue,
     pub clock: Clock,
     pub tuning: Tuning,
@@ -78,6 +80,7 @@ impl Node {
             load: Load::new(),
             outbox: Outbox::default(),
             orders: Orders::new(),
+            expected: Expected::default(),
             syncs: SyncQueue::new(tuning.sync_after),
             clock: Clock::new(),
             tuning,

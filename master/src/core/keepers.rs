@@ -140,7 +140,7 @@ impl State {
             key: key.to_bytes(),
             heartbeat_ms: HEARTBEAT_MS,
             chunk_size: self.settings.chunk_size,
-            now: Some(out.now),
+            now: Some(out.steady()),
         })));
         // Orders that the broken stream may have lost are forgotten, and made again.
         self.cancel_orders_at(id);
@@ -163,7 +163,7 @@ impl State {
                 if let (Some(keeper), Some(load)) = (self.keepers.get_mut(&id), beat.load) {
                     keeper.load = load;
                 }
-                let ack = pb::HeartbeatAck { seq: beat.seq, now: Some(out.now) };
+                let ack = pb::HeartbeatAck { seq: beat.seq, now: Some(out.steady()) };
                 out.for_keeper(id, keeper_down::Msg::Ack(ack));
             }
             keeper_up::Msg::Stored(stored) => self.stored(id, &stored, out),

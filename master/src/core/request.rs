@@ -22,7 +22,7 @@ impl State {
         let id = request.id;
         self.requests += 1;
         if self.acks.is_held(by, id) {
-            return self.hold_again(by, request, out);
+            return self.asked_again(by, id, request.op.as_ref());
         }
         let result = if !self.sessions.contains_key(&by) {
             fail(ErrorCode::Session, format!("session {by} is unknown: say hello again"))
@@ -35,6 +35,11 @@ impl State {
                     Err(error) => Err(error),
                 },
                 Some(Op::SetLock(op)) => match self.set_lock(by, id, &op, out) {
+                    Ok(None) => return,
+                    Ok(Some(result)) => Ok(result),
+                    Err(error) => Err(error),
+                },
+                Some(Op::GetLock(op)) => match self.get_lock(by, id, &op, out) {
                     Ok(None) => return,
                     Ok(Some(result)) => Ok(result),
                     Err(error) => Err(error),
@@ -55,17 +60,13 @@ impl State {
         out.answer(reply(by, id, result));
     }
 
-    /// Asked again on a new stream: it is done, and answered when others have forgotten, with what is so now.
-    fn hold_again(&mut self, by: SessionId, request: pb::MountRequest, out: &mut Out) {
-        let id = request.id;
-        let Some(op) = request.op.filter(|op| !matches!(op, Op::Barrier(_))) else { return };
-        let result = self.do_once(by, (id, request.answered_below), request.caller.as_ref(), &op, out);
-        self.note_interest(by, &op, &result);
-        if let Ok(reply) = result {
-            self.acks.hold_again(by, id, reply, out.shown());
-        }
-        let acks = std::mem::take(&mut out.acks);
-        self.acks.begin(by, None, acks, out.now_ms);
+    /// On a new stream, what is done and will be answered when others have forgotten. What the hello could not name, and
+    /// so made us forget, is noted once more.
+    fn asked_again(&mut self, by: SessionId, id: u64, op: Option<&Op>) {
+        let (Some(op), Some(reply)) = (op, self.acks.held(by, id).cloned()) else { return };
+        // One that is gone its mount will find out about.
+        let _ = self.hold_created(by, op, &reply);
+        self.note_interest(by, op, &Ok(reply));
     }
 
     pub(super) fn checked_op(
@@ -115,11 +116,11 @@ impl State {
             Op::Fallocate(op) => self.fallocate(by, *op, out),
             Op::CopyRange(op) => self.copy_range(by, *op, out),
             Op::ReportBad(op) => Ok(self.report_bad(op, out)),
-            Op::GetLock(op) => self.get_lock(by, op, out),
             Op::CancelLock(op) => self.cancel_lock(by, *op, out),
             Op::TouchAtime(op) => self.touch_atime(by, *op, out),
             Op::Locate(op) => self.locate(*op, out),
             Op::SetDigest(op) => self.set_digest(op, out),
+            Op::GetLock(_) => fail(ErrorCode::Invalid, "get_lock is answered elsewhere"),
             Op::SetLock(_) => fail(ErrorCode::Invalid, "set_lock is answered elsewhere"),
             Op::Barrier(_) => fail(ErrorCode::Invalid, "barrier is answered elsewhere"),
             Op::Fsync(_) => fail(ErrorCode::Invalid, "fsync is answered elsewhere"),

@@ -80,7 +80,6 @@ impl State {
         session.interest = Interest::default();
         session.trusts_nothing = false;
         let keeps_locks = resumed && !std::mem::take(&mut session.locks_lost);
-        self.acks.stream_broke(id);
         self.syncs.drop_waits_of(id);
         self.drop_lock_waits(id, out);
         let lost_locks = self.take_locks(id, &hello.held_locks, keeps_locks, out);

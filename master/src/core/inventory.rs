@@ -10,6 +10,7 @@ use dfs_proto::pb::{self, keeper_down, mount_reply::Result as Reply};
 
 use super::State;
 use super::out::Out;
+use super::upload::Phase;
 
 /// Verifications asked of late that are remembered.
 const VERIFY_KEPT: usize = 10_000;
@@ -53,7 +54,7 @@ impl State {
             if !dropped && self.subject(chunk).is_some_and(|subject| subject.info == *info) {
                 // Word that it arrived was lost with the stream.
                 self.arrived(chunk, id, out);
-            } else if !self.uploads.contains_key(&chunk) && !self.compaction.jobs.contains_key(&chunk) {
+            } else if !self.is_on_its_way(chunk) {
                 // One that was ticketed and is not in the table yet stays; what else is not there is garbage.
                 self.delete_at(id, chunk, out);
             }
@@ -67,6 +68,12 @@ impl State {
             self.remove_copy(chunk, id, out);
             self.ask_to_verify(chunk, id, out);
         }
+    }
+
+    /// Will it be in the table? An upload that failed only holds its place.
+    fn is_on_its_way(&self, chunk: ChunkId) -> bool {
+        self.uploads.get(&chunk).is_some_and(|upload| upload.phase != Phase::Failed)
+            || self.compaction.jobs.contains_key(&chunk)
     }
 
     fn inventory_over(&mut self, id: KeeperId, inventory: &Inventory, out: &mut Out) {
@@ -123,7 +130,7 @@ impl State {
     }
 
     /// At most once a second for one copy.
-    fn ask_to_verify(&mut self, chunk: ChunkId, keeper: KeeperId, out: &mut Out) {
+    pub(super) fn ask_to_verify(&mut self, chunk: ChunkId, keeper: KeeperId, out: &mut Out) {
         let connected = self.keepers.get(&keeper).is_some_and(|keeper| keeper.connected);
         if !connected
             || self.verify_asked.len() >= VERIFY_KEPT

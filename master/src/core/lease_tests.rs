@@ -155,6 +155,9 @@ fn a_mount_that_lost_the_lease_does_not_get_it_back_by_a_restart() {
     kit.pass_ms(11_000);
     kit.ok_as(OTHER, set(lease(file, Mode::Exclusive), true));
     kit.restart();
+    for keeper in 1..=2 {
+        kit.keeper_hello(dfs_proto::ids::KeeperId(keeper), "h");
+    }
     // The one that lost it comes back first, and does not know.
     kit.sent.clear();
     resume(&mut kit, SESSION, &[lease(file, Mode::Exclusive)]);

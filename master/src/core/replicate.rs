@@ -319,13 +319,17 @@ impl State {
     pub(super) fn copied(&mut self, by: KeeperId, copied: &pb::Copied, out: &mut Out) {
         let Some(info) = copied.info else { return };
         let chunk = ChunkId(info.chunk);
-        self.end_order(copied.order, chunk, |order| order.destination == by);
+        let ordered = self.end_order(copied.order, chunk, |order| order.destination == by).is_some();
         match self.subject(chunk) {
             Some(subject) if subject.info == info => {
                 if self.chunks.get(chunk).is_none() {
                     self.arrived(chunk, by, out);
                 } else if self.add_copy(chunk, by, out) {
                     self.syncs.add(chunk, by);
+                    if !ordered {
+                        // Old news: it may have been deleted since.
+                        self.ask_to_verify(chunk, by, out);
+                    }
                     if let Some(keeper) = self.keepers.get_mut(&by) {
                         keeper.took(info.length);
                         keeper.inventory_recorded(chunk);

@@ -260,8 +260,9 @@ impl World {
                 for chunk in &sync.chunks {
                     self.after(ms, Event::Keeper(at, Task::Sync(life, *chunk)));
                 }
-                let here =
-                    sync.chunks.into_iter().filter(|c| self.keepers[at].disk.contains_key(c)).collect();
+                let (here, missing): (Vec<u64>, Vec<u64>) =
+                    sync.chunks.into_iter().partition(|chunk| self.keepers[at].disk.contains_key(chunk));
+                missing.into_iter().for_each(|chunk| self.keeper_verifies(at, chunk));
                 self.says_in(at, ms + 1, keeper_up::Msg::Synced(pb::Synced { chunks: here }));
             }
             keeper_down::Msg::Verify(verify) => self.keeper_verifies(at, verify.chunk),

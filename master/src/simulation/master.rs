@@ -73,11 +73,7 @@ impl Master {
         self.state.is_some()
     }
 
-    /// The stream on which a peer is heard.
-    pub fn link_of_session(&self, session: SessionId) -> Option<usize> {
-        self.mounts.get(&session).filter(|outbox| outbox.open).map(|outbox| outbox.link)
-    }
-
+    /// The stream on which a keeper is heard.
     pub fn link_of_keeper(&self, keeper: KeeperId) -> Option<usize> {
         self.keepers.get(&keeper).filter(|outbox| outbox.open).map(|outbox| outbox.link)
     }

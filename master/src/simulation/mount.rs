@@ -97,6 +97,10 @@ impl World {
         mount.alive = false;
         mount.cache = Cache::default();
         if let Some(link) = mount.link.take() {
+            if self.rng.percent(30) {
+                // It is unmounted.
+                return self.send_up(link, Up::Goodbye);
+            }
             let ms = self.rng.between(0, 9_000);
             self.cut(link, ms, 0);
         }

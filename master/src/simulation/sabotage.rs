@@ -1,7 +1,6 @@
 //! Known bugs, to show that each invariant can fail.
 
 use super::world::World;
-use crate::core::row::Counters;
 use crate::core::{Applied, Command, Effect, Row, RowChange};
 use dfs_proto::pb::{self, keeper_down, mount_down, mount_reply::Result as Reply, mount_request::Op};
 
@@ -10,6 +9,7 @@ use dfs_proto::pb::{self, keeper_down, mount_down, mount_reply::Result as Reply,
 pub(crate) enum Bug {
     LeavesBeforeItIsDurable,
     ForgetsReservedIds,
+    GivesAChunkTwice,
     LosesReplies,
     DeletesWhatIsNeeded,
     KeeperLosesSyncedChunks,
@@ -30,11 +30,15 @@ pub(crate) enum Bug {
 pub(super) fn spoil(world: &mut World, command: &Command, applied: &mut Applied) {
     match world.bug {
         Some(Bug::ForgetsReservedIds) => {
-            for change in &mut applied.changes {
-                if let RowChange::Put(Row::Counters(Counters { next_chunk, next_inode, .. })) = change {
-                    // As if ids were given out one by one, and the last ones were not stored.
-                    *next_chunk = (*next_chunk).saturating_sub(1024).max(1);
-                    *next_inode = (*next_inode).saturating_sub(1024).max(2);
+            applied.changes.retain(|change| !matches!(change, RowChange::Put(Row::Counters(_))));
+        }
+        Some(Bug::GivesAChunkTwice) if world.rng.percent(10) => {
+            for effect in &mut applied.effects {
+                if let Effect::ToMount(_, mount_down::Msg::Reply(reply)) = effect
+                    && let Some(Reply::Placed(placed)) = &mut reply.result
+                    && let Some(old) = world.chunks.keys().next()
+                {
+                    placed.chunk = *old;
                 }
             }
         }

@@ -47,7 +47,7 @@ impl Invariant for Ids {
                             self.inodes.insert(inode.0);
                         }
                         RowChange::Delete(crate::core::RowKey::Inode(inode)) => {
-                            drop(self.gone.insert(inode.0))
+                            self.gone.insert(inode.0);
                         }
                         _ => {}
                     }

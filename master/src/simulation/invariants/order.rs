@@ -25,10 +25,14 @@ impl Invariant for Order {
 
     fn saw(&mut self, what: &Saw, world: &World) -> Result<(), String> {
         match what {
-            Saw::WriteBegun { mount, inode, write, .. } => drop(self.writes.insert(*write, (*mount, *inode))),
-            Saw::BegunAnew { mount, inode } => drop(self.last.remove(&(*mount, *inode))),
+            Saw::WriteBegun { mount, inode, write, .. } => {
+                self.writes.insert(*write, (*mount, *inode));
+            }
+            Saw::BegunAnew { mount, inode } => {
+                self.last.remove(&(*mount, *inode));
+            }
             Saw::Left(Effect::ToKeeper(_, keeper_down::Msg::Build(build))) => {
-                drop(self.built.insert(build.chunk))
+                self.built.insert(build.chunk);
             }
             Saw::Applied { applied, .. } => {
                 let before = self.last.clone();

@@ -30,7 +30,9 @@ impl Visible {
                     let known = self.inodes.entry(inode.0).or_default();
                     *known = newest.max(*known);
                 }
-                Row::Chunk(chunk, _) => drop(self.chunks.insert(chunk.0)),
+                Row::Chunk(chunk, _) => {
+                    self.chunks.insert(chunk.0);
+                }
                 _ => {}
             }
         }
@@ -89,7 +91,9 @@ impl Invariant for Visible {
                         RowChange::Delete(RowKey::Inode(inode)) => {
                             self.inodes.insert(inode.0, (i64::MAX, 0, 0));
                         }
-                        RowChange::Delete(RowKey::Chunk(chunk)) => drop(self.chunks.insert(chunk.0)),
+                        RowChange::Delete(RowKey::Chunk(chunk)) => {
+                            self.chunks.insert(chunk.0);
+                        }
                         RowChange::Delete(_) => {}
                     }
                 }

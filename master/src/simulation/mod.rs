@@ -19,7 +19,7 @@ mod mount;
 mod rng;
 mod rows;
 mod sabotage;
-pub(crate) mod tests;
+mod tests;
 mod world;
 mod writes;
 

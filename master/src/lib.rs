@@ -21,6 +21,8 @@ pub mod service;
 pub mod store;
 
 mod master;
+#[cfg(test)]
+mod simulation;
 
 pub use config::{Config, ConfigError};
 pub use master::{Master, MasterError};

@@ -15,6 +15,7 @@ use crate::config::Tuning;
 use crate::load::Load;
 use crate::orders::Orders;
 use crate::outbox::Outbox;
+use crate::pace::Pace;
 use crate::queue::Stop;
 use crate::store::ChunkStore;
 use crate::store::error::StoreError;
@@ -62,6 +63,7 @@ pub(crate) struct Member {
 pub(crate) struct Node {
     pub store: Arc<ChunkStore>,
     pub load: Load,
+    pub pace: Pace,
     pub outbox: Outbox,
     pub orders: Orders,
     pub syncs: SyncQueue,
@@ -76,6 +78,7 @@ impl Node {
         Node {
             store,
             load: Load::new(),
+            pace: Pace::new(),
             outbox: Outbox::default(),
             orders: Orders::new(),
             syncs: SyncQueue::new(tuning.sync_after),
@@ -84,6 +87,11 @@ impl Node {
             stop: Arc::default(),
             member: RwLock::default(),
         }
+    }
+
+    /// Waits until background work may go on with so many bytes. `urgent`: without regard to clients.
+    pub fn spend(&self, bytes: usize, urgent: bool) {
+        self.pace.spend(bytes, urgent, &self.load, &self.stop);
     }
 
     /// A welcome came.

@@ -9,6 +9,7 @@
 //! - [`ticket`]: what the master signs and the keepers check.
 //! - [`block_sum`]: the checksums of a chunk.
 //! - [`atime`]: when a read changes an atime.
+//! - [`label`]: what keepers are labelled with.
 //! - [`lock_ranges`]: the bytes that one owner has locked.
 //! - [`time`]: points in time.
 //! - [`units`] and [`logging`]: how people type sizes and periods, and how every binary logs.
@@ -20,6 +21,7 @@ pub mod block_sum;
 pub mod error;
 pub mod frame;
 pub mod ids;
+pub mod label;
 pub mod lock_ranges;
 pub mod logging;
 pub mod ticket;

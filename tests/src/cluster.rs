@@ -86,7 +86,7 @@ impl Builder {
         };
         cluster.address = cluster.wait_master();
         for _ in 0..cluster.settings.keepers {
-            cluster.launch_keeper();
+            cluster.launch_keeper(&[]);
         }
         cluster.wait_live(cluster.settings.keepers);
         cluster
@@ -187,27 +187,35 @@ impl Cluster {
         assert_eq!(self.wait_master(), self.address);
     }
 
-    fn launch_keeper(&mut self) {
+    fn keeper_recipe(&self, data: &Path, flags: &[&str]) -> impl Fn() -> Command + Send + 'static {
+        let data = data.display().to_string();
+        let usual = ["--data", &data, "--master", &self.address, "--log", &self.settings.log];
+        recipe(&self.scratch, "dfs-keeper", usual.iter().chain(flags).map(|s| (*s).to_owned()).collect())
+    }
+
+    fn launch_keeper(&mut self, flags: &[&str]) {
         let index = self.keepers.len();
-        let name = format!("keeper-{index}");
-        let args = [
-            "--data",
-            &self.keeper_data(index).display().to_string(),
-            "--master",
-            &self.address,
-            "--log",
-            &self.settings.log,
-        ];
-        let recipe = recipe(&self.scratch, "dfs-keeper", args.iter().map(|s| (*s).to_owned()).collect());
-        self.keepers.push(Process::start(&self.scratch, &name, recipe));
+        let recipe = self.keeper_recipe(&self.keeper_data(index), flags);
+        self.keepers.push(Process::start(&self.scratch, &format!("keeper-{index}"), recipe));
     }
 
     /// One more keeper; waits until it is live. Returns its index.
     pub fn add_keeper(&mut self) -> usize {
+        self.add_keeper_with(&[])
+    }
+
+    /// The same, with more flags.
+    pub fn add_keeper_with(&mut self, flags: &[&str]) -> usize {
         let live = self.live();
-        self.launch_keeper();
+        self.launch_keeper(flags);
         self.wait_live(live + 1);
         self.keepers.len() - 1
+    }
+
+    /// Starts a keeper that was killed again, with another data directory and with more flags.
+    pub fn restart_keeper_as(&mut self, index: usize, data: &Path, flags: &[&str]) {
+        let recipe = self.keeper_recipe(data, flags);
+        self.keepers[index].restart_as(recipe);
     }
 
     /// How many keepers were started.

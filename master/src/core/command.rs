@@ -22,6 +22,8 @@ pub struct Settings {
     pub min_copies: u32,
     /// Bytes: no chunk is longer.
     pub chunk_size: u32,
+    /// What a keeper may spend on copies and builds, in bytes a second.
+    pub repair_rate: u64,
     /// Between two replication scans.
     pub replicate_every_ms: u64,
     /// A file whose extents have not changed for so long may be compacted; 0: none ever is.
@@ -80,8 +82,36 @@ pub enum Command {
         /// The limits that change; `None`: the quota goes.
         limits: Option<QuotaRow>,
     },
+    /// An operator orders something of a keeper.
+    Duty {
+        /// Its id or address, as typed.
+        keeper: String,
+        /// What.
+        duty: Duty,
+    },
+    /// An operator starts or stops rebalancing.
+    Rebalance {
+        /// Start.
+        run: bool,
+    },
     /// Time passes. At least five times a second.
     Tick,
+}
+
+/// What an operator can order of a keeper.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Duty {
+    /// To get rid of all that it has.
+    Drain,
+    /// And now not any more.
+    CancelDrain,
+    /// It may be away for so long without being missed; 0: it may not.
+    Maintenance {
+        /// From now on.
+        for_ms: u64,
+    },
+    /// To be no keeper of this cluster any more.
+    Forget,
 }
 
 /// What a command did. The changes are stored in the order of commands, each command's all or none;
@@ -108,6 +138,10 @@ pub enum Effect {
     KeeperAnswer(pb::keeper_down::Msg),
     /// Answers `Command::Quota`.
     QuotaAnswer(Result<pb::QuotaList, DfsError>),
+    /// Answers `Command::Duty`: the keeper as it is now; after `Duty::Forget`, as it was.
+    DutyAnswer(Result<pb::KeeperRow, DfsError>),
+    /// Answers `Command::Rebalance`.
+    RebalanceAnswer(pb::RebalanceStatus),
     /// To a mount, if it is connected: replies, upload step 6, invalidations.
     ToMount(SessionId, pb::mount_down::Msg),
     /// This mount does not answer: its stream is to be closed, so that it trusts nothing that it has cached.

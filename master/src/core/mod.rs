@@ -11,7 +11,8 @@
 //! - `session`: mounts, what they hold open, and inodes without a name. `request`: their requests; `replies`: each done once.
 //! - `upload`: steps 1, 2, 4 to 7; `commit`: what becomes visible, in which order.
 //! - `keepers`, `inventory`, `grant`: who is alive, what they have, and tickets for them.
-//! - `replicate`: who copies what to whom, and trimming. `sync`: fsync.
+//! - `placement`: where copies go, and which is one too many. `duty`: what operators order of keepers.
+//! - `replicate`: who copies what to whom, and trimming. `moves`: copies that would be better elsewhere. `sync`: fsync.
 //! - `compact`: files of many small extents get new, full chunks; `compact_plan`: which extents;
 //!   `compact_jobs`: the chunks that are built.
 //! - `locks`, `lock_table`: locks of files. `leases`: append leases, which are locks of mounts.
@@ -37,6 +38,7 @@ mod compact_jobs;
 mod compact_plan;
 mod content;
 mod digest;
+mod duty;
 mod extent_ops;
 mod grant;
 mod ids;
@@ -51,9 +53,11 @@ mod locate;
 mod lock_table;
 mod locks;
 mod lookup_table;
+mod moves;
 mod namespace;
 mod out;
 mod permission;
+mod placement;
 mod quota;
 mod rename;
 mod replicate;
@@ -95,7 +99,7 @@ use bytes::Bytes;
 use dfs_proto::ids::{ChunkId, InodeNo, KeeperId, SessionId};
 use dfs_proto::pb;
 
-pub use command::{Applied, Command, Effect, Settings};
+pub use command::{Applied, Command, Duty, Effect, Settings};
 pub use load::CorruptRow;
 pub use lookup_table::LookupCursor;
 pub use row::{Row, RowChange, RowKey};
@@ -141,6 +145,7 @@ pub struct State {
     /// Ticketed, and not yet in the table.
     uploads: BTreeMap<ChunkId, Upload>,
     orders: Orders,
+    moves: moves::Moves,
     syncs: Syncs,
     compaction: Compaction,
     locks: locks::Locks,
@@ -176,6 +181,7 @@ impl State {
             replies: Replies::default(),
             uploads: BTreeMap::new(),
             orders: Orders::default(),
+            moves: moves::Moves::default(),
             syncs: Syncs::default(),
             compaction: Compaction::default(),
             locks: locks::Locks::default(),
@@ -210,6 +216,11 @@ impl State {
             Command::Keeper { keeper, msg } => self.keeper_says(keeper, msg, &mut out),
             Command::KeeperGone(keeper) => self.keeper_gone(keeper, &mut out),
             Command::Quota { path, limits } => self.change_quota(&path, limits, &mut out),
+            Command::Duty { keeper, duty } => self.change_duty(&keeper, duty, &mut out),
+            Command::Rebalance { run } => {
+                self.change_rebalance(run);
+                out.answer(Effect::RebalanceAnswer(self.rebalance_status()));
+            }
             Command::Tick => self.tick(&mut out),
         }
         self.note_changed_extents(&out);
@@ -218,6 +229,7 @@ impl State {
 
     fn tick(&mut self, out: &mut Out) {
         self.find_dead_keepers(out);
+        self.end_maintenance(out);
         self.expire_orders(out);
         self.expire_uploads(out);
         self.expire_locks(out);
@@ -230,6 +242,7 @@ impl State {
         self.verify_asked.retain(|_, asked_ms| out.now_ms.saturating_sub(*asked_ms) < VERIFY_EVERY_MS);
         self.recheck_uploads(out);
         self.replicate_tick(out);
+        self.moves_tick(out);
         self.compact_tick(out);
     }
 

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use super::lookup_table::Walk;
 use super::row::QuotaRow;
 use super::testkit::{Kit, SESSION, checksum};
-use super::{Effect, acl};
+use super::{Duty, Effect, acl};
 
 const OTHER: SessionId = SessionId(78);
 
@@ -287,6 +287,24 @@ impl World {
         self.kit.apply(super::Command::Quota { path, limits });
     }
 
+    /// An operator orders something of a keeper.
+    fn duty(&mut self, a: u8, b: u8) {
+        let duty = match b % 8 {
+            0..=2 => Duty::Drain,
+            3 => Duty::CancelDrain,
+            4 => Duty::Maintenance { for_ms: u64::from(a) * 500 },
+            5 => Duty::Maintenance { for_ms: 0 },
+            _ => Duty::Forget,
+        };
+        let keeper = World::keeper(a);
+        self.kit.apply(super::Command::Duty { keeper: keeper.to_string(), duty });
+        if !self.kit.state.keepers.contains_key(&keeper) {
+            // Told so if it lived, and gone.
+            self.kit.beating.retain(|other| *other != keeper);
+        }
+        self.kit.apply(super::Command::Rebalance { run: !b.is_multiple_of(3) });
+    }
+
     fn step(&mut self, step: Step) {
         let (what, a, b, c) = step;
         match what {
@@ -313,6 +331,7 @@ impl World {
             }
             57..=59 => self.extents(step),
             60..=61 => self.quota(a, b, c),
+            62 => self.duty(a, b),
             63..=66 => self.build(a, b),
             _ => self.kit.pass_ms(i64::from(a) * 10),
         }
@@ -326,6 +345,11 @@ impl World {
         }
         for keeper in 1..=4 {
             self.step((51, keeper, 0, 0));
+        }
+        for keeper in 1..=4 {
+            for duty in [Duty::CancelDrain, Duty::Maintenance { for_ms: 0 }] {
+                self.kit.apply(super::Command::Duty { keeper: keeper.to_string(), duty });
+            }
         }
         for round in 0..100 {
             while !self.kit.pushes().is_empty() || !self.kit.builds().is_empty() {

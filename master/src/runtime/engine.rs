@@ -21,7 +21,7 @@ use super::committer::commit_thread;
 use super::group::{self, Admitted, GroupCommit};
 use super::outbox::{ConnectionNo, Outboxes};
 use crate::core::row::QuotaRow;
-use crate::core::{Applied, Command, CorruptRow, Effect, Settings, State};
+use crate::core::{Applied, Command, CorruptRow, Duty, Effect, Settings, State};
 use crate::store::{Store, StoreError};
 
 /// Commands that may wait for their batch. The next ones wait to be applied.
@@ -277,22 +277,64 @@ impl Engine {
         path: Bytes,
         limits: Option<QuotaRow>,
     ) -> Result<Result<pb::QuotaList, DfsError>, Stopped> {
+        let answer = self.ask(Command::Quota { path, limits }, |effect| match effect {
+            Effect::QuotaAnswer(answer) => Some(answer.clone()),
+            _ => None,
+        });
+        Ok(answer.await?.unwrap_or_else(|| Err(DfsError::from_wire(no_answer()))))
+    }
+
+    /// Orders something of a keeper (see [`Command::Duty`]), and returns when that is durable. The inner error is
+    /// the core's refusal.
+    ///
+    /// # Errors
+    /// As [`Engine::read`].
+    pub async fn change_duty(
+        &self,
+        keeper: String,
+        duty: Duty,
+    ) -> Result<Result<pb::KeeperRow, DfsError>, Stopped> {
+        let answer = self.ask(Command::Duty { keeper, duty }, |effect| match effect {
+            Effect::DutyAnswer(answer) => Some(answer.clone()),
+            _ => None,
+        });
+        Ok(answer.await?.unwrap_or_else(|| Err(DfsError::from_wire(no_answer()))))
+    }
+
+    /// Starts or stops rebalancing. Nothing of it is stored.
+    ///
+    /// # Errors
+    /// As [`Engine::read`].
+    pub async fn change_rebalance(&self, run: bool) -> Result<pb::RebalanceStatus, Stopped> {
+        let answer = self.ask(Command::Rebalance { run }, |effect| match effect {
+            Effect::RebalanceAnswer(status) => Some(status.clone()),
+            _ => None,
+        });
+        Ok(answer.await?.unwrap_or_default())
+    }
+
+    /// Does an operator's command, and returns the effect that answers it when all is durable.
+    async fn ask<T>(
+        &self,
+        command: Command,
+        answer_in: impl Fn(&Effect) -> Option<T>,
+    ) -> Result<Option<T>, Stopped> {
         let answer = self
             .run(|inner| {
-                let mut applied = inner.apply(Command::Quota { path, limits });
+                let mut applied = inner.apply(command);
                 let mut answer = None;
-                applied.effects.retain(|effect| match effect {
-                    Effect::QuotaAnswer(found) => {
-                        answer = Some(found.clone());
+                applied.effects.retain(|effect| match answer_in(effect) {
+                    Some(found) => {
+                        answer = Some(found);
                         false
                     }
-                    _ => true,
+                    None => true,
                 });
                 (applied, answer)
             })
             .await?;
         self.read(|_, _| ()).await?;
-        Ok(answer.unwrap_or_else(|| Err(DfsError::from_wire(no_answer()))))
+        Ok(answer)
     }
 
     /// Looks at the state, and returns when all that was seen is durable.
@@ -407,7 +449,11 @@ impl Inner {
                     self.keepers.welcome(keeper, welcome);
                 }
                 Effect::ToKeeper(keeper, message) => self.keepers.send(keeper, message),
-                Effect::MountAnswer(_) | Effect::KeeperAnswer(_) | Effect::QuotaAnswer(_) => {
+                Effect::MountAnswer(_)
+                | Effect::KeeperAnswer(_)
+                | Effect::QuotaAnswer(_)
+                | Effect::DutyAnswer(_)
+                | Effect::RebalanceAnswer(_) => {
                     tracing::error!("the core answered a hello that nobody sent; the answer is dropped");
                 }
             }

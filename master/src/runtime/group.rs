@@ -193,7 +193,12 @@ pub(super) fn asks(command: &Command) -> bool {
         | Command::MountAcks { .. }
         | Command::KeeperHello(_) => true,
         Command::Keeper { msg, .. } => matches!(msg, pb::keeper_up::Msg::Heartbeat(_)),
-        Command::MountGone { .. } | Command::KeeperGone(_) | Command::Quota { .. } | Command::Tick => false,
+        Command::MountGone { .. }
+        | Command::KeeperGone(_)
+        | Command::Quota { .. }
+        | Command::Duty { .. }
+        | Command::Rebalance { .. }
+        | Command::Tick => false,
     }
 }
 
@@ -201,7 +206,11 @@ pub(super) fn asks(command: &Command) -> bool {
 pub(super) fn effects_answer(effects: &[Effect]) -> bool {
     use pb::{keeper_down, mount_down};
     effects.iter().all(|effect| match effect {
-        Effect::MountAnswer(_) | Effect::KeeperAnswer(_) | Effect::QuotaAnswer(_) => true,
+        Effect::MountAnswer(_)
+        | Effect::KeeperAnswer(_)
+        | Effect::QuotaAnswer(_)
+        | Effect::DutyAnswer(_)
+        | Effect::RebalanceAnswer(_) => true,
         Effect::CloseMount(_) => false,
         Effect::ToMount(_, msg) => matches!(msg, mount_down::Msg::Reply(_) | mount_down::Msg::Welcome(_)),
         Effect::ToKeeper(_, msg) => {

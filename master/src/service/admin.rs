@@ -9,8 +9,8 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
-use crate::core::LookupCursor;
 use crate::core::row::QuotaRow;
+use crate::core::{Duty, LookupCursor};
 use crate::runtime::{Engine, Stopped};
 
 /// Rows of the look-up table that are made at a time, under the engine's lock.
@@ -28,6 +28,11 @@ type Page = (Vec<pb::LookupRow>, Option<LookupCursor>);
 impl Admin {
     pub fn new(engine: Engine) -> Admin {
         Admin { engine }
+    }
+
+    async fn change_duty(&self, keeper: String, duty: Duty) -> Result<Response<pb::KeeperRow>, Status> {
+        let answer = self.engine.change_duty(keeper, duty).await.map_err(stopped)?;
+        answer.map(Response::new).map_err(status)
     }
 }
 
@@ -64,6 +69,36 @@ impl admin_service_server::AdminService for Admin {
     ) -> Result<Response<pb::QuotaList>, Status> {
         let answer = self.engine.change_quota(request.into_inner().path, None).await.map_err(stopped)?;
         answer.map(Response::new).map_err(status)
+    }
+
+    async fn drain(&self, request: Request<pb::DrainRequest>) -> Result<Response<pb::KeeperRow>, Status> {
+        let pb::DrainRequest { keeper, cancel } = request.into_inner();
+        self.change_duty(keeper, if cancel { Duty::CancelDrain } else { Duty::Drain }).await
+    }
+
+    async fn maintenance(
+        &self,
+        request: Request<pb::MaintenanceRequest>,
+    ) -> Result<Response<pb::KeeperRow>, Status> {
+        let pb::MaintenanceRequest { keeper, for_ms } = request.into_inner();
+        self.change_duty(keeper, Duty::Maintenance { for_ms }).await
+    }
+
+    async fn forget(&self, request: Request<pb::ForgetRequest>) -> Result<Response<pb::KeeperRow>, Status> {
+        self.change_duty(request.into_inner().keeper, Duty::Forget).await
+    }
+
+    async fn rebalance(
+        &self,
+        request: Request<pb::RebalanceRequest>,
+    ) -> Result<Response<pb::RebalanceStatus>, Status> {
+        use pb::rebalance_request::Action;
+        let status = match request.into_inner().action() {
+            Action::Status => self.engine.read(|state, _| state.rebalance_status()).await,
+            Action::Start => self.engine.change_rebalance(true).await,
+            Action::Stop => self.engine.change_rebalance(false).await,
+        };
+        status.map(Response::new).map_err(stopped)
     }
 
     type LookupTableStream = ReceiverStream<Result<pb::LookupRow, Status>>;

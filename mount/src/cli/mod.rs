@@ -1,7 +1,9 @@
 //! The commands of `dfs`.
 //!
-//! - `admin`: status, keepers, lookup: what the master knows, as tables or as JSON.
+//! - `admin`: status, lookup: what the master knows, as tables or as JSON.
+//! - `keepers`: the keepers, and what is ordered of one.
 //! - `ls`, `rm`, `put`, `get`: files of the cluster, without a mount.
+//! - `rebalance`: evens out how full keepers are.
 //! - `quota`: limits of what is below a directory.
 //! - `path`: from a path to an inode, by the session's calls.
 //! - `output`: tables, JSON, and what to do when the reader of stdout goes away.
@@ -12,12 +14,14 @@
 
 mod admin;
 mod get;
+mod keepers;
 mod ls;
 mod output;
 mod path;
 mod progress;
 mod put;
 mod quota;
+mod rebalance;
 mod rm;
 
 use std::ffi::OsString;
@@ -94,6 +98,32 @@ enum Command {
         /// A file of the cluster
         path: OsString,
     },
+    /// Empty a keeper: what it has is copied to others, and then it is safe to remove
+    Drain {
+        /// The id or the address of a keeper
+        keeper: String,
+        /// Stop doing so; the keeper gets new chunks again
+        #[arg(long)]
+        cancel: bool,
+        /// Do not wait for the end; 'dfs keepers' shows how far it is
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Let a keeper be away for a while, without copying all that it has
+    Maintenance {
+        /// The id or the address of a keeper
+        keeper: String,
+        #[command(subcommand)]
+        switch: keepers::Switch,
+    },
+    /// Take a keeper out of the cluster that is drained, or dead for good and made up for
+    Forget {
+        /// The id or the address of a keeper
+        keeper: String,
+    },
+    /// Even out how full keepers are
+    #[command(subcommand)]
+    Rebalance(rebalance::Rebalance),
     /// Limit how much there may be below a directory
     #[command(subcommand)]
     Quota(quota::Quota),
@@ -173,7 +203,13 @@ async fn command(args: &Args) -> Result<(), CliError> {
     let Args { master, json, .. } = args;
     match &args.command {
         Command::Status => admin::status(master, *json).await,
-        Command::Keepers => admin::keepers(master, *json).await,
+        Command::Keepers => keepers::keepers(master, *json).await,
+        Command::Drain { keeper, cancel, no_wait } => {
+            keepers::drain(master, keeper, *cancel, !*no_wait, *json).await
+        }
+        Command::Maintenance { keeper, switch } => keepers::maintenance(master, keeper, switch, *json).await,
+        Command::Rebalance(command) => rebalance::rebalance(master, command, *json).await,
+        Command::Forget { keeper } => keepers::forget(master, keeper, *json).await,
         Command::Lookup { path } => admin::lookup(master, path, *json).await,
         Command::Ls { path } => in_session(master, async |client| ls::ls(client, path, *json).await).await,
         Command::Put { file, path } => put::put(master, file, path.as_deref()).await,

@@ -26,6 +26,7 @@ pub struct Builder {
     chunk_size: String,
     replicate_every: String,
     compact_after: String,
+    repair_rate: String,
     log: String,
 }
 
@@ -63,6 +64,12 @@ impl Builder {
     /// As typed: `10s` (the default), `off`.
     pub fn compact_after(mut self, period: &str) -> Builder {
         self.compact_after = period.to_owned();
+        self
+    }
+
+    /// As typed: `100MiB` (the default).
+    pub fn repair_rate(mut self, rate: &str) -> Builder {
+        self.repair_rate = rate.to_owned();
         self
     }
 
@@ -107,6 +114,7 @@ fn master_recipe(
         ("--chunk-size", settings.chunk_size.clone()),
         ("--replicate-every", settings.replicate_every.clone()),
         ("--compact-after", settings.compact_after.clone()),
+        ("--repair-rate", settings.repair_rate.clone()),
         ("--log", settings.log.clone()),
     ];
     recipe(
@@ -155,6 +163,7 @@ impl Cluster {
             chunk_size: "8MiB".into(),
             replicate_every: "1s".into(),
             compact_after: "10s".into(),
+            repair_rate: "100MiB".into(),
             log: "info".into(),
         }
     }

@@ -12,14 +12,15 @@
 //! their cluster; and a directory with anything foreign in it is never touched.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use dfs_proto::ids::{ClusterId, KeeperId};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::error::KeeperError;
+use crate::files::{self, Files, SystemFiles};
 
 /// The newest layout of the data directory that this program reads, and the one that it writes.
 pub(crate) const FORMAT: u32 = 1;
@@ -39,6 +40,7 @@ pub(crate) struct Identity {
 #[derive(Debug)]
 pub(crate) struct DataDir {
     path: PathBuf,
+    files: Arc<dyn Files>,
     _lock: File,
 }
 
@@ -48,11 +50,19 @@ impl DataDir {
     /// # Errors
     /// [`KeeperError`]: not usable, foreign, or in use.
     pub fn open(path: &Path) -> Result<DataDir, KeeperError> {
+        DataDir::open_through(path, Arc::new(SystemFiles))
+    }
+
+    /// [`DataDir::open`], with all changes going through `files`.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub fn open_through(path: &Path, files: Arc<dyn Files>) -> Result<DataDir, KeeperError> {
         let failed = |what: &str| {
             let what = what.to_owned();
             move |error: io::Error| KeeperError::DataDir { dir: path.to_owned(), what, source: error.into() }
         };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed("create it"))?;
+        files::create_dir_all(&*files, path).map_err(failed("create it"))?;
         let path = fs::canonicalize(path).map_err(failed("resolve its path"))?;
         refuse_foreign(&path)?;
         let lock = OpenOptions::new()
@@ -63,7 +73,7 @@ impl DataDir {
             .open(path.join("LOCK"))
             .map_err(failed("open its LOCK file"))?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(DataDir { path, _lock: lock }),
+            Ok(()) => Ok(DataDir { path, files, _lock: lock }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(KeeperError::Locked { dir: path }),
             Err(errno) => Err(failed("lock it")(errno.into())),
         }
@@ -72,6 +82,11 @@ impl DataDir {
     /// Where it is, absolute.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Through which it is changed.
+    pub fn files(&self) -> &dyn Files {
+        &*self.files
     }
 
     /// Whose it is; `None` before the first join.
@@ -97,11 +112,14 @@ impl DataDir {
     pub fn set_identity(&self, identity: Identity) -> Result<(), KeeperError> {
         let write = || -> io::Result<()> {
             let fresh = self.path.join("IDENTITY.new");
-            let mut file = File::create(&fresh)?;
-            file.write_all(render(identity).as_bytes())?;
-            file.sync_all()?;
-            fs::rename(&fresh, self.path.join("IDENTITY"))?;
-            File::open(&self.path)?.sync_all()
+            if fresh.exists() {
+                self.files.remove(&fresh)?;
+            }
+            let file = self.files.create(&fresh)?;
+            self.files.write_all_at(&file, render(identity).as_bytes(), 0)?;
+            self.files.sync_file(&file)?;
+            self.files.rename(&fresh, &self.path.join("IDENTITY"))?;
+            self.files.sync_dir(&self.path)
         };
         write().map_err(|error| self.failed("write its IDENTITY file", error))
     }

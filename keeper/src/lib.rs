@@ -1,7 +1,8 @@
 //! A Data Keeper: stores chunks, serves them over TCP, copies them to its peers.
 //!
 //! - [`config`]: what it is told; [`error`]: why it cannot start or go on.
-//! - `identity`: the data directory as a whole: whose it is, its lock.
+//! - `files`: what changes the data directory, one layer that tests can cut off; `identity`: the data directory as a
+//!   whole: whose it is, its lock.
 //! - `store/`: chunk files: format, receiving, index, syncing, the disk.
 //! - `server/`: the TCP data port: uploads and reads, a thread per connection.
 //! - `wire`: frames on one blocking connection, with deadlines.
@@ -17,6 +18,7 @@ mod build;
 pub mod config;
 pub mod error;
 mod fetch;
+mod files;
 mod identity;
 mod load;
 mod node;

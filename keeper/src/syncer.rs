@@ -130,6 +130,55 @@ fn sync(node: &Node, batch: &[ChunkId], patience: Duration) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::Arc;
+
+    use dfs_proto::block_sum::BlockSums;
+
+    use crate::config::Tuning;
+    use crate::files::crash::{Cut, Forgotten, Op, Recorder, scratch};
+    use crate::identity::{DataDir, Identity};
+    use crate::store::ChunkStore;
+
+    /// As long as users are promised, and not longer.
+    const STABLE_WITHIN: Duration = Duration::from_secs(2);
+
+    #[test]
+    fn what_was_stored_two_seconds_before_a_power_cut_is_there() {
+        let (live, chunk) = (scratch(), ChunkId(0x4_2042));
+        let recorder: Arc<Recorder<()>> = Arc::new(Recorder::new(live.path(), Forgotten::Nothing));
+        let dir = DataDir::open_through(&live.path().join("data"), recorder.clone()).unwrap();
+        let cluster = dfs_proto::ids::ClusterId([1; 16]);
+        dir.set_identity(Identity { cluster, keeper: dfs_proto::ids::KeeperId(1) }).unwrap();
+        let node = Node::new(ChunkStore::open(dir, Some(0)).unwrap().0, Tuning::default());
+        let bytes = vec![7; 100_000];
+        let synced: Op<()> = Op::SyncDir("data/chunks/42".into());
+        let ops = std::thread::scope(|scope| {
+            let syncer = scope.spawn(|| run(&node));
+            let mut incoming = node.store.receive(chunk, bytes.len()).unwrap();
+            incoming.append(&bytes).unwrap();
+            incoming.commit(BlockSums::of(&bytes).encoded().clone()).unwrap();
+            node.syncs.add(chunk);
+            let stored = Instant::now();
+            while !recorder.ops().contains(&synced) && stored.elapsed() < STABLE_WITHIN {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            // Before the end of the thread, which syncs the rest.
+            let ops = recorder.ops();
+            node.syncs.close();
+            syncer.join().unwrap();
+            ops
+        });
+        let mut cut = Cut::default();
+        ops.iter().for_each(|op| cut.then(op));
+        for seed in 0..20 {
+            let image = scratch();
+            cut.leave(seed, image.path());
+            let dir = DataDir::open(&image.path().join("data")).unwrap();
+            let (store, bad) = ChunkStore::open(dir, Some(0)).unwrap();
+            assert!(bad.is_empty(), "seed {seed}: {bad:?}");
+            store.verify(chunk).unwrap();
+        }
+    }
 
     #[test]
     fn what_is_asked_for_does_not_wait_and_the_rest_waits_its_time() {

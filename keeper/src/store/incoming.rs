@@ -2,8 +2,7 @@
 //! among the chunks only when all of it came and its checksums are the sender's. Dropped before
 //! that, it leaves nothing.
 
-use std::fs::{self, File, OpenOptions};
-use std::os::unix::fs::FileExt;
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -33,7 +32,7 @@ impl Incoming {
     pub(super) fn new(store: &Arc<ChunkStore>, chunk: ChunkId, length: usize) -> Result<Self, StoreError> {
         store.disk.admit(chunk, length as u64)?;
         let temp = store.dir.path().join(format!("tmp/{chunk}.{}", store.next_temp()));
-        let file = OpenOptions::new().write(true).create_new(true).open(&temp).map_err(|source| {
+        let file = store.dir.files().create(&temp).map_err(|source| {
             let error = StoreError::of_write(chunk, "create its file", source);
             store.disk.note_failure(&error);
             error
@@ -54,7 +53,8 @@ impl Incoming {
     pub fn append(&mut self, data: &[u8]) -> Result<(), StoreError> {
         assert!(data.len() <= self.missing(), "more bytes than the chunk has");
         let at = (HEADER_LEN + self.received) as u64;
-        self.file.write_all_at(data, at).map_err(|source| self.failed("write it", source))?;
+        let written = self.store.dir.files().write_all_at(&self.file, data, at);
+        written.map_err(|source| self.failed("write it", source))?;
         self.summer.update(data);
         self.received += data.len();
         Ok(())
@@ -76,9 +76,8 @@ impl Incoming {
         }
         let checksum = sums.checksum();
         let header = ChunkHeader { chunk: self.chunk, length: self.length, sums };
-        self.file
-            .write_all_at(&header.encode(), 0)
-            .map_err(|source| self.failed("write its header", source))?;
+        let written = self.store.dir.files().write_all_at(&self.file, &header.encode(), 0);
+        written.map_err(|source| self.failed("write its header", source))?;
         self.place(Entry { length: self.length as u32, checksum, synced: false })?;
         Ok(pb::ChunkInfo { chunk: self.chunk.0, length: self.length as u32, checksum })
     }
@@ -91,7 +90,11 @@ impl Incoming {
             Some(_) => Err(StoreError::Exists(self.chunk)),
             None => {
                 let place = chunk_path(self.store.dir.path(), self.chunk);
-                fs::rename(&self.temp, place).map_err(|source| self.failed("rename it", source))?;
+                self.store
+                    .dir
+                    .files()
+                    .rename(&self.temp, &place)
+                    .map_err(|source| self.failed("rename it", source))?;
                 self.store.enter(&mut index, self.chunk, entry);
                 Ok(())
             }
@@ -108,6 +111,6 @@ impl Incoming {
 impl Drop for Incoming {
     fn drop(&mut self) {
         // After a rename there is nothing under this name, and no other upload ever uses it.
-        let _ = fs::remove_file(&self.temp);
+        let _ = self.store.dir.files().remove(&self.temp);
     }
 }

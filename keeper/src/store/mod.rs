@@ -250,7 +250,7 @@ impl ChunkStore {
     /// When the disk does not let go of it.
     pub fn delete(&self, chunk: ChunkId) -> Result<bool, StoreError> {
         let mut index = self.index();
-        match fs::remove_file(chunk_path(self.dir.path(), chunk)) {
+        match self.dir.files().remove(&chunk_path(self.dir.path(), chunk)) {
             Ok(()) => Ok(self.forget(&mut index, chunk)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(self.forget(&mut index, chunk)),
             Err(source) => Err(StoreError::of_write(chunk, "delete it", source)),
@@ -270,7 +270,7 @@ impl ChunkStore {
         let aside = format!("quarantine/{chunk}.{}.{}", since_1970.as_millis(), self.next_temp());
         // Not served from now on, whether or not the file can be moved.
         self.forget(&mut index, chunk);
-        match fs::rename(&path, self.dir.path().join(&aside)) {
+        match self.dir.files().rename(&path, &self.dir.path().join(&aside)) {
             Ok(()) => tracing::error!(%chunk, why, file = aside, "chunk quarantined"),
             Err(error) => tracing::error!(%chunk, why, %error, "bad chunk cannot be quarantined"),
         }
@@ -338,7 +338,7 @@ impl From<io::Error> for Unreadable {
 
 fn make_directories(dir: &DataDir) -> Result<(), KeeperError> {
     let mut made = false;
-    let mut make = |name: String| match fs::create_dir(dir.path().join(&name)) {
+    let mut make = |name: String| match dir.files().create_dir(&dir.path().join(&name)) {
         Ok(()) => {
             made = true;
             Ok(())
@@ -354,7 +354,7 @@ fn make_directories(dir: &DataDir) -> Result<(), KeeperError> {
     }
     if made {
         for path in [dir.path().join("chunks"), dir.path().to_owned()] {
-            File::open(path).and_then(|d| d.sync_all()).map_err(|e| dir.failed("sync it", e))?;
+            dir.files().sync_dir(&path).map_err(|e| dir.failed("sync it", e))?;
         }
     }
     Ok(())
@@ -363,10 +363,12 @@ fn make_directories(dir: &DataDir) -> Result<(), KeeperError> {
 fn empty_temp(dir: &DataDir) -> Result<(), KeeperError> {
     let failed = |error| dir.failed("empty tmp/", error);
     for entry in fs::read_dir(dir.path().join("tmp")).map_err(failed)? {
-        fs::remove_file(entry.map_err(failed)?.path()).map_err(failed)?;
+        dir.files().remove(&entry.map_err(failed)?.path()).map_err(failed)?;
     }
     Ok(())
 }
 
+#[cfg(test)]
+mod crash_tests;
 #[cfg(test)]
 mod tests;

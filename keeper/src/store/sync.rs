@@ -10,12 +10,12 @@
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
-use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use dfs_proto::ids::ChunkId;
 
+use crate::identity::DataDir;
 use crate::store::error::StoreError;
 use crate::store::{BadChunk, ChunkStore, chunk_path, shard};
 
@@ -39,7 +39,7 @@ impl DirSyncs {
     }
 
     /// Returns when what was in directory `shard` before the call is on stable storage.
-    fn sync(&self, root: &Path, shard: u8) -> io::Result<()> {
+    fn sync(&self, dir: &DataDir, shard: u8) -> io::Result<()> {
         let slot = &self.0[usize::from(shard)];
         let mine = slot.asked.fetch_add(1, Ordering::SeqCst) + 1;
         let mut done = slot.done.lock().unwrap_or_else(PoisonError::into_inner);
@@ -47,7 +47,7 @@ impl DirSyncs {
             return Ok(());
         }
         let covers = slot.asked.load(Ordering::SeqCst);
-        File::open(root.join(format!("chunks/{shard:02x}")))?.sync_all()?;
+        dir.files().sync_dir(&dir.path().join(format!("chunks/{shard:02x}")))?;
         *done = covers;
         Ok(())
     }
@@ -90,14 +90,15 @@ impl ChunkStore {
 
     /// Everything on the file system of the data directory.
     pub(super) fn sync_file_system(&self) -> io::Result<()> {
-        Ok(rustix::fs::syncfs(File::open(self.dir.path())?)?)
+        self.dir.files().sync_file_system(self.dir.path())
     }
 
     /// Returns those that went well.
     fn sync_files(&self, chunks: Vec<ChunkId>, report: &mut SyncReport) -> Vec<ChunkId> {
         let mut good = Vec::with_capacity(chunks.len());
         for chunk in chunks {
-            match File::open(chunk_path(self.dir.path(), chunk)).and_then(|file| file.sync_data()) {
+            let file = File::open(chunk_path(self.dir.path(), chunk));
+            match file.and_then(|file| self.dir.files().sync_file(&file)) {
                 Ok(()) => good.push(chunk),
                 // Deleted or quarantined since we looked.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -108,7 +109,7 @@ impl ChunkStore {
         }
         let shards: BTreeSet<u8> = good.iter().map(|&chunk| shard(chunk)).collect();
         for dir in shards {
-            if let Err(error) = self.dir_syncs.sync(self.dir.path(), dir) {
+            if let Err(error) = self.dir_syncs.sync(&self.dir, dir) {
                 for chunk in good.extract_if(.., |chunk| shard(*chunk) == dir) {
                     report.failed.push((chunk, self.sync_failed(chunk, &error)));
                 }
@@ -130,13 +131,14 @@ mod tests {
     fn a_directory_sync_counts_for_all_who_asked_before_it_began() {
         let temp = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(temp.path().join("chunks/05")).unwrap();
+        let dir = DataDir::open(temp.path()).unwrap();
         let syncs = DirSyncs::new();
-        syncs.sync(temp.path(), 5).unwrap();
+        syncs.sync(&dir, 5).unwrap();
         assert_eq!(*syncs.0[5].done.lock().unwrap(), 1);
         // Two more ask; the sync of the second one, which comes first to the lock, covers both.
         syncs.0[5].asked.fetch_add(1, Ordering::SeqCst);
-        syncs.sync(temp.path(), 5).unwrap();
+        syncs.sync(&dir, 5).unwrap();
         assert_eq!(*syncs.0[5].done.lock().unwrap(), 3);
-        assert!(syncs.sync(temp.path(), 6).is_err(), "no such directory");
+        assert!(syncs.sync(&dir, 6).is_err(), "no such directory");
     }
 }

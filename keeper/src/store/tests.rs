@@ -33,7 +33,7 @@ fn data(length: usize) -> Vec<u8> {
     (0..length).map(|n| (n * 31 + n / 251) as u8).collect()
 }
 
-fn read(store: &ChunkStore, chunk: ChunkId) -> Result<Vec<u8>, StoreError> {
+pub(super) fn read(store: &ChunkStore, chunk: ChunkId) -> Result<Vec<u8>, StoreError> {
     let file = store.open_chunk(chunk)?;
     let mut all = Vec::new();
     store.read_verified(&file, |run| {

@@ -32,6 +32,7 @@ fail() {
 wanted=(
     cc:gcc ffmpeg:ffmpeg ffprobe:ffmpeg mpv:mpv fusermount3:fuse3 rsync:rsync git:git tar:tar sed:sed getfattr:attr
     script:bsdutils setpriv:util-linux unshare:util-linux setsid:util-linux
+    nsenter:util-linux ip:iproute2 tc:iproute2 bash:bash
     findmnt:util-linux mount:mount cmp:diffutils find:findutils sqlite3:sqlite3 zip:zip unzip:unzip setfattr:attr setfacl:acl
 )
 

@@ -8,7 +8,8 @@
 //! - `wire`: frames on one blocking connection, with deadlines.
 //! - `relay`: a chunk goes out to another keeper; `fetch`: blocks of one come in.
 //! - `session`: the gRPC session with the master; `outbox`: notices on their way to it.
-//! - `orders`: what the master has us do; `build`: a new chunk of parts of others; `syncer`: group sync.
+//! - `orders`: what the master has us do; `expected`: copies that it announced; `build`: a new chunk of parts of others;
+//!   `syncer`: group sync.
 //! - `node`: what all of those share; `load`: counters; `pace`: how fast background work goes; `queue`: work for threads.
 //!
 //! Control is asynchronous (tokio, tonic); the data plane and the disk are plain threads. Between them
@@ -17,6 +18,7 @@
 mod build;
 pub mod config;
 pub mod error;
+mod expected;
 mod fetch;
 mod files;
 mod identity;

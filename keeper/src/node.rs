@@ -12,6 +12,7 @@ use dfs_proto::pb::keeper_up::Msg;
 use dfs_proto::ticket::TicketChecker;
 
 use crate::config::Tuning;
+use crate::expected::Expected;
 use crate::load::Load;
 use crate::orders::Orders;
 use crate::outbox::Outbox;
@@ -66,6 +67,7 @@ pub(crate) struct Node {
     pub pace: Pace,
     pub outbox: Outbox,
     pub orders: Orders,
+    pub expected: Expected,
     pub syncs: SyncQueue,
     pub clock: Clock,
     pub tuning: Tuning,
@@ -81,6 +83,7 @@ impl Node {
             pace: Pace::new(),
             outbox: Outbox::default(),
             orders: Orders::new(),
+            expected: Expected::default(),
             syncs: SyncQueue::new(tuning.sync_after),
             clock: Clock::new(),
             tuning,

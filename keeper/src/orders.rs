@@ -66,8 +66,10 @@ impl Orders {
         }
     }
 
-    pub fn delete(&self, chunks: impl IntoIterator<Item = ChunkId>) {
+    /// Takes in a deletion: it is of what is here now, and not of a copy that takes its place before its turn comes.
+    pub fn delete(&self, node: &Node, chunks: impl IntoIterator<Item = ChunkId>) {
         for chunk in chunks {
+            node.store.doom(chunk);
             if self.chores.push(Chore::Delete(chunk)).is_err() {
                 tracing::warn!(%chunk, "too many orders; this deletion comes again after the next inventory");
                 return;
@@ -92,7 +94,7 @@ impl Orders {
 pub(crate) fn run_chores(node: &Node) {
     while let Some(chore) = node.orders.chores.pop() {
         match chore {
-            Chore::Delete(chunk) => match node.store.delete(chunk) {
+            Chore::Delete(chunk) => match node.store.delete_doomed(chunk) {
                 Ok(here) => tracing::debug!(%chunk, here, "chunk deleted"),
                 Err(error) => tracing::warn!(%chunk, %error, "cannot delete a chunk"),
             },

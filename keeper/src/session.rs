@@ -128,6 +128,7 @@ impl Session {
         loop {
             let ended = self.serve(&mut link, &mut stop).await;
             self.node.outbox.session_ended();
+            self.node.expected.forget_all();
             match ended {
                 Failure::Stopped => return link.close().await,
                 Failure::Fatal(error) => return self.fail(&failed, error),
@@ -375,8 +376,9 @@ impl Session {
             Some(down::Msg::Expect(order)) => {
                 let chunk = ChunkId(order.info.unwrap_or_default().chunk);
                 tracing::debug!(%chunk, order = order.order, source = order.source, "a copy will come");
+                node.expected.announce(order.order);
             }
-            Some(down::Msg::Delete(order)) => node.orders.delete(order.chunks.into_iter().map(ChunkId)),
+            Some(down::Msg::Delete(order)) => node.orders.delete(node, order.chunks.into_iter().map(ChunkId)),
             Some(down::Msg::Sync(order)) => node.syncs.ask(order.chunks.into_iter().map(ChunkId)),
             Some(down::Msg::Build(order)) => node.orders.build(node, order),
             Some(down::Msg::Verify(order)) => node.orders.verify(ChunkId(order.chunk)),

@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use crate::mount::Mount;
+use crate::netns::Network;
 use crate::process::Process;
 use crate::run::{Ran, run};
 use crate::scratch::Scratch;
@@ -28,6 +29,7 @@ pub struct Builder {
     compact_after: String,
     repair_rate: String,
     log: String,
+    network: bool,
 }
 
 impl Builder {
@@ -79,12 +81,23 @@ impl Builder {
         self
     }
 
+    /// Every process on a host of its own, in a network that can be cut ([`Cluster::network`]): `master`,
+    /// `keeper-0`, ..., `mount-0`, ... For root alone.
+    pub fn network(mut self) -> Builder {
+        self.network = true;
+        self
+    }
+
     /// Starts master and keepers, and waits until all keepers are live.
     pub fn start(self) -> Cluster {
         let scratch = Scratch::new();
-        let master = Process::start(&scratch, "master", master_recipe(&scratch, &self, "127.0.0.1:0"));
+        let mut network = self.network.then(|| Network::new(&scratch));
+        let host = network.as_mut().map_or("127.0.0.1".to_owned(), |network| network.add("master"));
+        let recipe = master_recipe(&scratch, &self, on(network.as_ref(), "master"), &format!("{host}:0"));
+        let master = Process::start(&scratch, "master", recipe);
         let mut cluster = Cluster {
             settings: self,
+            network,
             address: String::new(),
             keepers: Vec::new(),
             master,
@@ -103,6 +116,7 @@ impl Builder {
 fn master_recipe(
     scratch: &Scratch,
     settings: &Builder,
+    on: Vec<String>,
     listen: &str,
 ) -> impl Fn() -> Command + Send + 'static {
     let data = scratch.path("master").display().to_string();
@@ -119,24 +133,36 @@ fn master_recipe(
     ];
     recipe(
         scratch,
+        on,
         "dfs-master",
         flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect(),
     )
 }
 
-/// How to start one of our binaries, as often as wanted.
-fn recipe(scratch: &Scratch, binary: &str, args: Vec<String>) -> impl Fn() -> Command + Send + 'static {
-    let program = crate::process::binary(binary);
+/// What runs a command on a host of the network, if there is one.
+fn on(network: Option<&Network>, host: &str) -> Vec<String> {
+    network.map(|network| network.on(host)).unwrap_or_default()
+}
+
+/// How to start one of our binaries, as often as wanted; `on` runs it.
+fn recipe(
+    scratch: &Scratch,
+    on: Vec<String>,
+    binary: &str,
+    args: Vec<String>,
+) -> impl Fn() -> Command + Send + 'static {
+    let program = crate::process::binary(binary).display().to_string();
+    let words: Vec<String> = on.into_iter().chain([program]).chain(args).collect();
     let environment = scratch.environment();
     move || {
-        let mut command = Command::new(&program);
+        let mut command = Command::new(&words[0]);
         for (name, value) in &environment {
             match value {
                 Some(value) => command.env(name, value),
                 None => command.env_remove(name),
             };
         }
-        command.args(&args);
+        command.args(&words[1..]);
         command
     }
 }
@@ -144,6 +170,7 @@ fn recipe(scratch: &Scratch, binary: &str, args: Vec<String>) -> impl Fn() -> Co
 /// A running cluster.
 pub struct Cluster {
     settings: Builder,
+    network: Option<Network>,
     address: String,
     keepers: Vec<Process>,
     /// The master's process.
@@ -165,6 +192,7 @@ impl Cluster {
             compact_after: "10s".into(),
             repair_rate: "100MiB".into(),
             log: "info".into(),
+            network: false,
         }
     }
 
@@ -185,27 +213,53 @@ impl Cluster {
         wait_for(secs(20), "the master listens", || {
             assert!(self.master.is_running(), "the master ended at its start: {}", self.master.log());
             let address = fs::read_to_string(&file).ok()?.trim().to_owned();
-            TcpStream::connect(&address).is_ok().then_some(address)
+            let answers = match &self.network {
+                None => TcpStream::connect(&address).is_ok(),
+                Some(_) => run(self.command_line(&address).arg("status"), secs(20)).status.success(),
+            };
+            answers.then_some(address)
         })
     }
 
     /// Starts the master again on its port.
     pub fn restart_master(&mut self) {
-        let recipe = master_recipe(&self.scratch, &self.settings, &self.address);
+        let on = on(self.network.as_ref(), "master");
+        let recipe = master_recipe(&self.scratch, &self.settings, on, &self.address);
         self.master.restart_as(recipe);
         assert_eq!(self.wait_master(), self.address);
     }
 
-    fn keeper_recipe(&self, data: &Path, flags: &[&str]) -> impl Fn() -> Command + Send + 'static {
+    fn keeper_recipe(
+        &self,
+        index: usize,
+        data: &Path,
+        flags: &[&str],
+    ) -> impl Fn() -> Command + Send + 'static {
         let data = data.display().to_string();
         let usual = ["--data", &data, "--master", &self.address, "--log", &self.settings.log];
-        recipe(&self.scratch, "dfs-keeper", usual.iter().chain(flags).map(|s| (*s).to_owned()).collect())
+        let args = usual.iter().chain(flags).map(|s| (*s).to_owned()).collect();
+        recipe(&self.scratch, on(self.network.as_ref(), &format!("keeper-{index}")), "dfs-keeper", args)
     }
 
     fn launch_keeper(&mut self, flags: &[&str]) {
         let index = self.keepers.len();
-        let recipe = self.keeper_recipe(&self.keeper_data(index), flags);
-        self.keepers.push(Process::start(&self.scratch, &format!("keeper-{index}"), recipe));
+        let name = format!("keeper-{index}");
+        let host = self.join(&name);
+        let listen = host.map(|host| format!("{host}:0"));
+        let on_a_host: Vec<&str> =
+            listen.iter().flat_map(|listen| ["--listen", listen, "--host", &name]).collect();
+        let recipe = self.keeper_recipe(index, &self.keeper_data(index), &[&on_a_host, flags].concat());
+        self.keepers.push(Process::start(&self.scratch, &name, recipe));
+    }
+
+    /// A host for the process of this name, where there is a network; returns its address.
+    fn join(&mut self, name: &str) -> Option<String> {
+        self.network.as_mut().map(|network| network.add(name))
+    }
+
+    /// The network that it was started with.
+    pub fn network(&self) -> &Network {
+        self.network.as_ref().expect("a cluster that was started with Builder::network")
     }
 
     /// One more keeper; waits until it is live. Returns its index.
@@ -223,7 +277,7 @@ impl Cluster {
 
     /// Starts a keeper that was killed again, with another data directory and with more flags.
     pub fn restart_keeper_as(&mut self, index: usize, data: &Path, flags: &[&str]) {
-        let recipe = self.keeper_recipe(data, flags);
+        let recipe = self.keeper_recipe(index, data, flags);
         self.keepers[index].restart_as(recipe);
     }
 
@@ -277,20 +331,28 @@ impl Cluster {
         self.mounts += 1;
         let dir = self.scratch.path("mnt").join(&name);
         fs::create_dir(&dir).unwrap();
+        self.join(&name);
         let mut args = vec!["-f", "--master", &self.address, "--log", &self.settings.log];
         args.extend(flags);
         let point = dir.display().to_string();
         args.push(&point);
-        let recipe = recipe(&self.scratch, "dfs-mount", args.iter().map(|s| (*s).to_owned()).collect());
+        let args = args.iter().map(|s| (*s).to_owned()).collect();
+        let recipe = recipe(&self.scratch, on(self.network.as_ref(), &name), "dfs-mount", args);
         Mount::new(Process::start(&self.scratch, &name, recipe), dir)
     }
 
     // ---- the command line
 
+    /// `dfs --master ADDRESS`, on the master's host where there is a network.
+    fn command_line(&self, address: &str) -> Command {
+        let words = ["--master", address].map(str::to_owned).to_vec();
+        recipe(&self.scratch, on(self.network.as_ref(), "master"), "dfs", words)()
+    }
+
     /// Runs `dfs --master ADDRESS ARGS...`.
     #[track_caller]
     pub fn dfs(&self, args: &[&str]) -> Ran {
-        run(self.scratch.command("dfs").args(["--master", &self.address]).args(args), secs(120))
+        run(self.command_line(&self.address).args(args), secs(120))
     }
 
     /// Runs `dfs --json ARGS...`, which must succeed, and reads what it prints.

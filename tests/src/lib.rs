@@ -4,6 +4,7 @@
 //! - [`process`]: one process of the system under test: started, killed, stopped, continued, restarted.
 //! - [`cluster`]: a master, keepers and mounts, and what the command line says about them.
 //! - [`mount`]: one mount in a directory of its own.
+//! - [`netns`]: a network for one test, and cuts in it.
 //! - [`run`]: a command with a deadline, and the form of a one-line error.
 //! - [`trace`]: the upload's seven steps, read back from the logs of several processes.
 //! - [`film`]: real mp4 files, and playing them without a screen.
@@ -16,6 +17,7 @@
 pub mod cluster;
 pub mod film;
 pub mod mount;
+pub mod netns;
 pub mod process;
 pub mod random;
 pub mod run;
@@ -25,6 +27,7 @@ pub mod wait;
 
 pub use cluster::Cluster;
 pub use mount::Mount;
+pub use netns::Network;
 pub use process::Process;
 pub use random::Rng;
 pub use run::{Ran, run, run_ok};

@@ -8,6 +8,7 @@
 //! lose their connection with ours.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use dfs_proto::error::{DfsError, ErrorCode};
@@ -26,6 +27,8 @@ use crate::store::Incoming;
 /// What is received, forwarded, summed and written at a time. Small enough to stay in the processor's
 /// cache meanwhile.
 const PIECE: usize = 256 * 1024;
+/// How long a copy that is here waits to be announced by the master.
+const EXPECT_PATIENCE: Duration = Duration::from_secs(3);
 
 /// What the ticket and the opening frame allow, checked.
 struct Admitted {
@@ -49,6 +52,10 @@ pub(super) fn serve(conn: &mut Conn, header: &Header) -> Result<(), Failure> {
     let spare = conn.spare.take();
     let mut relay = Relay::begin(&admitted.open, admitted.chunk, spare, &node.tuning, &node.stop);
     let sums = receive(conn, header.request, &admitted, &mut incoming, &mut relay)?;
+    if admitted.copy && !node.expected.take(admitted.open.order, EXPECT_PATIENCE) {
+        let message = format!("chunk {}: the master has not announced this copy here", admitted.chunk);
+        return Err(DfsError::new(ErrorCode::Unavailable, message).into());
+    }
     let info = incoming.commit(sums.clone()).map_err(|error| DfsError::from(&error))?;
     upload_step!(
         3,

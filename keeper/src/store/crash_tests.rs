@@ -61,7 +61,8 @@ fn work(recorder: &Arc<Recorder<Claim>>, root: &Path) {
     drop(half);
     upload(&store, few[0]);
     recorder.say(Claim::Going(few[0]));
-    store.delete(few[0]).unwrap();
+    store.doom(few[0]);
+    store.delete_doomed(few[0]).unwrap();
     for bad in [few[1], few[4]] {
         recorder.say(Claim::Going(bad));
         store.quarantine(bad, None, "as a test has it");
@@ -72,7 +73,8 @@ fn work(recorder: &Arc<Recorder<Claim>>, root: &Path) {
     many.iter().for_each(|&chunk| upload(&store, chunk));
     sync(&store, recorder, &many);
     recorder.say(Claim::Going(many[0]));
-    store.delete(many[0]).unwrap();
+    store.doom(many[0]);
+    store.delete_doomed(many[0]).unwrap();
     upload(&store, ChunkId(0x20_004));
 }
 

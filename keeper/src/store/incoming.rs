@@ -85,7 +85,7 @@ impl Incoming {
     fn place(&self, entry: Entry) -> Result<(), StoreError> {
         // Looking, renaming and entering are one step, so that of two uploads of one chunk one wins.
         let mut index = self.store.index();
-        match index.get(self.chunk) {
+        match index.get(self.chunk).filter(|_| !index.is_doomed(self.chunk)) {
             Some(here) if (here.length, here.checksum) == (entry.length, entry.checksum) => Ok(()),
             Some(_) => Err(StoreError::Exists(self.chunk)),
             None => {

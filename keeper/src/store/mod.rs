@@ -244,12 +244,20 @@ impl ChunkStore {
         self.read_verified(&open, |_| Ok::<(), StoreError>(()))
     }
 
-    /// Removes a chunk; false when it is not here.
+    /// The chunk that is here now is to be deleted. One that comes later is not.
+    pub fn doom(&self, chunk: ChunkId) {
+        self.index().doom(chunk);
+    }
+
+    /// Removes a chunk that is doomed; false when it is not here, or another has come in its place.
     ///
     /// # Errors
     /// When the disk does not let go of it.
-    pub fn delete(&self, chunk: ChunkId) -> Result<bool, StoreError> {
+    pub fn delete_doomed(&self, chunk: ChunkId) -> Result<bool, StoreError> {
         let mut index = self.index();
+        if !index.is_doomed(chunk) {
+            return Ok(false);
+        }
         match self.dir.files().remove(&chunk_path(self.dir.path(), chunk)) {
             Ok(()) => Ok(self.forget(&mut index, chunk)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(self.forget(&mut index, chunk)),

@@ -132,10 +132,27 @@ fn a_deleted_chunk_is_gone() {
     let temp = tempfile::tempdir().unwrap();
     let store = open(temp.path());
     store_chunk(&store, CHUNK, b"bytes").unwrap();
-    assert!(store.delete(CHUNK).unwrap());
-    assert!(!store.delete(CHUNK).unwrap());
+    store.doom(CHUNK);
+    assert!(store.delete_doomed(CHUNK).unwrap());
+    assert!(!store.delete_doomed(CHUNK).unwrap());
     assert!(matches!(store.open_chunk(CHUNK), Err(StoreError::NotFound(_))));
     assert!(!chunk_path(temp.path(), CHUNK).exists());
+}
+
+#[test]
+fn a_deletion_does_not_take_a_copy_that_came_after_it_was_ordered() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    store_chunk(&store, CHUNK, b"bytes").unwrap();
+    store.doom(CHUNK);
+    store_chunk(&store, CHUNK, b"bytes").unwrap();
+    assert!(!store.delete_doomed(CHUNK).unwrap());
+    assert_eq!(read(&store, CHUNK).unwrap(), b"bytes");
+    assert_eq!(store.used(), (1, 5));
+    // Ordered before anything was here: the same.
+    store.doom(ChunkId(99));
+    store_chunk(&store, ChunkId(99), b"later").unwrap();
+    assert!(!store.delete_doomed(ChunkId(99)).unwrap());
 }
 
 #[test]

@@ -101,6 +101,45 @@ async fn deleted_chunks_are_gone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_that_is_late_does_not_take_a_newer_copy() {
+    let master = Master::start().await;
+    let dirs = [tempdir().unwrap(), tempdir().unwrap()];
+    let (a, b) = (keeper(&dirs[0], &master).await, keeper(&dirs[1], &master).await);
+    for keeper in [&a, &b] {
+        store(&master, keeper, 5, &data(300_000));
+    }
+    store(&master, &b, 6, b"the last to be deleted");
+    let info = master.wait_stored(1, 5).await.info;
+    // The stream to the destination is slower than the one to the source: the copy comes before the deletion that was
+    // ordered before it.
+    let grant = Some(master.grant(Copy, 5, &[&b]));
+    master.order(1, down::Msg::Push(pb::PushChunk { order: 8, chunk: 5, grant }));
+    wait_until("the copy is on its way", || count_files(&dirs[1].path().join("tmp")) == 1);
+    master.order(2, down::Msg::Delete(pb::DeleteChunks { chunks: vec![5, 6] }));
+    master.order(2, down::Msg::Expect(pb::ExpectChunk { order: 8, info, source: 1 }));
+    master
+        .wait("Copied", 2, |msg| match msg {
+            Msg::Copied(copied) => Some(*copied),
+            _ => None,
+        })
+        .await;
+    wait_until("the deletion is done", || !chunk_file(&dirs[1], 6).exists());
+    assert!(chunk_file(&dirs[1], 5).exists(), "the newer copy was deleted");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_nobody_announced_is_refused() {
+    let master = Master::start().await;
+    let dirs = [tempdir().unwrap(), tempdir().unwrap()];
+    let (a, b) = (keeper(&dirs[0], &master).await, keeper(&dirs[1], &master).await);
+    store(&master, &a, 5, b"bytes");
+    let grant = Some(master.grant(Copy, 5, &[&b]));
+    master.order(1, down::Msg::Push(pb::PushChunk { order: 8, chunk: 5, grant }));
+    assert_eq!(copy_failed(&master, 1, 8).await.code(), pb::Code::Unavailable);
+    assert!(!chunk_file(&dirs[1], 5).exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_check_finds_a_flipped_byte() {
     let (master, dir) = (Master::start().await, tempdir().unwrap());
     let keeper = keeper(&dir, &master).await;

@@ -8,6 +8,9 @@
 //! Only replies to changes wait. Answers to reads and the success messages of uploads never do: the kernels of mounts
 //! hold locks on pages until they come, and without those locks nobody can forget.
 //!
+//! A reply that was held back shows attributes as they are when it leaves: its mount may have said hello anew since, and
+//! would not be told of changes of before that.
+//!
 //! What must hold: each answer that is awaited belongs to one wait, and each wait has as many as it counts.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -98,9 +101,7 @@ impl Acks {
 
     /// Is the reply to this request held back?
     pub fn is_held(&self, by: SessionId, request: u64) -> bool {
-        let numbers = self.of_session.get(&by).into_iter().flatten();
-        let mut waits = numbers.filter_map(|number| self.waits.get(number));
-        waits.any(|wait| wait.held.as_ref().is_some_and(|held| held.request == request))
+        self.held(by, request).is_some()
             || self.barriers.iter().any(|barrier| barrier.by == by && barrier.request == request)
     }
 
@@ -113,24 +114,26 @@ impl Acks {
         waits
     }
 
-    /// These answers need not be waited for any more.
-    fn take(&mut self, acks: impl IntoIterator<Item = Ack>, out: &mut Out) {
-        for ack in acks {
-            let Some(number) = self.awaited.remove(&ack) else { continue };
-            let Some(wait) = self.waits.get_mut(&number) else { continue };
-            wait.missing -= 1;
-            if wait.missing == 0 {
-                self.end(number, out);
-            }
-        }
+    /// The reply to this request, if it is held back.
+    pub fn held(&self, by: SessionId, request: u64) -> Option<&Reply> {
+        let numbers = self.of_session.get(&by).into_iter().flatten();
+        let mut held = numbers.filter_map(|number| self.waits.get(number)?.held.as_ref());
+        held.find(|held| held.request == request).map(|held| &held.reply)
     }
 
-    fn end(&mut self, number: u64, out: &mut Out) {
-        let Some(Wait { by, held, .. }) = self.waits.remove(&number) else { return };
-        if let Some(Held { request, reply: result, shows }) = held {
-            shows.into_iter().for_each(|inode| out.show(inode));
-            out.send(reply(by, request, Ok(result)));
+    /// This answer need not be waited for any more. Returns the wait that it ended.
+    fn take(&mut self, ack: Ack) -> Option<(u64, Wait)> {
+        let number = self.awaited.remove(&ack)?;
+        let wait = self.waits.get_mut(&number)?;
+        wait.missing -= 1;
+        if wait.missing > 0 {
+            return None;
         }
+        self.waits.remove(&number).map(|wait| (number, wait))
+    }
+
+    /// A wait is over: barriers that waited for nothing else are, too.
+    fn end_barriers(&mut self, by: SessionId, number: u64, out: &mut Out) {
         let open = self.of_session.entry(by).or_default();
         open.remove(&number);
         let first = open.first().copied().unwrap_or(u64::MAX);
@@ -210,12 +213,25 @@ impl State {
     }
 
     pub(super) fn mount_acks(&mut self, session: SessionId, seqs: &[u64], out: &mut Out) {
-        self.acks.take(seqs.iter().map(|seq| Ack { session, seq: *seq }), out);
+        self.take_acks(seqs.iter().map(|seq| Ack { session, seq: *seq }).collect(), out);
+    }
+
+    /// These answers need not be waited for any more.
+    fn take_acks(&mut self, acks: Vec<Ack>, out: &mut Out) {
+        for ack in acks {
+            let Some((number, Wait { by, held, .. })) = self.acks.take(ack) else { continue };
+            if let Some(Held { request, reply: mut result, shows }) = held {
+                shows.into_iter().for_each(|inode| out.show(inode));
+                self.renew_reply(&mut result, out);
+                out.send(reply(by, request, Ok(result)));
+            }
+            self.acks.end_barriers(by, number, out);
+        }
     }
 
     /// A mount has forgotten all that it had cached.
     pub(super) fn session_forgot(&mut self, session: SessionId, out: &mut Out) {
-        self.acks.take(self.acks.awaited_of(session), out);
+        self.take_acks(self.acks.awaited_of(session), out);
     }
 
     /// Goes on without those that do not answer.

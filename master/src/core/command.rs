@@ -129,6 +129,22 @@ pub struct Applied {
     pub shows: Vec<InodeNo>,
 }
 
+/// When a command is applied, by two clocks that need not agree.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Now {
+    /// The machine's clock, which somebody may set: times of files.
+    pub time: pb::Time,
+    /// A clock that never jumps, in ms: all time limits hang on it, those of tickets too.
+    pub steady_ms: i64,
+}
+
+/// Where time passes as the machine's clock says.
+impl From<pb::Time> for Now {
+    fn from(time: pb::Time) -> Now {
+        Now { time, steady_ms: time.as_millis() }
+    }
+}
+
 /// Something to send.
 #[derive(Clone, PartialEq, Debug)]
 pub enum Effect {

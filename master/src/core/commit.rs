@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn an_abort_and_a_timeout_let_those_behind_go_on() {
+    fn an_abort_lets_those_behind_go_on_and_a_lost_place_takes_them_along() {
         let mut kit = Kit::with_keepers(2);
         let file = file(&mut kit);
         let (first, second) = (kit.alloc(file, 0, 10), kit.alloc(file, 10, 10));
@@ -240,14 +240,31 @@ mod tests {
         kit.store(&behind);
         kit.sent.clear();
         kit.pass_ms(121_000);
-        assert_eq!(kit.attr(file).size, 40);
+        assert_eq!(kit.attr(file).size, 20, "later bytes without the earlier ones");
+        let session = Some(pb::Code::Session as i32);
         let codes: Vec<Option<i32>> = kit.done().iter().map(|d| d.error.as_ref().map(|e| e.code)).collect();
-        assert_eq!(codes, [Some(pb::Code::TimedOut as i32), None]);
+        assert_eq!(codes, [session, session], "both are to be asked for anew");
+        assert!(kit.was_deleted(KeeperId(1), ChunkId(behind.chunk)));
         // Its notice comes too late: keepers are told to delete it.
         kit.sent.clear();
         kit.store(&late);
         assert!(kit.was_deleted(KeeperId(1), ChunkId(late.chunk)));
-        assert_eq!(kit.attr(file).allocated, 20);
+        assert_eq!(kit.attr(file).allocated, 10);
+    }
+
+    #[test]
+    fn a_failed_upload_keeps_its_place_while_its_client_may_still_try() {
+        let mut kit = Kit::with_keepers(2);
+        let file = file(&mut kit);
+        let mut first = kit.alloc(file, 0, 10);
+        let second = kit.alloc(file, 10, 10);
+        kit.store_as(&mut first, 11);
+        kit.store(&second);
+        kit.pass_ms(110_000);
+        assert_eq!(kit.attr(file).size, 0, "later bytes without the earlier ones");
+        let again = kit.alloc_replacing(file, 0, 10, first.chunk);
+        kit.store(&again);
+        assert_eq!((kit.attr(file).size, kit.attr(file).allocated), (20, 20));
     }
 
     #[test]

@@ -212,3 +212,47 @@ impl Kit {
         }
     }
 }
+
+/// SESSION's change of `file` waits for OTHER, and SESSION asks for it again on a new stream.
+fn held_and_asked_again(kit: &mut Kit, op: Op) -> u64 {
+    let request = kit.request(op.clone());
+    assert_eq!(kit.reply_to(request), None, "it waits for the other mount");
+    kit.gone(SESSION);
+    kit.hello(SESSION, &[]);
+    kit.request_numbered(SESSION, request, op);
+    assert_eq!(kit.reply_to(request), None, "it still waits");
+    request
+}
+
+#[test]
+fn a_create_that_is_held_back_over_a_break_holds_its_file_open() {
+    let (mut kit, _) = two();
+    let create =
+        Op::Create(pb::Create { parent: 1, name: "new".into(), mode: 0o644, uid: 0, gid: 0, umask: 0 });
+    let request = held_and_asked_again(&mut kit, create);
+    answer(&mut kit, OTHER);
+    let Some(Reply::Attr(attr)) = kit.reply_to(request) else { panic!("not answered") };
+    kit.request_as(OTHER, kit.unlink_op(ROOT, "new"));
+    answer(&mut kit, OTHER);
+    assert_eq!(kit.attr(InodeNo(attr.inode)).nlink, 0, "the file that SESSION holds open is gone");
+}
+
+#[test]
+fn a_reply_that_is_held_back_over_a_break_shows_nothing_old_and_is_of_interest() {
+    let (mut kit, file) = two();
+    kit.hello(THIRD, &[]);
+    let request = kit.request(chmod(file));
+    kit.gone(SESSION);
+    let chown = |uid| Op::Setattr(pb::Setattr { inode: file.0, uid: Some(uid), ..Default::default() });
+    // Between the break and the hello nobody is told.
+    kit.request_as(THIRD, chown(7));
+    kit.hello(SESSION, &[]);
+    kit.request_numbered(SESSION, request, chmod(file));
+    kit.sent.clear();
+    kit.request_as(THIRD, chown(8));
+    assert_eq!(told(&kit, SESSION).len(), 1, "what it is about to be told has changed");
+    let seqs = (0..100).collect();
+    kit.apply(Command::MountAcks { session: OTHER, seqs });
+    let Some(Reply::Attr(attr)) = kit.reply_to(request) else { panic!("not answered") };
+    assert_eq!((attr.mode & 0o777, attr.uid), (0o600, 8));
+}

@@ -136,7 +136,7 @@ impl State {
             heartbeat_ms: HEARTBEAT_MS,
             chunk_size: self.settings.chunk_size,
             repair_rate: self.settings.repair_rate,
-            now: Some(out.now),
+            now: Some(out.steady()),
         })));
         self.moves.want_spread();
         // Orders that the broken stream may have lost are forgotten, and made again.
@@ -160,7 +160,7 @@ impl State {
                 if let (Some(keeper), Some(load)) = (self.keepers.get_mut(&id), beat.load) {
                     keeper.load = load;
                 }
-                let ack = pb::HeartbeatAck { seq: beat.seq, now: Some(out.now) };
+                let ack = pb::HeartbeatAck { seq: beat.seq, now: Some(out.steady()) };
                 out.for_keeper(id, keeper_down::Msg::Ack(ack));
             }
             keeper_up::Msg::Stored(stored) => self.stored(id, &stored, out),

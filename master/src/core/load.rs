@@ -4,11 +4,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use dfs_proto::ids::{ChunkId, InodeNo, KeeperId};
-use dfs_proto::pb;
 use dfs_proto::ticket::TicketKey;
 
 use super::State;
 use super::chunks::Chunk;
+use super::command::Now;
 use super::content::Span;
 use super::ids::Ids;
 use super::inode::{Body, Inode};
@@ -126,7 +126,8 @@ impl State {
     ///
     /// # Errors
     /// The rows do not fit together.
-    pub fn finish_load(&mut self, now: pb::Time) -> Result<(), CorruptRow> {
+    pub fn finish_load(&mut self, now: impl Into<Now>) -> Result<(), CorruptRow> {
+        let now_ms = now.into().steady_ms;
         let loading = std::mem::take(&mut self.loading);
         let Some(counters) = loading.counters else { return corrupt("the row of counters is missing") };
         self.ids = Ids::loaded(counters);
@@ -150,10 +151,10 @@ impl State {
         guarded.into_iter().for_each(|inode| self.derive_security(inode));
         self.orphans =
             self.inodes.iter().filter(|(_, node)| node.nlink == 0).map(|(inode, _)| *inode).collect();
-        self.grace_until_ms = now.as_millis() + ORPHAN_GRACE_MS;
-        self.locks.begin_grace(now.as_millis());
-        self.be_quiet_after_load(now.as_millis());
-        self.compaction.begin_after_load(now.as_millis());
+        self.grace_until_ms = now_ms + ORPHAN_GRACE_MS;
+        self.locks.begin_grace(now_ms);
+        self.be_quiet_after_load(now_ms);
+        self.compaction.begin_after_load(now_ms);
         self.check().map_err(CorruptRow)?;
         // Last: what is counted has to be a tree.
         for (inode, row) in loading.quotas {
@@ -205,7 +206,7 @@ mod tests {
         for row in rows {
             state.load_row(row)?;
         }
-        state.finish_load(pb::Time { sec: 1_000, nsec: 0 })?;
+        state.finish_load(dfs_proto::pb::Time { sec: 1_000, nsec: 0 })?;
         Ok(state)
     }
 

@@ -295,3 +295,26 @@ fn after_a_restart_locks_are_declared_again_before_anybody_gets_a_new_one() {
     assert_eq!(error.code, pb::Code::WouldBlock as i32);
     assert!(matches!(kit.reply_to(elsewhere), Some(Reply::Lock(_))));
 }
+
+#[test]
+fn after_a_restart_nobody_is_told_that_a_range_is_free_before_all_could_declare() {
+    let (mut kit, file) = setup();
+    let mine = lock(file, 1, Mode::Exclusive, 0, 9);
+    kit.ok(set(mine, false));
+    kit.restart();
+    kit.hello(OTHER, &[]);
+    let test = |start, end| Op::GetLock(pb::GetLock { lock: Some(lock(file, 1, Mode::Shared, start, end)) });
+    let asked = [kit.request_as(OTHER, test(5, 5)), kit.request_as(OTHER, test(50, 60))];
+    kit.pass_ms(5_000);
+    assert_eq!(asked.map(|id| kit.reply_to(id)), [None, None]);
+    assert!(resume(&mut kit, SESSION, &[mine]).is_empty());
+    let conflict = |kit: &Kit, id| match kit.reply_to(id) {
+        Some(Reply::Lock(info)) => info.conflict.map(|lock| (lock.start, lock.end)),
+        other => panic!("not answered: {other:?}"),
+    };
+    // What is known to be held is said at once.
+    let known = kit.request_as(OTHER, test(9, 20));
+    assert_eq!(conflict(&kit, known), Some((0, 9)));
+    kit.pass_ms(6_000);
+    assert_eq!(asked.map(|id| conflict(&kit, id)), [Some((0, 9)), None]);
+}

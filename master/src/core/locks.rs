@@ -2,8 +2,8 @@
 //!
 //! Not stored. A session whose stream has been gone for [`LOCK_GRACE_MS`] loses its locks; if it resumes after
 //! that, it is told so, since somebody else may have had them. After a restart of the master mounts declare
-//! their locks again in their hello; until that grace is over nobody gets a new one, and requests wait for its
-//! end.
+//! their locks again in their hello; until that grace is over nobody gets a new one or is told that a range is free, and
+//! requests wait for its end.
 
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::{InodeNo, SessionId};
@@ -26,7 +26,13 @@ const MAX_WAITS: usize = 4096;
 struct Deferred {
     session: SessionId,
     request: u64,
-    op: pb::SetLock,
+    op: LockOp,
+}
+
+#[derive(Clone, Copy)]
+enum LockOp {
+    Set(pb::SetLock),
+    Test(pb::GetLock),
 }
 
 /// All of it.
@@ -91,7 +97,14 @@ fn nothing() -> Reply {
 }
 
 impl State {
-    pub(super) fn get_lock(&self, by: SessionId, op: &pb::GetLock, out: &mut Out) -> Res<Reply> {
+    /// `None`: the reply follows.
+    pub(super) fn get_lock(
+        &mut self,
+        by: SessionId,
+        request: u64,
+        op: &pb::GetLock,
+        out: &mut Out,
+    ) -> Res<Option<Reply>> {
         let want = wanted(by, op.lock.as_ref())?;
         out.show(want.file.inode);
         self.inode(want.file.inode)?;
@@ -115,7 +128,20 @@ impl State {
                 pid: if owner.session == by { pid } else { 0 },
             }
         });
-        Ok(Reply::Lock(pb::LockInfo { conflict, attr: None }))
+        if conflict.is_none() && out.now_ms < self.locks.declare_until_ms {
+            // Whoever has it may not have said so yet.
+            self.defer(by, request, LockOp::Test(*op))?;
+            return Ok(None);
+        }
+        Ok(Some(Reply::Lock(pb::LockInfo { conflict, attr: None })))
+    }
+
+    fn defer(&mut self, session: SessionId, request: u64, op: LockOp) -> Res<()> {
+        if self.locks.table.waiting() + self.locks.deferred.len() >= MAX_WAITS {
+            return fail(ErrorCode::Busy, "too many requests for locks wait; try again");
+        }
+        self.locks.deferred.push(Deferred { session, request, op });
+        Ok(())
     }
 
     /// `None`: the reply follows.
@@ -140,7 +166,7 @@ impl State {
             return fail(ErrorCode::Busy, format!("lock on inode {inode}: too many locks; unlock some"));
         }
         if out.now_ms < self.locks.declare_until_ms {
-            self.locks.deferred.push(Deferred { session: by, request, op: *op });
+            self.defer(by, request, LockOp::Set(*op))?;
             return Ok(None);
         }
         let range = LockRange { start: want.start, end: want.end, mode };
@@ -291,7 +317,11 @@ impl State {
             return;
         }
         for Deferred { session, request, op } in std::mem::take(&mut self.locks.deferred) {
-            match self.set_lock(session, request, &op, out) {
+            let result = match op {
+                LockOp::Set(op) => self.set_lock(session, request, &op, out),
+                LockOp::Test(op) => self.get_lock(session, request, &op, out),
+            };
+            match result {
                 Ok(None) => {}
                 Ok(Some(result)) => push(reply(session, request, Ok(result)), out),
                 Err(error) => push(reply(session, request, Err::<Reply, DfsError>(error)), out),

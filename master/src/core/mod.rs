@@ -24,7 +24,7 @@
 //! Stored: counters, inodes, dentries, extents, chunks with their copies, extended attributes, keepers, quotas,
 //! replies.
 //! All else (liveness, sessions, uploads under way, copy orders, what is synced) is learned again after
-//! a restart. `now` should come from a clock that never jumps: all time limits hang on it.
+//! a restart.
 
 mod acks;
 mod acl;
@@ -99,7 +99,7 @@ use bytes::Bytes;
 use dfs_proto::ids::{ChunkId, InodeNo, KeeperId, SessionId};
 use dfs_proto::pb;
 
-pub use command::{Applied, Command, Duty, Effect, Settings};
+pub use command::{Applied, Command, Duty, Effect, Now, Settings};
 pub use load::CorruptRow;
 pub use lookup_table::LookupCursor;
 pub use row::{Row, RowChange, RowKey};
@@ -205,7 +205,7 @@ impl State {
     }
 
     /// Does one command. Never fails: what cannot be done is answered with an error.
-    pub fn apply(&mut self, command: Command, now: pb::Time) -> Applied {
+    pub fn apply(&mut self, command: Command, now: impl Into<Now>) -> Applied {
         let mut out = Out::new(now);
         match command {
             Command::MountHello { fresh, hello } => self.mount_hello(fresh, &hello, &mut out),

@@ -12,7 +12,7 @@ use dfs_proto::pb::{self, keeper_down, mount_down};
 
 use super::State;
 use super::acks::Ack;
-use super::command::{Applied, Effect};
+use super::command::{Applied, Effect, Now};
 use super::row::{RowChange, RowKey};
 
 /// The result of most handlers.
@@ -28,7 +28,9 @@ const LIST_LEN: usize = 8192;
 
 /// One command's output.
 pub(super) struct Out {
+    /// Times of files.
     pub now: pb::Time,
+    /// What time limits are reckoned in: it never jumps.
     pub now_ms: i64,
     answer: Option<Effect>,
     effects: Vec<Effect>,
@@ -41,10 +43,11 @@ pub(super) struct Out {
 }
 
 impl Out {
-    pub fn new(now: pb::Time) -> Out {
+    pub fn new(now: impl Into<Now>) -> Out {
+        let now = now.into();
         Out {
-            now,
-            now_ms: now.as_millis(),
+            now: now.time,
+            now_ms: now.steady_ms,
             answer: None,
             effects: Vec::new(),
             shows: Vec::new(),
@@ -52,6 +55,14 @@ impl Out {
             acks: Vec::new(),
             deletes: BTreeMap::new(),
             syncs: BTreeMap::new(),
+        }
+    }
+
+    /// What keepers are told that it is: tickets expire by it.
+    pub fn steady(&self) -> pb::Time {
+        pb::Time {
+            sec: self.now_ms.div_euclid(1_000),
+            nsec: self.now_ms.rem_euclid(1_000) as u32 * 1_000_000,
         }
     }
 

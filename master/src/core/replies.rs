@@ -131,7 +131,27 @@ impl State {
         let Some(mut reply) = pb::MountReply::decode(kept.clone()).ok().and_then(|reply| reply.result) else {
             return fail(ErrorCode::Io, format!("the stored reply to request {request} cannot be read"));
         };
-        match &mut reply {
+        self.renew_reply(&mut reply, out);
+        self.hold_created(by, op, &reply)?;
+        Ok(reply)
+    }
+
+    /// A create is asked for again: the hello could not name what its mount had not heard of.
+    ///
+    /// # Errors
+    /// `Stale`: it is gone.
+    pub(super) fn hold_created(&mut self, by: SessionId, op: &Op, reply: &Reply) -> Res<()> {
+        if let (Op::Create(_), Reply::Attr(attr)) = (op, reply) {
+            let inode = InodeNo(attr.inode);
+            self.inode(inode)?;
+            self.hold_open(by, inode);
+        }
+        Ok(())
+    }
+
+    /// Makes a reply that was given or held back show attributes as they are now.
+    pub(super) fn renew_reply(&self, reply: &mut Reply, out: &mut Out) {
+        match reply {
             Reply::Attr(attr) => self.renew(attr, out),
             Reply::Gone(gone) => {
                 gone.moved.iter_mut().chain(gone.removed.iter_mut()).for_each(|attr| self.renew(attr, out));
@@ -139,13 +159,6 @@ impl State {
             Reply::Copied(copied) => copied.attr.iter_mut().for_each(|attr| self.renew(attr, out)),
             _ => {}
         }
-        if let (Op::Create(_), Reply::Attr(attr)) = (op, &reply) {
-            let inode = InodeNo(attr.inode);
-            self.inode(inode)?;
-            // The hello could not name what its mount had not heard of.
-            self.hold_open(by, inode);
-        }
-        Ok(reply)
     }
 
     fn renew(&self, attr: &mut pb::Attr, out: &mut Out) {

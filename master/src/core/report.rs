@@ -6,6 +6,7 @@ use dfs_proto::ids::{ChunkId, InodeNo, KeeperId};
 use dfs_proto::{label, pb};
 
 use super::State;
+use super::command::Now;
 use super::lookup_table::Walk;
 
 /// Most names of lost files.
@@ -13,7 +14,7 @@ const MAX_LOST_FILES: usize = 100;
 
 impl State {
     /// The cluster as a whole. Looks at every inode.
-    pub fn status(&self, _now: pb::Time) -> pb::ClusterStatus {
+    pub fn status(&self, _now: impl Into<Now>) -> pb::ClusterStatus {
         let (mut files, mut directories, mut bytes) = (0, 0, 0u64);
         for node in self.inodes.values() {
             if node.is_file() {
@@ -76,8 +77,8 @@ impl State {
     }
 
     /// Every keeper that has ever joined, by id.
-    pub fn keepers(&self, now: pb::Time) -> Vec<pb::KeeperRow> {
-        let now_ms = now.as_millis();
+    pub fn keepers(&self, now: impl Into<Now>) -> Vec<pb::KeeperRow> {
+        let now_ms = now.into().steady_ms;
         self.keepers.keys().map(|id| self.keeper_report(*id, now_ms)).collect()
     }
 

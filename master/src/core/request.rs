@@ -22,8 +22,7 @@ impl State {
         let id = request.id;
         self.requests += 1;
         if self.acks.is_held(by, id) {
-            // Asked again on a new stream: it is done, and answered when others have forgotten.
-            return;
+            return self.asked_again(by, id, request.op.as_ref());
         }
         let result = if !self.sessions.contains_key(&by) {
             fail(ErrorCode::Session, format!("session {by} is unknown: say hello again"))
@@ -36,6 +35,11 @@ impl State {
                     Err(error) => Err(error),
                 },
                 Some(Op::SetLock(op)) => match self.set_lock(by, id, &op, out) {
+                    Ok(None) => return,
+                    Ok(Some(result)) => Ok(result),
+                    Err(error) => Err(error),
+                },
+                Some(Op::GetLock(op)) => match self.get_lock(by, id, &op, out) {
                     Ok(None) => return,
                     Ok(Some(result)) => Ok(result),
                     Err(error) => Err(error),
@@ -54,6 +58,15 @@ impl State {
             }
         };
         out.answer(reply(by, id, result));
+    }
+
+    /// On a new stream, what is done and will be answered when others have forgotten. What the hello could not name, and
+    /// so made us forget, is noted once more.
+    fn asked_again(&mut self, by: SessionId, id: u64, op: Option<&Op>) {
+        let (Some(op), Some(reply)) = (op, self.acks.held(by, id).cloned()) else { return };
+        // One that is gone its mount will find out about.
+        let _ = self.hold_created(by, op, &reply);
+        self.note_interest(by, op, &Ok(reply));
     }
 
     pub(super) fn checked_op(
@@ -103,11 +116,11 @@ impl State {
             Op::Fallocate(op) => self.fallocate(by, *op, out),
             Op::CopyRange(op) => self.copy_range(by, *op, out),
             Op::ReportBad(op) => Ok(self.report_bad(op, out)),
-            Op::GetLock(op) => self.get_lock(by, op, out),
             Op::CancelLock(op) => self.cancel_lock(by, *op, out),
             Op::TouchAtime(op) => self.touch_atime(by, *op, out),
             Op::Locate(op) => self.locate(*op, out),
             Op::SetDigest(op) => self.set_digest(op, out),
+            Op::GetLock(_) => fail(ErrorCode::Invalid, "get_lock is answered elsewhere"),
             Op::SetLock(_) => fail(ErrorCode::Invalid, "set_lock is answered elsewhere"),
             Op::Barrier(_) => fail(ErrorCode::Invalid, "barrier is answered elsewhere"),
             Op::Fsync(_) => fail(ErrorCode::Invalid, "fsync is answered elsewhere"),

@@ -61,17 +61,19 @@ impl Syncs {
 }
 
 impl State {
-    /// Is the chunk on stable storage at `min_copies` live keepers, or at all live ones that have it? One
-    /// that has left the table is nobody's any more.
+    /// Is the chunk on stable storage at `min_copies` live keepers, or at all live ones that have it, and at one at
+    /// least, live or not? One that has left the table is nobody's any more.
     fn is_durable(&self, chunk: ChunkId) -> bool {
         let Some(row) = self.chunks.get(chunk) else { return true };
-        let live = row.keepers.iter().filter(|keeper| self.is_alive(**keeper));
-        let (mut all, mut synced) = (0, 0);
-        for keeper in live {
-            all += 1;
-            synced += u32::from(self.syncs.is_synced(chunk, *keeper));
+        let (mut live, mut live_synced, mut synced) = (0, 0, 0);
+        for keeper in &row.keepers {
+            let (lives, is_synced) =
+                (u32::from(self.is_alive(*keeper)), u32::from(self.syncs.is_synced(chunk, *keeper)));
+            live += lives;
+            live_synced += lives & is_synced;
+            synced += is_synced;
         }
-        synced >= self.settings.min_copies.min(all)
+        synced > 0 && live_synced >= self.settings.min_copies.min(live)
     }
 
     fn ask_to_sync(&self, chunk: ChunkId, out: &mut Out) {
@@ -219,6 +221,18 @@ mod tests {
         kit.synced(holders[0], chunk);
         kit.kill(holders[1]);
         assert_eq!(kit.reply_to(request), Some(Reply::Empty(pb::Empty {})));
+    }
+
+    #[test]
+    fn fsync_does_not_succeed_because_everybody_who_should_sync_is_dead() {
+        let (mut kit, file, chunk) = setup();
+        let holders = kit.state.chunks.get(chunk).unwrap().keepers.clone();
+        let request = kit.request(pb::mount_request::Op::Fsync(pb::Fsync { inode: file.0 }));
+        holders.iter().for_each(|keeper| kit.kill(*keeper));
+        assert_eq!(kit.reply_to(request), None, "nobody has it on stable storage");
+        kit.pass_ms(20_000);
+        let Some(Reply::Error(error)) = kit.reply_to(request) else { panic!("no error") };
+        assert_eq!(error.code, pb::Code::TimedOut as i32);
     }
 
     #[test]

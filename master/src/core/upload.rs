@@ -1,8 +1,9 @@
 //! Uploads from the ticket to the keeper's notice: steps 1, 2 and 4. What happens then is in `commit.rs`.
 //!
 //! What must hold: an upload is in `uploads` and, once, in its session's queue for its inode, from its Alloc
-//! until it is committed, aborted, or dropped. One that failed keeps its place in the queue for a while, so
-//! that the client can put another chunk there (`Alloc.replaces`) before later ones become visible.
+//! until it is committed, aborted, or dropped. One that failed keeps its place in the queue, so that the client
+//! can put another chunk there (`Alloc.replaces`) before later ones become visible. A place that is lost takes all
+//! behind it along: later bytes never appear without the earlier ones, unless the client itself gives those up.
 
 use dfs_proto::MAX_FILE_SIZE;
 use dfs_proto::error::{DfsError, ErrorCode};
@@ -16,8 +17,9 @@ use super::out::{Out, Res, fail};
 
 /// An upload whose chunk is not stored after this is dropped.
 const UPLOAD_LIFETIME_MS: i64 = 2 * WRITE_LIFETIME_MS;
-/// How long a failed upload keeps its place in the order.
-const FAILED_HOLD_MS: i64 = 10_000;
+/// How long a failed upload keeps its place in the order: longer than a client tries, which gives the place back
+/// when it has given up.
+const FAILED_HOLD_MS: i64 = UPLOAD_LIFETIME_MS;
 /// Most runs of one chunk.
 const MAX_RUNS: usize = 4096;
 /// Most uploads under way in one session.
@@ -312,13 +314,32 @@ impl State {
             .map(|(chunk, _)| *chunk)
             .collect();
         for chunk in late {
-            let Some(upload) = self.drop_upload(chunk, out) else { continue };
-            if upload.phase == Phase::Ticketed {
-                let message = format!("chunk {chunk} was not stored within {UPLOAD_LIFETIME_MS} ms");
-                let error = DfsError::new(ErrorCode::TimedOut, message);
-                self.say_failed(upload.session, upload.inode, chunk, &error, out);
+            // It may have gone with one before it.
+            let Some(upload) = self.uploads.get(&chunk) else { continue };
+            let (session, inode) = (upload.session, upload.inode);
+            let message = format!(
+                "chunk {chunk} was not stored within {UPLOAD_LIFETIME_MS} ms, or lost its place; begin anew"
+            );
+            self.lose_places_from(session, inode, chunk, &DfsError::new(ErrorCode::Session, message), out);
+        }
+    }
+
+    /// Takes an upload, and those behind it, out of the order of its file, and says so.
+    fn lose_places_from(
+        &mut self,
+        session: SessionId,
+        inode: InodeNo,
+        first: ChunkId,
+        error: &DfsError,
+        out: &mut Out,
+    ) {
+        let queue = self.sessions.get(&session).and_then(|session| session.pending.get(&inode));
+        let lost: Vec<ChunkId> =
+            queue.into_iter().flatten().copied().skip_while(|queued| *queued != first).collect();
+        for chunk in lost {
+            if self.drop_upload(chunk, out).is_some_and(|upload| upload.phase != Phase::Failed) {
+                self.say_failed(session, inode, chunk, error, out);
             }
-            self.commit_ready(upload.session, upload.inode, out);
         }
     }
 

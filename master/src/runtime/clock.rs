@@ -1,30 +1,43 @@
-//! The time that commands are applied at.
+//! The times that commands are applied at: see [`Now`].
 //!
-//! It is the machine's clock, except that it never goes back: liveness, ticket expiry and file times are
-//! all reckoned in it, and a step back would make the past the future. While the machine's clock is behind
-//! ours, because somebody set it back, ours runs at half its speed until they meet.
+//! Times of files are the machine's clock, except that it never goes back, since a step back would make the past
+//! the future. While the machine's clock is behind ours, because somebody set it back, ours runs at half its speed until
+//! they meet. Time limits (liveness, sessions, uploads, tickets) are reckoned in the monotonic clock, so that
+//! whoever sets the machine's clock, or wakes the machine up, ends none of them.
 
 use std::time::{Duration, Instant, SystemTime};
 
 use dfs_proto::pb;
+
+use crate::core::Now;
 
 /// Tells the time.
 #[derive(Debug)]
 pub struct Clock {
     last: SystemTime,
     read_at: Instant,
+    /// Where the steady clock begins, so that it looks like a time of day, and when that was.
+    steady_from_ms: i64,
+    begun_at: Instant,
 }
 
 impl Default for Clock {
     fn default() -> Self {
-        Clock { last: SystemTime::now(), read_at: Instant::now() }
+        let (wall, at) = (SystemTime::now(), Instant::now());
+        Clock { last: wall, read_at: at, steady_from_ms: pb::Time::from(wall).as_millis(), begun_at: at }
     }
 }
 
 impl Clock {
-    /// The time now; never before what it was.
-    pub fn now(&mut self) -> pb::Time {
-        self.advance(SystemTime::now(), Instant::now()).into()
+    /// The times now; never before what they were.
+    pub fn now(&mut self) -> Now {
+        self.now_at(SystemTime::now(), Instant::now())
+    }
+
+    fn now_at(&mut self, wall: SystemTime, at: Instant) -> Now {
+        let time = self.advance(wall, at).into();
+        let passed = self.read_at.saturating_duration_since(self.begun_at).as_millis();
+        Now { time, steady_ms: self.steady_from_ms.saturating_add(i64::try_from(passed).unwrap_or(i64::MAX)) }
     }
 
     fn advance(&mut self, wall: SystemTime, at: Instant) -> SystemTime {
@@ -36,11 +49,10 @@ impl Clock {
     }
 }
 
-/// Notices that this process, or its machine, stood still or had its clock moved. After that, the silence
-/// of a keeper means nothing until the keepers had time to be heard again.
+/// Notices that this process stood still. After that, the silence of a keeper means nothing until the keepers had time
+/// to be heard again.
 #[derive(Debug)]
 pub struct StallDetector {
-    wall: SystemTime,
     at: Instant,
     limit: Duration,
 }
@@ -48,18 +60,17 @@ pub struct StallDetector {
 impl StallDetector {
     /// Calls a gap of more than `limit` between two looks a stall.
     pub fn new(limit: Duration) -> StallDetector {
-        StallDetector { wall: SystemTime::now(), at: Instant::now(), limit }
+        StallDetector { at: Instant::now(), limit }
     }
 
     /// How long the stall was, when there was one since the last look.
     pub fn look(&mut self) -> Option<Duration> {
-        self.look_at(SystemTime::now(), Instant::now())
+        self.look_at(Instant::now())
     }
 
-    fn look_at(&mut self, wall: SystemTime, at: Instant) -> Option<Duration> {
-        let by_wall = wall.duration_since(self.wall).unwrap_or_default();
-        let gap = by_wall.max(at.saturating_duration_since(self.at));
-        (self.wall, self.at) = (wall, at);
+    fn look_at(&mut self, at: Instant) -> Option<Duration> {
+        let gap = at.saturating_duration_since(self.at);
+        self.at = at;
         (gap > self.limit).then_some(gap)
     }
 }
@@ -89,13 +100,24 @@ mod tests {
     }
 
     #[test]
+    fn time_limits_do_not_hear_of_a_clock_that_is_set() {
+        let mut clock = Clock::default();
+        let (wall, at) = (clock.last, clock.read_at);
+        let begin_ms = clock.steady_from_ms;
+        let hour = 3_600 * SECOND;
+        let forward = clock.now_at(wall + hour, at + SECOND);
+        assert_eq!((forward.time, forward.steady_ms), ((wall + hour).into(), begin_ms + 1_000));
+        assert_eq!(clock.now_at(wall - hour, at + 2 * SECOND).steady_ms, begin_ms + 2_000);
+        assert_eq!(clock.now_at(wall, at).steady_ms, begin_ms + 2_000, "never back");
+    }
+
+    #[test]
     fn a_process_that_stood_still_notices_once() {
         let mut detector = StallDetector::new(SECOND);
-        let (wall, at) = (detector.wall, detector.at);
-        assert_eq!(detector.look_at(wall + SECOND, at + SECOND), None);
-        assert_eq!(detector.look_at(wall + 2 * SECOND, at + 9 * SECOND), Some(8 * SECOND));
-        assert_eq!(detector.look_at(wall + 60 * SECOND, at + 10 * SECOND), Some(58 * SECOND));
-        assert_eq!(detector.look_at(wall + 61 * SECOND, at + 11 * SECOND), None);
-        assert_eq!(detector.look_at(wall, at + 11 * SECOND), None);
+        let at = detector.at;
+        assert_eq!(detector.look_at(at + SECOND), None);
+        assert_eq!(detector.look_at(at + 9 * SECOND), Some(8 * SECOND));
+        assert_eq!(detector.look_at(at + 10 * SECOND), None);
+        assert_eq!(detector.look_at(at), None);
     }
 }

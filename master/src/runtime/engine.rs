@@ -7,6 +7,8 @@
 //! A commit that fails ends the engine: what the store holds is then unknown, so nothing more may be
 //! shown. Every connection is closed, every call returns [`Stopped`], and [`Engine::failed`] says why.
 
+mod connect;
+
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,14 +16,16 @@ use bytes::Bytes;
 use dfs_proto::error::DfsError;
 use dfs_proto::ids::{KeeperId, SessionId};
 use dfs_proto::pb::{self, keeper_down, mount_down};
-use tokio::sync::{Semaphore, TryAcquireError, mpsc, oneshot, watch};
+use tokio::sync::{Semaphore, TryAcquireError, oneshot, watch};
+
+use connect::no_answer;
 
 use super::clock::Clock;
 use super::committer::commit_thread;
 use super::group::{self, Admitted, GroupCommit};
 use super::outbox::{ConnectionNo, Outboxes};
 use crate::core::row::QuotaRow;
-use crate::core::{Applied, Command, CorruptRow, Duty, Effect, Settings, State};
+use crate::core::{Applied, Command, CorruptRow, Duty, Effect, Now, Settings, State};
 use crate::store::{Store, StoreError};
 
 /// Commands that may wait for their batch. The next ones wait to be applied.
@@ -117,67 +121,6 @@ impl Engine {
         Ok(Engine { shared })
     }
 
-    /// Opens, or takes over, a mount's session. Messages to the mount go to `outbox`, the welcome first.
-    /// The inner error is the core's refusal, to be sent to the mount.
-    ///
-    /// # Errors
-    /// [`Stopped`].
-    pub async fn connect_mount(
-        &self,
-        hello: pb::MountHello,
-        outbox: mpsc::Sender<mount_down::Msg>,
-    ) -> Result<Result<Link<SessionId>, pb::Error>, Stopped> {
-        let fresh = SessionId(random_id()?);
-        self.run(|inner| {
-            let command = Command::MountHello { fresh, hello };
-            let mut applied = inner.apply(command);
-            let answer = applied.effects.iter().position(|e| matches!(e, Effect::MountAnswer(_)));
-            let answer = answer.map(|at| (at, applied.effects.remove(at)));
-            let (at, welcome) = match answer {
-                Some((at, Effect::MountAnswer(mount_down::Msg::Welcome(welcome)))) => (at, welcome),
-                Some((_, Effect::MountAnswer(mount_down::Msg::Refused(error)))) => {
-                    return (applied, Err(error));
-                }
-                _ => return (applied, Err(no_answer())),
-            };
-            let peer = SessionId(welcome.session);
-            applied.effects.insert(at, Effect::ToMount(peer, mount_down::Msg::Welcome(welcome)));
-            let connection = inner.next_connection();
-            let closed = inner.mounts.connect(peer, connection, outbox);
-            (applied, Ok(Link { peer, closed, connection }))
-        })
-        .await
-    }
-
-    /// As [`Engine::connect_mount`], for a keeper whose cluster and version have been checked.
-    ///
-    /// # Errors
-    /// [`Stopped`].
-    pub async fn connect_keeper(
-        &self,
-        hello: pb::KeeperHello,
-        outbox: mpsc::Sender<keeper_down::Msg>,
-    ) -> Result<Result<Link<KeeperId>, pb::Error>, Stopped> {
-        self.run(|inner| {
-            let mut applied = inner.apply(Command::KeeperHello(hello));
-            let answer = applied.effects.iter().position(|e| matches!(e, Effect::KeeperAnswer(_)));
-            let answer = answer.map(|at| (at, applied.effects.remove(at)));
-            let (at, welcome) = match answer {
-                Some((at, Effect::KeeperAnswer(keeper_down::Msg::Welcome(welcome)))) => (at, welcome),
-                Some((_, Effect::KeeperAnswer(keeper_down::Msg::Refused(error)))) => {
-                    return (applied, Err(error));
-                }
-                _ => return (applied, Err(no_answer())),
-            };
-            let peer = KeeperId(welcome.keeper);
-            applied.effects.insert(at, Effect::ToKeeper(peer, keeper_down::Msg::Welcome(welcome)));
-            let connection = inner.next_connection();
-            let closed = inner.keepers.connect(peer, connection, outbox);
-            (applied, Ok(Link { peer, closed, connection }))
-        })
-        .await
-    }
-
     /// Applies a mount's request. Nothing is done when the connection is over: its successor may have
     /// asked again.
     ///
@@ -222,30 +165,11 @@ impl Engine {
     /// [`Stopped`].
     pub fn pong(&self, link: &Link<SessionId>, ping: pb::Ping) -> Result<(), Stopped> {
         let mut inner = self.shared.lock()?;
-        let now = Some(inner.clock.now());
+        let now = Some(inner.clock.now().time);
         if inner.mounts.is_open(link.peer, link.connection) {
             inner.mounts.send(link.peer, mount_down::Msg::Pong(pb::Pong { seq: ping.seq, now }));
         }
         Ok(())
-    }
-
-    /// A mount's connection has ended, `clean` if the mount ended it. If no other has taken over, the session is gone.
-    ///
-    /// # Errors
-    /// [`Stopped`].
-    pub async fn disconnect_mount(&self, link: Link<SessionId>, clean: bool) -> Result<(), Stopped> {
-        let (session, connection) = (link.peer, link.connection);
-        let command = Command::MountGone { session, clean };
-        self.run_if(|inner| inner.mounts.disconnect(session, connection), command).await
-    }
-
-    /// As [`Engine::disconnect_mount`], for a keeper.
-    ///
-    /// # Errors
-    /// [`Stopped`].
-    pub async fn disconnect_keeper(&self, link: Link<KeeperId>) -> Result<(), Stopped> {
-        let (keeper, connection) = (link.peer, link.connection);
-        self.run_if(|inner| inner.keepers.disconnect(keeper, connection), Command::KeeperGone(keeper)).await
     }
 
     /// Lets time pass. Left out while commands wait for room: they were sent before it, and a heartbeat
@@ -341,7 +265,7 @@ impl Engine {
     ///
     /// # Errors
     /// [`Stopped`]; also when the store takes too long.
-    pub async fn read<T>(&self, look: impl FnOnce(&State, pb::Time) -> T) -> Result<T, Stopped> {
+    pub async fn read<T>(&self, look: impl FnOnce(&State, Now) -> T) -> Result<T, Stopped> {
         let (seen, need) = {
             let mut inner = self.shared.lock()?;
             let now = inner.clock.now();
@@ -517,31 +441,17 @@ impl Shared {
     }
 }
 
-fn load(store: &mut dyn Store, settings: Settings, now: pb::Time) -> Result<State, StoreError> {
+fn load(store: &mut dyn Store, settings: Settings, now: Now) -> Result<State, StoreError> {
     let corrupt = |error: CorruptRow| StoreError::Rows(error.to_string());
     let mut state = State::new(settings);
     store.load(&mut |row| state.load_row(row).map_err(corrupt))?;
     if state.is_empty() {
-        let changes = state.bootstrap(now);
+        let changes = state.bootstrap(now.time);
         store.commit(&changes)?;
     } else {
         state.finish_load(now).map_err(corrupt)?;
     }
     Ok(state)
-}
-
-fn random_id() -> Result<u64, Stopped> {
-    match getrandom::u64() {
-        Ok(id) => Ok(id.max(1)),
-        Err(error) => {
-            tracing::error!("no random numbers from the system: {error}");
-            Err(Stopped)
-        }
-    }
-}
-
-fn no_answer() -> pb::Error {
-    pb::Error { code: pb::Code::Io as i32, message: "the master did not answer the hello (a bug)".to_owned() }
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ pub async fn tick_forever(engine: Engine) {
         interval.tick().await;
         if let Some(gap) = stalls.look() {
             tracing::warn!(
-                "the master stood still, or its clock jumped, by {} ms; keepers get time to be heard again",
+                "the master stood still for {} ms; keepers get time to be heard again",
                 gap.as_millis()
             );
             tokio::time::sleep(RECOVERY).await;

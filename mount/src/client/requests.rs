@@ -50,6 +50,9 @@ pub(super) struct Requests {
     opens: HashMap<InodeNo, u64>,
     /// Locks that programs of this mount hold.
     pub(super) locks: HeldLocks,
+    /// Changes that were done after their caller had gone away: the master tells everybody else of them, and what is cached
+    /// here is old as well.
+    pub(super) unheard: Vec<pb::Invalidate>,
 }
 
 fn wants_no_answer(op: &Op) -> bool {
@@ -82,6 +85,37 @@ fn counts(op: &Op) -> bool {
 /// Such a wait may be long.
 fn waits_for_lock(op: &Op) -> bool {
     matches!(op, Op::SetLock(set) if set.wait)
+}
+
+/// What a change makes old in this mount's caches, too.
+fn changed_by(op: &Op, reply: &Reply) -> Vec<pb::Invalidate> {
+    let name = |parent: u64, name: &bytes::Bytes| pb::Invalidate {
+        inode: parent,
+        parent,
+        name: name.clone(),
+        ..Default::default()
+    };
+    let inode = |inode: u64, content: bool| pb::Invalidate { inode, content, ..Default::default() };
+    let mut old = match op {
+        Op::Setattr(op) => vec![inode(op.inode, op.size.is_some())],
+        Op::Setxattr(op) => vec![inode(op.inode, false)],
+        Op::Removexattr(op) => vec![inode(op.inode, false)],
+        Op::Fallocate(op) => vec![inode(op.inode, true)],
+        Op::CopyRange(op) => vec![inode(op.target, true)],
+        Op::Create(op) => vec![name(op.parent, &op.name)],
+        Op::Mknod(op) => vec![name(op.parent, &op.name)],
+        Op::Mkdir(op) => vec![name(op.parent, &op.name)],
+        Op::Symlink(op) => vec![name(op.parent, &op.name)],
+        Op::Link(op) => vec![name(op.parent, &op.name), inode(op.inode, false)],
+        Op::Unlink(op) => vec![name(op.parent, &op.name)],
+        Op::Rmdir(op) => vec![name(op.parent, &op.name)],
+        Op::Rename(op) => vec![name(op.parent, &op.name), name(op.new_parent, &op.new_name)],
+        _ => return Vec::new(),
+    };
+    if let Reply::Gone(gone) = reply {
+        old.extend([gone.moved, gone.removed].into_iter().flatten().map(|attr| inode(attr.inode, false)));
+    }
+    old
 }
 
 impl Requests {
@@ -173,7 +207,11 @@ impl Requests {
         if let Some(lock) = &locked {
             self.locks.granted(lock);
         }
+        let done = result.as_ref().map(|reply| changed_by(&pending.op, reply)).unwrap_or_default();
         let taken = pending.reply.is_some_and(|reply| reply.send(result).is_ok());
+        if !taken {
+            self.unheard.extend(done);
+        }
         if let Some(lock) = locked.filter(|lock| !taken && lock.mode != pb::LockMode::Unlock as i32) {
             // Whoever wanted it is gone.
             let lock = pb::FileLock { mode: pb::LockMode::Unlock as i32, ..lock };
@@ -332,6 +370,35 @@ mod tests {
         let release = requests.next_to_send().and_then(|r| r.op);
         assert_eq!(release, Some(Op::Release(pb::Release { inode: 7 })));
         assert!(requests.open_inodes().is_empty());
+    }
+
+    #[test]
+    fn a_change_that_is_done_after_its_caller_left_makes_old_what_is_cached_here() {
+        let mut requests = Requests::default();
+        let rename = Op::Rename(pb::Rename {
+            parent: 1,
+            name: "a".into(),
+            new_parent: 2,
+            new_name: "b".into(),
+            ..Default::default()
+        });
+        let gone = |inode| {
+            let attr = Some(pb::Attr { inode, ..Default::default() });
+            Ok(Reply::Gone(pb::Gone { moved: attr, removed: None }))
+        };
+        let (heard, _answer) = ask(&mut requests, rename.clone());
+        let (unheard, answer) = ask(&mut requests, rename.clone());
+        let (failed, _) = ask(&mut requests, rename);
+        sent(&mut requests);
+        drop(answer);
+        [unheard, failed].into_iter().for_each(|id| requests.abandon(id));
+        requests.answer(heard, gone(5));
+        requests.answer(failed, Err(DfsError::new(ErrorCode::NotFound, "no")));
+        assert!(requests.unheard.is_empty());
+        requests.answer(unheard, gone(5));
+        let told: Vec<_> =
+            requests.unheard.iter().map(|old| (old.inode, old.parent, &old.name[..])).collect();
+        assert_eq!(told, [(1, 1, &b"a"[..]), (2, 2, &b"b"[..]), (5, 0, &b""[..])]);
     }
 
     #[test]

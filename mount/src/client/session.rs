@@ -396,7 +396,13 @@ async fn receive(
         };
         *lock(&pulse.heard) = Instant::now();
         match message.msg {
-            Some(mount_down::Msg::Reply(reply)) => answer(shared, reply),
+            Some(mount_down::Msg::Reply(reply)) => {
+                answer(shared, reply);
+                let unheard = std::mem::take(&mut shared.requests().unheard);
+                for what in unheard {
+                    insist(events, Event::Invalidate(what)).await;
+                }
+            }
             Some(mount_down::Msg::Pong(pong)) => learn_time(shared, &pong, pulse),
             Some(mount_down::Msg::UploadDone(done)) => shared.uploads().finish(done),
             Some(mount_down::Msg::Invalidate(what)) => {

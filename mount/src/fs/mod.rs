@@ -186,9 +186,9 @@ impl Fs {
             ));
         }
         if let Some(file) = &file {
-            if let Some(size) = setattr.size {
-                file.writer.truncate(size).await?;
-            } else if setattr.mtime.is_some()
+            // Also what a new size will cut off: it may be refused, and those bytes may be another writer's.
+            if setattr.size.is_some()
+                || setattr.mtime.is_some()
                 || setattr.mtime_now
                 || setattr.atime.is_some()
                 || setattr.atime_now

@@ -100,17 +100,10 @@ impl DirtyBuffer {
         }
     }
 
-    /// Forgets everything from `size` on. Returns by how many bytes it has shrunk.
-    pub fn truncate(&mut self, size: u64) -> usize {
-        let before = self.bytes;
-        let beyond = self.runs.split_off(&size);
-        self.bytes -= beyond.values().map(Vec::len).sum::<usize>();
-        if let Some((&start, run)) = self.runs.iter_mut().next_back() {
-            let keep = (size - start).min(run.len() as u64) as usize;
-            self.bytes -= run.len() - keep;
-            run.truncate(keep);
-        }
-        before - self.bytes
+    /// Forgets everything. Returns how many bytes it was.
+    pub fn clear(&mut self) -> usize {
+        self.runs.clear();
+        std::mem::take(&mut self.bytes)
     }
 
     /// Takes everything out.
@@ -219,14 +212,12 @@ mod tests {
     }
 
     #[test]
-    fn truncation_cuts_a_run() {
+    fn cleared_it_is_empty() {
         let mut buffer = DirtyBuffer::default();
         buffer.write(0, b"abcdef", LIMIT);
         buffer.write(10, b"xyz", LIMIT);
-        assert_eq!(buffer.truncate(4), 5);
-        assert_eq!(show(&buffer), [(0, b"abcd".to_vec())]);
-        assert_eq!(buffer.truncate(0), 4);
-        assert!(buffer.is_empty());
+        assert_eq!(buffer.clear(), 9);
+        assert_eq!((buffer.is_empty(), buffer.len()), (true, 0));
     }
 
     #[test]
@@ -248,8 +239,8 @@ mod tests {
             let mut model: Vec<Option<u8>> = vec![None; 100];
             for (offset, length, byte, what) in ops {
                 if what == 0 {
-                    buffer.truncate(offset);
-                    model[offset as usize..].fill(None);
+                    buffer.clear();
+                    model.fill(None);
                 } else {
                     let before = buffer.len();
                     let grown = buffer.write(offset, &vec![byte; length], LIMIT);

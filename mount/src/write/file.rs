@@ -254,25 +254,6 @@ impl FileWriter {
         }
     }
 
-    /// Forgets what was written beyond `size` and uploads the rest, so that the master can then cut the
-    /// file. The kernel lets no write to the file pass meanwhile.
-    ///
-    /// # Errors
-    /// As [`FileWriter::settle`].
-    pub async fn truncate(&self, size: u64) -> Result<(), DfsError> {
-        let shrunk = {
-            let mut state = lock(&self.state);
-            let shrunk = state.dirty.truncate(size);
-            if state.dirty.is_empty() {
-                state.dirty_since = None;
-                state.appended = false;
-            }
-            shrunk
-        };
-        self.writers.budget.add_permits(shrunk);
-        self.settle().await
-    }
-
     /// Returns when no other mount has cached what the uploads until now changed. Costs nothing where none had.
     ///
     /// # Errors
@@ -418,7 +399,7 @@ impl FileWriter {
         let mut state = lock(&self.state);
         let dropped = std::mem::take(&mut state.uploads);
         let frozen_bytes: usize = dropped.iter().map(|upload| upload.frozen.len()).sum();
-        let dirty_bytes = state.dirty.truncate(0);
+        let dirty_bytes = state.dirty.clear();
         state.dirty_since = None;
         state.appended = false;
         state.failures += 1;

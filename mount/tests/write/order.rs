@@ -114,6 +114,20 @@ async fn truncation_waits_for_what_is_on_its_way() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_truncation_that_is_refused_drops_nobodys_bytes() {
+    let cluster = Cluster::start(2).await;
+    let mount = cluster.mount().await;
+    let file = mount.create("f").await;
+    file.write(0, &noise(1, 50_000)).await.unwrap();
+    let stranger = dfs_mount::fs::Caller { uid: 77, gid: 77, pid: 0, squashed: true };
+    let cut = dfs_proto::pb::Setattr { inode: file.inode.0, size: Some(0), ..Default::default() };
+    let refused = mount.fs.setattr(Some(stranger), cut).await.unwrap_err();
+    assert_eq!(refused.code, dfs_proto::error::ErrorCode::Access);
+    assert!(file.content().await == noise(1, 50_000));
+    file.close().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_time_set_by_hand_comes_after_the_writes() {
     let cluster = Cluster::start(2).await;
     let mount = cluster.mount().await;

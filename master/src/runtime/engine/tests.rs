@@ -6,6 +6,8 @@ use dfs_proto::PROTOCOL_VERSION;
 use dfs_proto::ids::ClusterId;
 use pb::{mount_reply, mount_request};
 
+use tokio::sync::mpsc;
+
 use super::*;
 use crate::core::{Row, RowChange};
 use crate::runtime::OUTBOX_CAPACITY;

@@ -1,0 +1,104 @@
+//! Connections come and go: sessions are opened, taken over and ended.
+
+use dfs_proto::ids::{KeeperId, SessionId};
+use dfs_proto::pb::{self, keeper_down, mount_down};
+use tokio::sync::mpsc;
+
+use super::{Engine, Link, Stopped};
+use crate::core::{Command, Effect};
+
+impl Engine {
+    /// Opens, or takes over, a mount's session. Messages to the mount go to `outbox`, the welcome first.
+    /// The inner error is the core's refusal, to be sent to the mount.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn connect_mount(
+        &self,
+        hello: pb::MountHello,
+        outbox: mpsc::Sender<mount_down::Msg>,
+    ) -> Result<Result<Link<SessionId>, pb::Error>, Stopped> {
+        let fresh = SessionId(random_id()?);
+        self.run(|inner| {
+            let command = Command::MountHello { fresh, hello };
+            let mut applied = inner.apply(command);
+            let answer = applied.effects.iter().position(|e| matches!(e, Effect::MountAnswer(_)));
+            let answer = answer.map(|at| (at, applied.effects.remove(at)));
+            let (at, welcome) = match answer {
+                Some((at, Effect::MountAnswer(mount_down::Msg::Welcome(welcome)))) => (at, welcome),
+                Some((_, Effect::MountAnswer(mount_down::Msg::Refused(error)))) => {
+                    return (applied, Err(error));
+                }
+                _ => return (applied, Err(no_answer())),
+            };
+            let peer = SessionId(welcome.session);
+            applied.effects.insert(at, Effect::ToMount(peer, mount_down::Msg::Welcome(welcome)));
+            let connection = inner.next_connection();
+            let closed = inner.mounts.connect(peer, connection, outbox);
+            (applied, Ok(Link { peer, closed, connection }))
+        })
+        .await
+    }
+
+    /// As [`Engine::connect_mount`], for a keeper whose cluster and version have been checked.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn connect_keeper(
+        &self,
+        hello: pb::KeeperHello,
+        outbox: mpsc::Sender<keeper_down::Msg>,
+    ) -> Result<Result<Link<KeeperId>, pb::Error>, Stopped> {
+        self.run(|inner| {
+            let mut applied = inner.apply(Command::KeeperHello(hello));
+            let answer = applied.effects.iter().position(|e| matches!(e, Effect::KeeperAnswer(_)));
+            let answer = answer.map(|at| (at, applied.effects.remove(at)));
+            let (at, welcome) = match answer {
+                Some((at, Effect::KeeperAnswer(keeper_down::Msg::Welcome(welcome)))) => (at, welcome),
+                Some((_, Effect::KeeperAnswer(keeper_down::Msg::Refused(error)))) => {
+                    return (applied, Err(error));
+                }
+                _ => return (applied, Err(no_answer())),
+            };
+            let peer = KeeperId(welcome.keeper);
+            applied.effects.insert(at, Effect::ToKeeper(peer, keeper_down::Msg::Welcome(welcome)));
+            let connection = inner.next_connection();
+            let closed = inner.keepers.connect(peer, connection, outbox);
+            (applied, Ok(Link { peer, closed, connection }))
+        })
+        .await
+    }
+
+    /// A mount's connection has ended, `clean` if the mount ended it. If no other has taken over, the session is gone.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn disconnect_mount(&self, link: Link<SessionId>, clean: bool) -> Result<(), Stopped> {
+        let (session, connection) = (link.peer, link.connection);
+        let command = Command::MountGone { session, clean };
+        self.run_if(|inner| inner.mounts.disconnect(session, connection), command).await
+    }
+
+    /// As [`Engine::disconnect_mount`], for a keeper.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub async fn disconnect_keeper(&self, link: Link<KeeperId>) -> Result<(), Stopped> {
+        let (keeper, connection) = (link.peer, link.connection);
+        self.run_if(|inner| inner.keepers.disconnect(keeper, connection), Command::KeeperGone(keeper)).await
+    }
+}
+
+fn random_id() -> Result<u64, Stopped> {
+    match getrandom::u64() {
+        Ok(id) => Ok(id.max(1)),
+        Err(error) => {
+            tracing::error!("no random numbers from the system: {error}");
+            Err(Stopped)
+        }
+    }
+}
+
+pub(super) fn no_answer() -> pb::Error {
+    pb::Error { code: pb::Code::Io as i32, message: "the master did not answer the hello (a bug)".to_owned() }
+}

@@ -113,7 +113,7 @@ async fn a_deletion_that_is_late_does_not_take_a_newer_copy() {
     // The stream to the destination is slower than the one to the source: the copy comes before the deletion that was
     // ordered before it.
     let grant = Some(master.grant(Copy, 5, &[&b]));
-    master.order(1, down::Msg::Push(pb::PushChunk { order: 8, chunk: 5, grant }));
+    master.order(1, down::Msg::Push(pb::PushChunk { order: 8, chunk: 5, grant, urgent: false }));
     wait_until("the copy is on its way", || count_files(&dirs[1].path().join("tmp")) == 1);
     master.order(2, down::Msg::Delete(pb::DeleteChunks { chunks: vec![5, 6] }));
     master.order(2, down::Msg::Expect(pb::ExpectChunk { order: 8, info, source: 1 }));
@@ -134,7 +134,7 @@ async fn a_copy_that_nobody_announced_is_refused() {
     let (a, b) = (keeper(&dirs[0], &master).await, keeper(&dirs[1], &master).await);
     store(&master, &a, 5, b"bytes");
     let grant = Some(master.grant(Copy, 5, &[&b]));
-    master.order(1, down::Msg::Push(pb::PushChunk { order: 8, chunk: 5, grant }));
+    master.order(1, down::Msg::Push(pb::PushChunk { order: 8, chunk: 5, grant, urgent: false }));
     assert_eq!(copy_failed(&master, 1, 8).await.code(), pb::Code::Unavailable);
     assert!(!chunk_file(&dirs[1], 5).exists());
 }

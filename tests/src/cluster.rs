@@ -374,10 +374,15 @@ impl Cluster {
         self.status("keepers_live") as usize
     }
 
-    /// Waits until exactly `n` keepers are live.
+    /// Waits until exactly `n` keepers are live, and every keeper that runs has joined since it was started: for some
+    /// seconds one that was killed counts as live, at the port that it had.
     #[track_caller]
     pub fn wait_live(&self, n: usize) {
-        wait_until(secs(15), &format!("{n} keepers are live"), || self.live() == n);
+        let joined =
+            |keeper: &Process| !keeper.is_alive() || keeper.log_since_start().contains("joined cluster");
+        wait_until(secs(30), &format!("{n} keepers are live"), || {
+            self.live() == n && self.keepers.iter().all(joined)
+        });
     }
 
     /// The rows of `dfs lookup PATH`.

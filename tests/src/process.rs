@@ -47,13 +47,16 @@ pub struct Process {
     log: PathBuf,
     recipe: Recipe,
     child: Option<Child>,
+    /// Where the log of this run begins, in bytes.
+    log_from: usize,
 }
 
 impl Process {
     /// Starts `recipe`'s command. `name` names its log.
     pub fn start(scratch: &Scratch, name: &str, recipe: impl Fn() -> Command + Send + 'static) -> Process {
         let log = scratch.path("log").join(format!("{name}.log"));
-        let mut process = Process { name: name.to_owned(), log, recipe: Box::new(recipe), child: None };
+        let mut process =
+            Process { name: name.to_owned(), log, recipe: Box::new(recipe), child: None, log_from: 0 };
         process.restart();
         process
     }
@@ -68,6 +71,7 @@ impl Process {
     pub fn restart(&mut self) {
         assert!(!self.is_running(), "{} runs already", self.name);
         let log = File::options().create(true).append(true).open(&self.log).unwrap();
+        self.log_from = log.metadata().unwrap().len() as usize;
         let mut command = (self.recipe)();
         command.stdin(Stdio::null()).stdout(log.try_clone().unwrap()).stderr(log).process_group(0);
         self.child = Some(command.spawn().unwrap_or_else(|e| panic!("cannot start {}: {e}", self.name)));
@@ -117,6 +121,18 @@ impl Process {
     /// All that it wrote so far.
     pub fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(&self.log).unwrap_or_default()).into_owned()
+    }
+
+    /// What it wrote since it was last started.
+    pub fn log_since_start(&self) -> String {
+        let log = fs::read(&self.log).unwrap_or_default();
+        String::from_utf8_lossy(log.get(self.log_from..).unwrap_or_default()).into_owned()
+    }
+
+    /// Has it neither ended nor is about to be waited for?
+    pub fn is_alive(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid().as_raw_nonzero()));
+        stat.is_ok_and(|stat| !stat.rsplit(')').next().unwrap_or_default().trim_start().starts_with('Z'))
     }
 
     /// Resident bytes now.

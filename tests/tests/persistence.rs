@@ -7,6 +7,7 @@ use std::fs::{self, Metadata, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
+use std::time::Instant;
 
 use dfs_tests::wait::secs;
 use dfs_tests::{Cluster, Rng, film, run_ok, wait_for, wait_until};
@@ -120,9 +121,12 @@ fn a_copy_under_way_goes_on_when_the_master_was_killed_and_comes_back() {
     wait_until(secs(20), "a chunk is uploaded", || !cluster.chunk_files(0).is_empty());
     cluster.master.kill();
     assert!(cp.try_wait().unwrap().is_none(), "cp was done before the master could be killed");
-    // Away for so long that keepers have stored what they cannot tell anybody, and the mount has tried again in vain.
-    let again = "upload is tried again";
-    wait_until(secs(40), "an upload is tried again", || mount.process.log().contains(again));
+    // Away for so long that keepers have stored what they cannot tell anybody, and the mount has tried again in vain; or
+    // for 15 s, where the mount had no upload under way at that moment.
+    let (again, away) = ("upload is tried again", Instant::now());
+    wait_until(secs(40), "an upload is tried again", || {
+        mount.process.log().contains(again) || away.elapsed() > secs(15)
+    });
     cluster.restart_master();
     let status = wait_for(secs(60), "cp ends", || cp.try_wait().unwrap());
     assert!(status.success(), "cp failed though the master was back after some seconds");

@@ -114,7 +114,13 @@ async fn a_deletion_that_is_late_does_not_take_a_newer_copy() {
     // ordered before it.
     let grant = Some(master.grant(Copy, 5, &[&b]));
     master.order(1, down::Msg::Push(pb::PushChunk { order: 8, chunk: 5, grant, urgent: false }));
-    wait_until("the copy is on its way", || count_files(&dirs[1].path().join("tmp")) == 1);
+    let whole = || {
+        let mut coming = std::fs::read_dir(dirs[1].path().join("tmp")).unwrap().flatten();
+        coming.any(|file| {
+            file.metadata().is_ok_and(|found| found.len() == 4096 + 300_000 || found.len() == 300_000)
+        })
+    };
+    wait_until("all of the copy came, and waits to be announced", whole);
     master.order(2, down::Msg::Delete(pb::DeleteChunks { chunks: vec![5, 6] }));
     master.order(2, down::Msg::Expect(pb::ExpectChunk { order: 8, info, source: 1 }));
     master

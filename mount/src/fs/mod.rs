@@ -100,6 +100,9 @@ pub struct Fs {
 
 type Result<T> = std::result::Result<T, DfsError>;
 
+/// A file of which the kernel may have so many pages that dropping them takes long, in bytes.
+const LARGE: u64 = 32 << 20;
+
 impl Fs {
     /// Over a connected client; `cache_bytes` and `write_buffer_bytes` bound its memory. Must be called
     /// inside a tokio runtime.
@@ -360,8 +363,18 @@ impl Fs {
         let no_atime = flags & libc::O_NOATIME != 0;
         // Reads from the kernel's pages are never heard of: the first one after a change must not come from there.
         let atime_due = reads && !no_atime && self.atimes.file_is_due(&attr);
-        let keep_cache = self.ledger.opened(&attr) && !atime_due;
+        let known = self.ledger.opened(&attr);
+        // To give up the pages of a large file takes the kernel seconds, which cp of it must not: there the open counts as
+        // the read.
+        let counts_as_read = known && atime_due && attr.size >= LARGE;
+        let keep_cache = known && (!atime_due || counts_as_read);
         let file = self.files.open(attr);
+        if counts_as_read {
+            self.atimes.read_file(&file);
+            // After a read the kernel asks for times by itself.
+            let notices = vec![events::Notice::Attributes(file.inode)];
+            self.board.put(board::Job { key: file.inode, notices, ..board::Job::default() });
+        }
         if self.trust.attr(asked, file.inode, attr.no_xattrs).is_zero() {
             // It may have changed since, when the file was not known to be open.
             file.changed_elsewhere();

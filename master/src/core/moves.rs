@@ -7,8 +7,8 @@
 //! - *Rebalancing*, when an operator starts it: from keepers that are fuller than the mean to emptier ones, as long as
 //!   no chunk is spread worse for it.
 //!
-//! What must hold: a move is ordered only if the copy that trimming would then take is the one that the move is to
-//! get rid of, and if that copy is not the new one. So moves end. Nothing of this is stored.
+//! What must hold: a move that spreads makes the spread better, and one that rebalances makes it no worse and goes from a
+//! keeper that is fuller than the mean to one that is not and stays so. So moves end. Nothing of this is stored.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -47,8 +47,9 @@ struct Rebalance {
     moved_bytes: u64,
     /// How far the chunks of each source were looked at.
     cursors: BTreeMap<KeeperId, ChunkId>,
-    /// Sources that have nothing that could be moved.
+    /// Sources that were looked through. When all were and something was moved meanwhile, they are again.
     exhausted: BTreeSet<KeeperId>,
+    moved_before: u64,
     ended: &'static str,
 }
 
@@ -56,6 +57,11 @@ impl Moves {
     /// Keepers came or changed: there may be better places now.
     pub fn want_spread(&mut self) {
         self.spread_wanted = true;
+    }
+
+    /// Who is to lose its copy of a chunk that moves.
+    pub fn loser_of(&self, chunk: ChunkId) -> Option<KeeperId> {
+        self.under_way.get(&chunk).copied()
     }
 }
 
@@ -126,13 +132,10 @@ impl State {
         quiet.then(|| (row.length, live()))
     }
 
-    /// Who loses its copy if one is made on `to`; `None`: the spread would be worse, or (`better`) not better.
-    fn loser(&self, live: &[KeeperId], to: KeeperId, better: bool) -> Option<KeeperId> {
-        let with: Vec<KeeperId> = live.iter().copied().chain([to]).collect();
-        let loser = self.least_needed(&with).filter(|loser| *loser != to)?;
-        let without: Vec<KeeperId> = with.into_iter().filter(|id| *id != loser).collect();
-        let (before, after) = (self.crowding(live), self.crowding(&without));
-        (after < before || !better && after == before).then_some(loser)
+    /// How these copies are spread when `loser` has lost its own to `to`.
+    fn crowding_after(&self, live: &[KeeperId], to: KeeperId, loser: KeeperId) -> super::placement::Crowding {
+        let after: Vec<KeeperId> = live.iter().copied().filter(|id| *id != loser).chain([to]).collect();
+        self.crowding(&after)
     }
 
     fn order_move(&mut self, chunk: ChunkId, to: KeeperId, loser: KeeperId, out: &mut Out) -> bool {
@@ -169,7 +172,10 @@ impl State {
         let known = self.chunks.get(chunk).map_or(&[][..], |row| &row.keepers);
         let may = |id, keeper: &super::Keeper| !known.contains(&id) && !keeper.row.in_maintenance();
         let to = self.select_beside(length, &live, may)?;
-        self.loser(&live, to, true).map(|loser| (to, loser))
+        let with: Vec<KeeperId> = live.iter().copied().chain([to]).collect();
+        let loser = self.least_needed(&with)?;
+        let better = self.crowding_after(&live, to, loser) < self.crowding(&live);
+        (loser != to && better).then_some((to, loser))
     }
 
     // Rebalancing
@@ -233,6 +239,12 @@ impl State {
                 if self.moves.under_way.is_empty() {
                     let uneven = fills.values().any(|fill| fill.over() > self.tolerance(fill));
                     let rebalance = &mut self.moves.rebalance;
+                    if uneven && rebalance.moved_chunks > rebalance.moved_before {
+                        rebalance.moved_before = rebalance.moved_chunks;
+                        rebalance.cursors.clear();
+                        rebalance.exhausted.clear();
+                        continue;
+                    }
                     rebalance.running = false;
                     rebalance.ended = if uneven {
                         "done as far as failure domains and free space allow"
@@ -290,7 +302,7 @@ impl State {
                 let after = fill.used.saturating_add(u64::from(length));
                 after <= fill.target && takes(**id) && !known.contains(id)
             })
-            .filter(|(id, _)| self.loser(&live, **id, false) == Some(source))
+            .filter(|(id, _)| self.crowding_after(&live, **id, source) <= self.crowding(&live))
             .min_by_key(|(id, fill)| (!self.may_move(**id), fill.part, **id))
             .map(|(id, _)| *id)
     }

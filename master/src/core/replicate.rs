@@ -342,7 +342,8 @@ impl State {
                 let is_connected =
                     |id: &KeeperId| self.keepers.get(id).is_some_and(|keeper| keeper.connected);
                 let here: Vec<KeeperId> = staying.into_iter().filter(is_connected).collect();
-                self.least_needed(&here)
+                let moving = self.moves.loser_of(chunk).filter(|loser| here.contains(loser));
+                moving.or_else(|| self.least_needed(&here))
             }
             Some(leaving) if staying.len() == copies => Some(*leaving),
             _ => None,

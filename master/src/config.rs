@@ -43,6 +43,8 @@ pub struct Config {
     pub compact_after: Duration,
     /// What a keeper may spend on copies and builds, in bytes a second.
     pub repair_rate: u64,
+    /// How long files that were removed are kept in the trash; zero: they are not.
+    pub trash: Duration,
 }
 
 /// A choice that cannot be.
@@ -82,6 +84,7 @@ impl Config {
             replicate_every: Duration::from_secs(10),
             compact_after: Duration::from_secs(10),
             repair_rate: 100 << 20,
+            trash: Duration::ZERO,
         }
     }
 

@@ -28,6 +28,8 @@ pub struct Builder {
     replicate_every: String,
     compact_after: String,
     repair_rate: String,
+    keeper_flags: Vec<String>,
+    master_flags: Vec<String>,
     log: String,
     network: bool,
 }
@@ -72,6 +74,15 @@ impl Builder {
     /// As typed: `100MiB` (the default).
     pub fn repair_rate(mut self, rate: &str) -> Builder {
         self.repair_rate = rate.to_owned();
+    /// More flags of every keeper, as typed.
+    pub fn keeper_flags(mut self, flags: &[&str]) -> Builder {
+        self.keeper_flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        self
+    }
+
+    /// More flags of the master, as typed.
+    pub fn master_flags(mut self, flags: &[&str]) -> Builder {
+        self.master_flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
         self
     }
 
@@ -131,12 +142,8 @@ fn master_recipe(
         ("--repair-rate", settings.repair_rate.clone()),
         ("--log", settings.log.clone()),
     ];
-    recipe(
-        scratch,
-        on,
-        "dfs-master",
-        flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect(),
-    )
+    let flags = flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
+    recipe(scratch, on, "dfs-master", flags.chain(settings.master_flags.iter().cloned()).collect())
 }
 
 /// What runs a command on a host of the network, if there is one.
@@ -191,6 +198,8 @@ impl Cluster {
             replicate_every: "1s".into(),
             compact_after: "10s".into(),
             repair_rate: "100MiB".into(),
+            keeper_flags: Vec::new(),
+            master_flags: Vec::new(),
             log: "info".into(),
             network: false,
         }
@@ -249,6 +258,15 @@ impl Cluster {
         let on_a_host: Vec<&str> =
             listen.iter().flat_map(|listen| ["--listen", listen, "--host", &name]).collect();
         let recipe = self.keeper_recipe(index, &self.keeper_data(index), &[&on_a_host, flags].concat());
+        let data = self.keeper_data(index).display().to_string();
+        let mut args = ["--data", &data, "--master", &self.address, "--log", &self.settings.log]
+            .map(str::to_owned)
+            .to_vec();
+        args.extend(self.settings.keeper_flags.iter().cloned());
+        if let Some(host) = self.join(&name) {
+            args.extend(["--listen".to_owned(), format!("{host}:0"), "--host".to_owned(), name.clone()]);
+        }
+        let recipe = recipe(&self.scratch, on(self.network.as_ref(), &name), "dfs-keeper", args);
         self.keepers.push(Process::start(&self.scratch, &name, recipe));
     }
 

@@ -153,7 +153,7 @@ async fn a_check_finds_a_flipped_byte() {
     store(&master, &keeper, 6, &data(300_000));
     flip_byte(&chunk_file(&dir, 5), 4096 + 299_999);
     for chunk in [6, 5, 7] {
-        master.order(1, down::Msg::Verify(pb::VerifyChunk { chunk }));
+        master.order(1, down::Msg::Verify(pb::VerifyChunk { chunk, info: None }));
     }
     assert_eq!(master.wait_bad(1, 5).await.code(), pb::Code::Corrupt);
     assert_eq!(master.wait_bad(1, 7).await.code(), pb::Code::NotFound);

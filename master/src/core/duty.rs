@@ -15,25 +15,38 @@ use dfs_proto::ids::KeeperId;
 use dfs_proto::pb::{self, keeper_down};
 
 use super::State;
-use super::command::{Duty, Effect};
 use super::out::{Out, Res, fail};
 use super::row::RowKey;
+
+/// What an operator can order of a keeper.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Duty {
+    /// To get rid of all that it has.
+    Drain,
+    /// And now not any more.
+    CancelDrain,
+    /// It may be away for so long without being missed; 0: it may not.
+    Maintenance {
+        /// From now on.
+        for_ms: u64,
+    },
+    /// To be no keeper of this cluster any more.
+    Forget,
+}
 
 /// The longest maintenance.
 const MAX_MAINTENANCE_MS: u64 = 30 * 86_400_000;
 
 impl State {
-    pub(super) fn change_duty(&mut self, keeper: &str, duty: Duty, out: &mut Out) {
-        let answer = self.find_keeper(keeper).and_then(|id| {
-            match duty {
-                Duty::Drain => self.change_drain(id, true, out),
-                Duty::CancelDrain => self.change_drain(id, false, out),
-                Duty::Maintenance { for_ms } => self.change_maintenance(id, for_ms, out)?,
-                Duty::Forget => return self.forget_keeper(id, out),
-            }
-            Ok(self.keeper_report(id, out.now_ms))
-        });
-        out.answer(Effect::DutyAnswer(answer));
+    pub(super) fn change_duty(&mut self, keeper: &str, duty: Duty, out: &mut Out) -> Res<pb::KeeperRow> {
+        let id = self.find_keeper(keeper)?;
+        match duty {
+            Duty::Drain => self.change_drain(id, true, out),
+            Duty::CancelDrain => self.change_drain(id, false, out),
+            Duty::Maintenance { for_ms } => self.change_maintenance(id, for_ms, out)?,
+            Duty::Forget => return self.forget_keeper(id, out),
+        }
+        Ok(self.keeper_report(id, out.now_ms))
     }
 
     /// By its id or address.

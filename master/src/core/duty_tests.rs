@@ -1,18 +1,17 @@
 //! Tests of `duty.rs`.
 
 use super::super::Command;
+use super::super::command::Effect;
+use super::super::operator::{Operation, OperatorReply};
 use super::super::testkit::Kit;
 use super::*;
 use dfs_proto::ids::{ChunkId, InodeNo};
 
 fn order(kit: &mut Kit, keeper: &str, duty: Duty) -> Result<pb::KeeperRow, DfsError> {
-    let from = kit.sent.len();
-    kit.apply(Command::Duty { keeper: keeper.to_owned(), duty });
-    let answer = kit.sent[from..].iter().find_map(|effect| match effect {
-        Effect::DutyAnswer(answer) => Some(answer.clone()),
-        _ => None,
-    });
-    answer.expect("no answer")
+    match kit.operate(Operation::Duty { keeper: keeper.to_owned(), duty })? {
+        OperatorReply::Keeper(row) => Ok(row),
+        other => panic!("{other:?}"),
+    }
 }
 
 fn row(kit: &Kit, keeper: u64) -> pb::KeeperRow {

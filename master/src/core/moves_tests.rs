@@ -1,7 +1,8 @@
 //! Tests of `moves.rs`.
 
 use super::super::Command;
-use super::super::command::Duty;
+use super::super::duty::Duty;
+use super::super::operator::Operation;
 use super::super::placement::Crowding;
 use super::super::testkit::Kit;
 use super::*;
@@ -119,7 +120,7 @@ fn rebalancing_evens_out_and_ends() {
     }
     assert_eq!(settle(&mut kit), 0, "joining alone moves nothing");
     assert_eq!(used(&kit), [100, 100, 100, 0, 0]);
-    kit.apply(Command::Rebalance { run: true });
+    kit.apply(Command::Operator(Operation::Rebalance { run: true }));
     assert!(kit.state.rebalance_status().running);
     let copies = settle(&mut kit);
     let (used, status) = (used(&kit), kit.state.rebalance_status());
@@ -140,7 +141,7 @@ fn rebalancing_keeps_the_spread_and_says_when_it_cannot_go_on() {
     }
     let chunks = fill(&mut kit, 50);
     joins(&mut kit, 4, "h4", "1");
-    kit.apply(Command::Rebalance { run: true });
+    kit.apply(Command::Operator(Operation::Rebalance { run: true }));
     settle(&mut kit);
     let used = used(&kit);
     assert_eq!((used[1], used[2], used[0] + used[3]), (50, 50, 50), "{used:?}");
@@ -157,15 +158,18 @@ fn rebalancing_can_be_stopped_and_skips_who_is_on_the_way_out() {
     kit.keeper_hello(KeeperId(5), "h5");
     kit.inventory(KeeperId(5), Vec::new());
     let duty = Duty::Maintenance { for_ms: 3_600_000 };
-    kit.apply(Command::Duty { keeper: "5".to_owned(), duty });
-    kit.apply(Command::Rebalance { run: true });
+    kit.apply(Command::Operator(Operation::Duty { keeper: "5".to_owned(), duty }));
+    kit.apply(Command::Operator(Operation::Rebalance { run: true }));
     kit.pass_ms(1_000);
     assert!(kit.pushes().is_empty());
-    kit.apply(Command::Duty { keeper: "5".to_owned(), duty: Duty::Maintenance { for_ms: 0 } });
-    kit.apply(Command::Rebalance { run: true });
+    kit.apply(Command::Operator(Operation::Duty {
+        keeper: "5".to_owned(),
+        duty: Duty::Maintenance { for_ms: 0 },
+    }));
+    kit.apply(Command::Operator(Operation::Rebalance { run: true }));
     kit.pass_ms(1_000);
     assert!(!kit.pushes().is_empty());
-    kit.apply(Command::Rebalance { run: false });
+    kit.apply(Command::Operator(Operation::Rebalance { run: false }));
     let begun = kit.pushes().len();
     assert_eq!(settle(&mut kit), begun, "what had begun ends");
     assert!(kit.state.rebalance_status().ended.contains("stopped"));

@@ -7,10 +7,12 @@ use dfs_proto::ids::{ChunkId, InodeNo, KeeperId, SessionId};
 use dfs_proto::pb::{self, keeper_down, keeper_up, mount_request::Op};
 use proptest::prelude::*;
 
+use super::duty::Duty;
 use super::lookup_table::Walk;
+use super::operator::Operation;
 use super::row::QuotaRow;
 use super::testkit::{Kit, SESSION, checksum};
-use super::{Duty, Effect, acl};
+use super::{Effect, acl};
 
 const OTHER: SessionId = SessionId(78);
 
@@ -284,7 +286,8 @@ impl World {
         let limit = |n: u8, unit: u64| (!n.is_multiple_of(3)).then_some(u64::from(n) * unit);
         let limits = QuotaRow { max_bytes: limit(b, 64), max_inodes: limit(c, 1) };
         let limits = (!(b ^ c).is_multiple_of(4)).then_some(limits);
-        self.kit.apply(super::Command::Quota { path, limits });
+        let quota = super::operator::Operation::Quota { path, limits };
+        self.kit.apply(super::Command::Operator(quota));
     }
 
     /// An operator orders something of a keeper.
@@ -297,12 +300,12 @@ impl World {
             _ => Duty::Forget,
         };
         let keeper = World::keeper(a);
-        self.kit.apply(super::Command::Duty { keeper: keeper.to_string(), duty });
+        self.kit.apply(super::Command::Operator(Operation::Duty { keeper: keeper.to_string(), duty }));
         if !self.kit.state.keepers.contains_key(&keeper) {
             // Told so if it lived, and gone.
             self.kit.beating.retain(|other| *other != keeper);
         }
-        self.kit.apply(super::Command::Rebalance { run: !b.is_multiple_of(3) });
+        self.kit.apply(super::Command::Operator(Operation::Rebalance { run: !b.is_multiple_of(3) }));
     }
 
     fn step(&mut self, step: Step) {
@@ -348,7 +351,8 @@ impl World {
         }
         for keeper in 1..=4 {
             for duty in [Duty::CancelDrain, Duty::Maintenance { for_ms: 0 }] {
-                self.kit.apply(super::Command::Duty { keeper: keeper.to_string(), duty });
+                self.kit
+                    .apply(super::Command::Operator(Operation::Duty { keeper: keeper.to_string(), duty }));
             }
         }
         for round in 0..100 {

@@ -12,7 +12,6 @@ mod connect;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use dfs_proto::error::DfsError;
 use dfs_proto::ids::{KeeperId, SessionId};
 use dfs_proto::pb::{self, keeper_down, mount_down};
@@ -24,8 +23,8 @@ use super::clock::Clock;
 use super::committer::commit_thread;
 use super::group::{self, Admitted, GroupCommit};
 use super::outbox::{ConnectionNo, Outboxes};
-use crate::core::row::QuotaRow;
-use crate::core::{Applied, Command, CorruptRow, Duty, Effect, Now, Settings, State};
+use crate::core::operator::{Operation, OperatorReply};
+use crate::core::{Applied, Command, CorruptRow, Effect, Now, Settings, State};
 use crate::store::{Store, StoreError};
 
 /// Commands that may wait for their batch. The next ones wait to be applied.
@@ -191,68 +190,21 @@ impl Engine {
         }
     }
 
-    /// Sets or takes away a quota (see [`Command::Quota`]), and returns when that is durable. The inner error is
-    /// the core's refusal.
+    /// Does what an operator wants, and returns when that is durable. The inner error is the core's refusal.
     ///
     /// # Errors
     /// As [`Engine::read`].
-    pub async fn change_quota(
-        &self,
-        path: Bytes,
-        limits: Option<QuotaRow>,
-    ) -> Result<Result<pb::QuotaList, DfsError>, Stopped> {
-        let answer = self.ask(Command::Quota { path, limits }, |effect| match effect {
-            Effect::QuotaAnswer(answer) => Some(answer.clone()),
-            _ => None,
-        });
-        Ok(answer.await?.unwrap_or_else(|| Err(DfsError::from_wire(no_answer()))))
-    }
-
-    /// Orders something of a keeper (see [`Command::Duty`]), and returns when that is durable. The inner error is
-    /// the core's refusal.
-    ///
-    /// # Errors
-    /// As [`Engine::read`].
-    pub async fn change_duty(
-        &self,
-        keeper: String,
-        duty: Duty,
-    ) -> Result<Result<pb::KeeperRow, DfsError>, Stopped> {
-        let answer = self.ask(Command::Duty { keeper, duty }, |effect| match effect {
-            Effect::DutyAnswer(answer) => Some(answer.clone()),
-            _ => None,
-        });
-        Ok(answer.await?.unwrap_or_else(|| Err(DfsError::from_wire(no_answer()))))
-    }
-
-    /// Starts or stops rebalancing. Nothing of it is stored.
-    ///
-    /// # Errors
-    /// As [`Engine::read`].
-    pub async fn change_rebalance(&self, run: bool) -> Result<pb::RebalanceStatus, Stopped> {
-        let answer = self.ask(Command::Rebalance { run }, |effect| match effect {
-            Effect::RebalanceAnswer(status) => Some(status.clone()),
-            _ => None,
-        });
-        Ok(answer.await?.unwrap_or_default())
-    }
-
-    /// Does an operator's command, and returns the effect that answers it when all is durable.
-    async fn ask<T>(
-        &self,
-        command: Command,
-        answer_in: impl Fn(&Effect) -> Option<T>,
-    ) -> Result<Option<T>, Stopped> {
+    pub async fn operate(&self, operation: Operation) -> Result<Result<OperatorReply, DfsError>, Stopped> {
         let answer = self
             .run(|inner| {
-                let mut applied = inner.apply(command);
+                let mut applied = inner.apply(Command::Operator(operation));
                 let mut answer = None;
-                applied.effects.retain(|effect| match answer_in(effect) {
-                    Some(found) => {
-                        answer = Some(found);
+                applied.effects.retain(|effect| match effect {
+                    Effect::OperatorAnswer(found) => {
+                        answer = Some(found.clone());
                         false
                     }
-                    None => true,
+                    _ => true,
                 });
                 (applied, answer)
             })
@@ -373,11 +325,7 @@ impl Inner {
                     self.keepers.welcome(keeper, welcome);
                 }
                 Effect::ToKeeper(keeper, message) => self.keepers.send(keeper, message),
-                Effect::MountAnswer(_)
-                | Effect::KeeperAnswer(_)
-                | Effect::QuotaAnswer(_)
-                | Effect::DutyAnswer(_)
-                | Effect::RebalanceAnswer(_) => {
+                Effect::MountAnswer(_) | Effect::KeeperAnswer(_) | Effect::OperatorAnswer(_) => {
                     tracing::error!("the core answered a hello that nobody sent; the answer is dropped");
                 }
             }

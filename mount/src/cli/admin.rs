@@ -35,6 +35,8 @@ struct Status<'a> {
     compactions_waiting: u64,
     compacted_bytes: u64,
     requests: u64,
+    trash_files: u64,
+    trash_bytes: u64,
     want_copies: u32,
     min_copies: u32,
     chunk_size: u32,
@@ -74,6 +76,8 @@ fn status_json(status: &pb::ClusterStatus) -> Status<'_> {
         compactions_waiting: status.compactions_waiting,
         compacted_bytes: status.compacted_bytes,
         requests: status.requests,
+        trash_files: status.trash_files,
+        trash_bytes: status.trash_bytes,
         want_copies: status.want_copies,
         min_copies: status.min_copies,
         chunk_size: status.chunk_size,
@@ -111,6 +115,7 @@ fn status_text(status: &pb::ClusterStatus) -> String {
             status.compactions_waiting,
             human(status.compacted_bytes)
         ),
+        format!("trash       {} files, {}", status.trash_files, human(status.trash_bytes)),
         format!("disks       {} free of {}", human(status.free_bytes), human(status.total_bytes)),
     ];
     lines.extend(status.lost_files.iter().map(|file| format!("LOST        {}", printable(file.as_bytes()))));

@@ -44,6 +44,8 @@ struct Keeper<'a> {
     bytes_read: u64,
     bytes_written: u64,
     read_only: bool,
+    quarantine_bytes: u64,
+    quarantine_files: u64,
     labels: BTreeMap<&'a str, &'a str>,
     draining: bool,
     drained: bool,
@@ -68,6 +70,8 @@ impl<'a> From<&'a pb::KeeperRow> for Keeper<'a> {
             bytes_read: keeper.bytes_read,
             bytes_written: keeper.bytes_written,
             read_only: keeper.read_only,
+            quarantine_bytes: keeper.quarantine_bytes,
+            quarantine_files: keeper.quarantine_files,
             labels: keeper.labels.iter().map(|label| (&*label.name, &*label.value)).collect(),
             draining: keeper.draining,
             drained: keeper.drained,
@@ -78,8 +82,19 @@ impl<'a> From<&'a pb::KeeperRow> for Keeper<'a> {
 }
 
 pub(super) async fn keepers(master: &str, json: bool) -> Result<(), CliError> {
-    let columns =
-        ["KEEPER", "ADDRESS", "STATE", "CHUNKS", "USED", "FREE", "READ", "WRITTEN", "LABELS", "DATA"];
+    let columns = [
+        "KEEPER",
+        "ADDRESS",
+        "STATE",
+        "CHUNKS",
+        "USED",
+        "FREE",
+        "READ",
+        "WRITTEN",
+        "QUARANTINE",
+        "LABELS",
+        "DATA",
+    ];
     let mut rows = Rows::new(json, columns);
     for keeper in admin::keepers(master).await? {
         rows.row(|| keeper_cells(&keeper), &Keeper::from(&keeper))?;
@@ -87,7 +102,7 @@ pub(super) async fn keepers(master: &str, json: bool) -> Result<(), CliError> {
     rows.finish()
 }
 
-fn keeper_cells(keeper: &pb::KeeperRow) -> [Cell; 10] {
+fn keeper_cells(keeper: &pb::KeeperRow) -> [Cell; 11] {
     let labels: Vec<String> =
         keeper.labels.iter().map(|label| format!("{}={}", label.name, label.value)).collect();
     [
@@ -99,6 +114,7 @@ fn keeper_cells(keeper: &pb::KeeperRow) -> [Cell; 10] {
         Cell::Number(human(keeper.free)),
         Cell::Number(human(keeper.bytes_read)),
         Cell::Number(human(keeper.bytes_written)),
+        Cell::Number(human(keeper.quarantine_bytes)),
         Cell::Text(printable(labels.join(",").as_bytes())),
         Cell::Text(printable(keeper.data_dir.as_bytes())),
     ]

@@ -74,6 +74,7 @@ fn settings() -> Settings {
         replicate_every_ms: 10_000,
         repair_rate: 100 << 20,
         compact_after_ms: 10_000,
+        trash_ms: 0,
     }
 }
 

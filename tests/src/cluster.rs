@@ -27,7 +27,6 @@ pub struct Builder {
     chunk_size: String,
     replicate_every: String,
     compact_after: String,
-    repair_rate: String,
     keeper_flags: Vec<String>,
     master_flags: Vec<String>,
     log: String,
@@ -71,9 +70,6 @@ impl Builder {
         self
     }
 
-    /// As typed: `100MiB` (the default).
-    pub fn repair_rate(mut self, rate: &str) -> Builder {
-        self.repair_rate = rate.to_owned();
     /// More flags of every keeper, as typed.
     pub fn keeper_flags(mut self, flags: &[&str]) -> Builder {
         self.keeper_flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
@@ -139,7 +135,6 @@ fn master_recipe(
         ("--chunk-size", settings.chunk_size.clone()),
         ("--replicate-every", settings.replicate_every.clone()),
         ("--compact-after", settings.compact_after.clone()),
-        ("--repair-rate", settings.repair_rate.clone()),
         ("--log", settings.log.clone()),
     ];
     let flags = flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
@@ -197,7 +192,6 @@ impl Cluster {
             chunk_size: "8MiB".into(),
             replicate_every: "1s".into(),
             compact_after: "10s".into(),
-            repair_rate: "100MiB".into(),
             keeper_flags: Vec::new(),
             master_flags: Vec::new(),
             log: "info".into(),
@@ -246,7 +240,8 @@ impl Cluster {
     ) -> impl Fn() -> Command + Send + 'static {
         let data = data.display().to_string();
         let usual = ["--data", &data, "--master", &self.address, "--log", &self.settings.log];
-        let args = usual.iter().chain(flags).map(|s| (*s).to_owned()).collect();
+        let more = self.settings.keeper_flags.iter().map(String::as_str);
+        let args = usual.into_iter().chain(more).chain(flags.iter().copied()).map(str::to_owned).collect();
         recipe(&self.scratch, on(self.network.as_ref(), &format!("keeper-{index}")), "dfs-keeper", args)
     }
 
@@ -258,15 +253,6 @@ impl Cluster {
         let on_a_host: Vec<&str> =
             listen.iter().flat_map(|listen| ["--listen", listen, "--host", &name]).collect();
         let recipe = self.keeper_recipe(index, &self.keeper_data(index), &[&on_a_host, flags].concat());
-        let data = self.keeper_data(index).display().to_string();
-        let mut args = ["--data", &data, "--master", &self.address, "--log", &self.settings.log]
-            .map(str::to_owned)
-            .to_vec();
-        args.extend(self.settings.keeper_flags.iter().cloned());
-        if let Some(host) = self.join(&name) {
-            args.extend(["--listen".to_owned(), format!("{host}:0"), "--host".to_owned(), name.clone()]);
-        }
-        let recipe = recipe(&self.scratch, on(self.network.as_ref(), &name), "dfs-keeper", args);
         self.keepers.push(Process::start(&self.scratch, &name, recipe));
     }
 

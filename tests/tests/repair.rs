@@ -87,7 +87,7 @@ fn rebalancing_evens_out_and_can_be_stopped() {
 
 #[test]
 fn the_repair_rate_is_kept() {
-    let mut cluster = Cluster::builder().chunk_size("1MiB").repair_rate("4MiB").start();
+    let mut cluster = Cluster::builder().chunk_size("1MiB").master_flags(&["--repair-rate", "4MiB"]).start();
     put_small(&cluster);
     let length = fs::metadata(film::small()).unwrap().len();
     cluster.wait_copies("/movie.mp4", 3, secs(60));

@@ -173,6 +173,7 @@ fn open(dir: DataDir, config: &Config) -> Result<(Engine, ClusterId), MasterErro
         copies: config.copies,
         min_copies: config.min_copies,
         chunk_size: config.chunk_size,
+        repair_rate: config.repair_rate,
         replicate_every_ms: u64::try_from(config.replicate_every.as_millis()).unwrap_or(u64::MAX),
         compact_after_ms: u64::try_from(config.compact_after.as_millis()).unwrap_or(u64::MAX),
         spared: identity.spared,

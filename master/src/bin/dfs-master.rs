@@ -48,6 +48,11 @@ struct Flags {
     #[arg(long, env = "DFS_COMPACT_AFTER", value_name = "TIME", default_value = "10s", value_parser = period_or_off)]
     compact_after: Period,
 
+    /// Most that a keeper spends on repair a second, in and out together; a tenth of it while clients read or write,
+    /// except for chunks with fewer than --min-copies live copies
+    #[arg(long, env = "DFS_REPAIR_RATE", value_name = "SIZE", default_value = "100MiB")]
+    repair_rate: Size,
+
     /// Keep files that were removed for this long, for 'dfs trash' (1d, 12h); 0 or off: not at all
     #[arg(long, env = "DFS_TRASH", value_name = "TIME", default_value = "off", value_parser = period_or_off)]
     trash: Period,
@@ -84,6 +89,7 @@ impl Flags {
             chunk_size: u32::try_from(bytes).map_err(|_| ConfigError::ChunkSize(bytes))?,
             replicate_every: self.replicate_every.0,
             compact_after: self.compact_after.0,
+            repair_rate: self.repair_rate.0,
             trash: self.trash.0,
         };
         config.validate().map(|()| config)
@@ -201,6 +207,7 @@ mod tests {
             ("--min-copies", "4"),
             ("--replicate-every", "10"),
             ("--replicate-every", "1ms"),
+            ("--repair-rate", "1"),
             ("--compact-after", "10"),
             ("--compact-after", "48h"),
             ("--listen", "nowhere"),

@@ -22,6 +22,8 @@ pub struct Settings {
     pub min_copies: u32,
     /// Bytes: no chunk is longer.
     pub chunk_size: u32,
+    /// What a keeper may spend on copies and builds, in bytes a second.
+    pub repair_rate: u64,
     /// Between two replication scans.
     pub replicate_every_ms: u64,
     /// A file whose extents have not changed for so long may be compacted; 0: none ever is.

@@ -22,10 +22,7 @@ impl State {
         let able = self
             .keepers
             .iter()
-            .filter(|(id, keeper)| {
-                keeper.is_writable() && keeper.has_room(upload.length)
-                    || keeper.alive && upload.holders.contains(id)
-            })
+            .filter(|(id, keeper)| keeper.takes(upload.length) || keeper.alive && upload.holders.contains(id))
             .count();
         u32::try_from(able).unwrap_or(u32::MAX).min(self.settings.min_copies).max(1)
     }

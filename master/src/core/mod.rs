@@ -11,7 +11,8 @@
 //! - `session`: mounts, what they hold open, and inodes without a name. `request`: their requests; `replies`: each done once.
 //! - `upload`: steps 1, 2, 4 to 7; `commit`: what becomes visible, in which order.
 //! - `keepers`, `inventory`, `grant`: who is alive, what they have, and tickets for them.
-//! - `replicate`: who copies what to whom, and trimming. `sync`: fsync.
+//! - `placement`: where copies go, and which is one too many. `duty`: what operators order of keepers.
+//! - `replicate`: who copies what to whom, and trimming. `moves`: copies that would be better elsewhere. `sync`: fsync.
 //! - `compact`: files of many small extents get new, full chunks; `compact_plan`: which extents;
 //!   `compact_jobs`: the chunks that are built.
 //! - `locks`, `lock_table`: locks of files. `leases`: append leases, which are locks of mounts.
@@ -40,6 +41,7 @@ mod compact_jobs;
 mod compact_plan;
 mod content;
 mod digest;
+pub mod duty;
 mod extent_ops;
 mod fsck;
 mod grant;
@@ -55,10 +57,12 @@ mod locate;
 mod lock_table;
 mod locks;
 mod lookup_table;
+mod moves;
 mod namespace;
 pub mod operator;
 mod out;
 mod permission;
+mod placement;
 mod quarantine;
 mod quota;
 mod rename;
@@ -149,6 +153,7 @@ pub struct State {
     /// Ticketed, and not yet in the table.
     uploads: BTreeMap<ChunkId, Upload>,
     orders: Orders,
+    moves: moves::Moves,
     syncs: Syncs,
     compaction: Compaction,
     locks: locks::Locks,
@@ -189,6 +194,7 @@ impl State {
             replies: Replies::default(),
             uploads: BTreeMap::new(),
             orders: Orders::default(),
+            moves: moves::Moves::default(),
             syncs: Syncs::default(),
             compaction: Compaction::default(),
             locks: locks::Locks::default(),
@@ -234,6 +240,7 @@ impl State {
 
     fn tick(&mut self, out: &mut Out) {
         self.find_dead_keepers(out);
+        self.end_maintenance(out);
         self.expire_orders(out);
         self.expire_uploads(out);
         self.expire_locks(out);
@@ -246,6 +253,7 @@ impl State {
         self.verify_asked.retain(|_, asked_ms| out.now_ms.saturating_sub(*asked_ms) < VERIFY_EVERY_MS);
         self.recheck_uploads(out);
         self.replicate_tick(out);
+        self.moves_tick(out);
         self.empty_quarantines(out);
         self.end_late_fsck(out);
         self.purge_trash(out);

@@ -188,3 +188,47 @@ pub async fn clear_quota(master: &str, path: &[u8]) -> Result<bool, DfsError> {
     let request = pb::ClearQuotaRequest { path: Bytes::copy_from_slice(path) };
     Ok(!within(master, client.clear_quota(request)).await?.into_inner().quotas.is_empty())
 }
+
+/// Has a keeper (its id, or its address) emptied, or not any more. Returns it as it is now.
+///
+/// # Errors
+/// As [`status`]; `NotFound`: there is no such keeper.
+pub async fn drain(master: &str, keeper: &str, cancel: bool) -> Result<pb::KeeperRow, DfsError> {
+    let mut client = connect(master).await?;
+    let request = pb::DrainRequest { keeper: keeper.to_owned(), cancel };
+    Ok(within(master, client.drain(request)).await?.into_inner())
+}
+
+/// A keeper may be away for so long without being missed; zero: it may not. Returns it as it is now.
+///
+/// # Errors
+/// As [`drain`]; `Invalid`: that is too long.
+pub async fn maintenance(master: &str, keeper: &str, period: Duration) -> Result<pb::KeeperRow, DfsError> {
+    let mut client = connect(master).await?;
+    let for_ms = u64::try_from(period.as_millis()).unwrap_or(u64::MAX);
+    let request = pb::MaintenanceRequest { keeper: keeper.to_owned(), for_ms };
+    Ok(within(master, client.maintenance(request)).await?.into_inner())
+}
+
+/// Takes a keeper out of the cluster. Returns it as it was.
+///
+/// # Errors
+/// As [`drain`]; `Invalid`: it is in use, or has what is needed.
+pub async fn forget(master: &str, keeper: &str) -> Result<pb::KeeperRow, DfsError> {
+    let mut client = connect(master).await?;
+    let request = pb::ForgetRequest { keeper: keeper.to_owned() };
+    Ok(within(master, client.forget(request)).await?.into_inner())
+}
+
+/// Starts or stops rebalancing, or looks at it.
+///
+/// # Errors
+/// As [`status`].
+pub async fn rebalance(
+    master: &str,
+    action: pb::rebalance_request::Action,
+) -> Result<pb::RebalanceStatus, DfsError> {
+    let mut client = connect(master).await?;
+    let request = pb::RebalanceRequest { action: action as i32 };
+    Ok(within(master, client.rebalance(request)).await?.into_inner())
+}

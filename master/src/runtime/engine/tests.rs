@@ -72,6 +72,7 @@ fn settings() -> Settings {
         min_copies: 2,
         chunk_size: 1 << 20,
         replicate_every_ms: 10_000,
+        repair_rate: 100 << 20,
         compact_after_ms: 10_000,
         spared: None,
         trash_ms: 0,

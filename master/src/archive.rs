@@ -241,6 +241,7 @@ fn settings_to_check(identity: &Identity) -> Settings {
         replicate_every_ms: u64::MAX,
         compact_after_ms: 0,
         trash_ms: 0,
+        repair_rate: u64::MAX,
         spared: None,
     }
 }

@@ -124,12 +124,14 @@ fn a_backup_holds_nobody_up() {
         fs::File::create(dir.join(format!("{n}"))).unwrap();
     }
     let (ended, longest_us) = (AtomicBool::new(false), AtomicU64::new(0));
+    // A mount cannot be shared between threads; its directory can.
+    let dir = mount.dir().to_owned();
     let work = || {
         let mut n = 0;
         while !ended.load(Ordering::Relaxed) {
             let begun = Instant::now();
-            fs::File::create(mount.path(format!("new-{n}"))).unwrap();
-            fs::remove_file(mount.path(format!("new-{n}"))).unwrap();
+            fs::File::create(dir.join(format!("new-{n}"))).unwrap();
+            fs::remove_file(dir.join(format!("new-{n}"))).unwrap();
             longest_us.fetch_max(begun.elapsed().as_micros() as u64, Ordering::Relaxed);
             n += 1;
         }

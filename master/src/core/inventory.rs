@@ -67,8 +67,8 @@ impl State {
         let Some(row) = self.chunks.get(chunk) else {
             if !dropped && self.subject(chunk).is_some_and(|subject| subject.info == *info) {
                 // Word that it arrived was lost with the stream.
-                self.arrived(chunk, id, out);
-            } else if !self.is_on_its_way(chunk) {
+                self.copy_under_way(chunk, id, out);
+            } else if !self.is_under_way(chunk) {
                 // One that was ticketed and is not in the table yet stays; what else is not there is garbage.
                 self.fsck.found(pb::FsckKind::Orphan, id, chunk);
                 if !self.fsck.only_looks(id) {
@@ -99,12 +99,6 @@ impl State {
                 self.delete_at(id, chunk, out);
             }
         }
-    }
-
-    /// Will it be in the table? An upload that failed only holds its place.
-    fn is_on_its_way(&self, chunk: ChunkId) -> bool {
-        self.uploads.get(&chunk).is_some_and(|upload| upload.phase != Phase::Failed)
-            || self.compaction.jobs.contains_key(&chunk)
     }
 
     fn inventory_over(&mut self, id: KeeperId, inventory: &Inventory, out: &mut Out) {

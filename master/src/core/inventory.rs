@@ -67,7 +67,7 @@ impl State {
         let Some(row) = self.chunks.get(chunk) else {
             if !dropped && self.subject(chunk).is_some_and(|subject| subject.info == *info) {
                 // Word that it arrived was lost with the stream.
-                self.copy_arrived(chunk, id, out);
+                self.copy_under_way(chunk, id, out);
             } else if !self.is_under_way(chunk) && !self.is_spared(chunk, out.now) {
                 // One that was ticketed and is not in the table yet stays; what else is not there is garbage.
                 self.fsck.found(pb::FsckKind::Orphan, id, chunk);

@@ -369,7 +369,7 @@ impl State {
         match self.subject(chunk) {
             Some(subject) if subject.info == info => {
                 if self.chunks.get(chunk).is_none() {
-                    self.copy_arrived(chunk, by, out);
+                    self.copy_under_way(chunk, by, out);
                 } else if self.add_copy(chunk, by, out) {
                     self.syncs.add(chunk, by);
                     if !ordered {
@@ -393,7 +393,7 @@ impl State {
     }
 
     /// A keeper has a copy of a chunk that is not in the table yet.
-    pub(super) fn copy_arrived(&mut self, chunk: ChunkId, at: KeeperId, out: &mut Out) {
+    pub(super) fn copy_under_way(&mut self, chunk: ChunkId, at: KeeperId, out: &mut Out) {
         if self.compaction.jobs.contains_key(&chunk) {
             self.built_gained_copy(chunk, at, out);
         } else {

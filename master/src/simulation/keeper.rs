@@ -295,8 +295,12 @@ impl World {
         let unsaid = std::mem::take(&mut keeper.unsaid);
         let half = infos.len() / 2;
         let (first, second) = (infos[..half].to_vec(), infos[half..].to_vec());
-        self.keeper_says(at, keeper_up::Msg::Inventory(pb::InventoryPage { chunks: first, last: false }));
-        let last = keeper_up::Msg::Inventory(pb::InventoryPage { chunks: second, last: true });
+        self.keeper_says(
+            at,
+            keeper_up::Msg::Inventory(pb::InventoryPage { chunks: first, last: false, ..Default::default() }),
+        );
+        let last =
+            keeper_up::Msg::Inventory(pb::InventoryPage { chunks: second, last: true, ..Default::default() });
         if self.rng.percent(50) {
             self.keeper_says(at, last);
         } else {
@@ -381,7 +385,10 @@ impl World {
     pub fn keeper_verifies(&mut self, at: usize, chunk: u64) {
         if self.keepers[at].good(chunk).is_none() {
             self.keepers[at].disk.remove(&chunk);
-            self.keeper_says(at, keeper_up::Msg::BadCopy(pb::BadCopy { chunk, error: None }));
+            self.keeper_says(
+                at,
+                keeper_up::Msg::BadCopy(pb::BadCopy { chunk, error: None, ..Default::default() }),
+            );
         }
     }
 

@@ -53,6 +53,7 @@ impl Master {
             min_copies: rng.between(1, 2) as u32,
             chunk_size: CHUNK_SIZE,
             replicate_every_ms: 10_000,
+            trash_ms: 0,
             compact_after_ms: rng.pick(&[0, 500, 3_000, 10_000]).unwrap_or(0),
         };
         Master {

@@ -18,8 +18,15 @@ fn cluster(below: &Path) -> (PathBuf, Vec<Row>) {
     store.identity(identity.clone()).unwrap();
     let mut changes = State::new(settings_to_check(&identity)).bootstrap(NOW);
     let text = |text: &str| text.to_owned();
-    let keeper =
-        KeeperRow { address: text("a:1"), data_dir: text("/d"), host: text("h"), version: text("1") };
+    let keeper = KeeperRow {
+        address: text("a:1"),
+        data_dir: text("/d"),
+        host: text("h"),
+        version: text("1"),
+        labels: [(text("rack"), text("1"))].into(),
+        draining: true,
+        maintenance_until_ms: 7,
+    };
     changes.push(RowChange::Put(Row::Keeper(KeeperId(1), keeper)));
     store.commit(&changes).unwrap();
     (data, rows(&mut store))

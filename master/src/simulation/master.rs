@@ -54,6 +54,8 @@ impl Master {
             chunk_size: CHUNK_SIZE,
             replicate_every_ms: 10_000,
             trash_ms: 0,
+            repair_rate: 100 << 20,
+            spared: None,
             compact_after_ms: rng.pick(&[0, 500, 3_000, 10_000]).unwrap_or(0),
         };
         Master {
@@ -256,7 +258,7 @@ impl World {
                         self.cut(link, ms, ms);
                     }
                 }
-                Effect::MountAnswer(_) | Effect::KeeperAnswer(_) | Effect::QuotaAnswer(_) => {}
+                Effect::MountAnswer(_) | Effect::KeeperAnswer(_) | Effect::OperatorAnswer(_) => {}
             }
         }
     }

@@ -450,6 +450,7 @@ impl World {
         let max_bytes = self.rng.percent(50).then(|| 50 + self.rng.below(2_000) as u64);
         let max_inodes = Some(3 + self.rng.below(30) as u64);
         let limits = self.rng.percent(60).then_some(crate::core::row::QuotaRow { max_bytes, max_inodes });
-        self.submit(crate::core::Command::Quota { path, limits });
+        let operation = crate::core::operator::Operation::Quota { path, limits };
+        self.submit(crate::core::Command::Operator(operation));
     }
 }

@@ -210,7 +210,7 @@ impl Engine {
             })
             .await?;
         self.read(|_, _| ()).await?;
-        Ok(answer)
+        Ok(answer.unwrap_or_else(|| Err(DfsError::from_wire(no_answer()))))
     }
 
     /// Looks at the state, and returns when all that was seen is durable.

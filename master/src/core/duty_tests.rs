@@ -9,7 +9,7 @@ use dfs_proto::ids::{ChunkId, InodeNo};
 
 fn order(kit: &mut Kit, keeper: &str, duty: Duty) -> Result<pb::KeeperRow, DfsError> {
     match kit.operate(Operation::Duty { keeper: keeper.to_owned(), duty })? {
-        OperatorReply::Keeper(row) => Ok(row),
+        OperatorReply::Keeper(row) => Ok(*row),
         other => panic!("{other:?}"),
     }
 }

@@ -60,7 +60,7 @@ pub enum OperatorReply {
     /// To [`Operation::Trash`].
     Trash(pb::TrashList),
     /// To [`Operation::Duty`]: the keeper as it is now; after [`Duty::Forget`], as it was.
-    Keeper(pb::KeeperRow),
+    Keeper(Box<pb::KeeperRow>),
     /// To [`Operation::Rebalance`].
     Rebalance(pb::RebalanceStatus),
 }
@@ -75,7 +75,7 @@ impl State {
             Operation::Fsck { repair } => self.start_fsck(repair, out).map(OperatorReply::Fsck),
             Operation::Trash(operation) => self.change_trash(&operation, out).map(OperatorReply::Trash),
             Operation::Duty { keeper, duty } => {
-                self.change_duty(&keeper, duty, out).map(OperatorReply::Keeper)
+                self.change_duty(&keeper, duty, out).map(|row| OperatorReply::Keeper(Box::new(row)))
             }
             Operation::Rebalance { run } => {
                 self.change_rebalance(run);

@@ -53,7 +53,7 @@ impl Admin {
 
     async fn change_duty(&self, keeper: String, duty: Duty) -> Result<Response<pb::KeeperRow>, Status> {
         match self.operate(Operation::Duty { keeper, duty }).await? {
-            OperatorReply::Keeper(keeper) => Ok(Response::new(keeper)),
+            OperatorReply::Keeper(keeper) => Ok(Response::new(*keeper)),
             other => Err(wrong_answer(&other)),
         }
     }

@@ -451,3 +451,21 @@ fn pipes_and_sockets_can_be_made() {
     drop(std::os::unix::net::UnixListener::bind(mount.path("s")).unwrap());
     assert!(fs::metadata(mount.path("s")).unwrap().file_type().is_socket());
 }
+
+#[test]
+fn a_directory_that_was_removed_while_it_is_open_can_be_looked_at() {
+    let (_cluster, mount) = mounted();
+    for way in ["rmdir", "rename"] {
+        let path = mount.path(way);
+        fs::create_dir(&path).unwrap();
+        let open = fs::File::open(&path).unwrap();
+        if way == "rmdir" {
+            fs::remove_dir(&path).unwrap();
+        } else {
+            fs::create_dir(mount.path("over")).unwrap();
+            fs::rename(mount.path("over"), &path).unwrap();
+        }
+        let stat = rustix::fs::fstat(&open).unwrap_or_else(|e| panic!("fstat after {way}: {e}"));
+        assert_eq!((stat.st_mode & 0o170_000, stat.st_nlink), (0o040_000, 0), "after {way}");
+    }
+}

@@ -2,7 +2,7 @@
 //! keeps the names that it gave out, so that it can turn any number that the kernel has back into a name.
 //! A listing therefore sees every entry that stays exactly once, whatever else comes and goes.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use dfs_proto::error::DfsError;
 use dfs_proto::ids::InodeNo;
@@ -31,6 +31,8 @@ pub struct DirHandle {
     /// What the kernel's own list has, which it may begin with.
     kernels: Option<Names>,
     state: Mutex<Listing>,
+    /// What it was when this mount removed it: who has it open may look at it all the same.
+    removed: OnceLock<pb::Attr>,
 }
 
 /// What was listed so far.
@@ -69,7 +71,7 @@ pub struct Entry<'a> {
 impl DirHandle {
     /// Nothing is listed yet. `kernels`: the names that the kernel may list by itself.
     pub fn new(inode: InodeNo, no_atime: bool, kernels: Option<Names>) -> DirHandle {
-        DirHandle { inode, no_atime, kernels, state: Mutex::default() }
+        DirHandle { inode, no_atime, kernels, state: Mutex::default(), removed: OnceLock::new() }
     }
 
     fn locked(&self) -> MutexGuard<'_, Listing> {
@@ -170,6 +172,24 @@ impl DirHandle {
         state.end = entries.end;
         state.parent = entries.parent;
         Ok(())
+    }
+}
+
+impl DirHandles {
+    /// This mount removed a directory, which was like this at last.
+    pub(super) fn removed(&self, attr: &pb::Attr) {
+        // Nothing to be found: every handle is looked at.
+        self.find(|handle| {
+            if handle.inode.0 == attr.inode {
+                let _ = handle.removed.set(attr.clone());
+            }
+            None::<()>
+        });
+    }
+
+    /// The attributes of a directory that this mount removed while it was open here.
+    pub(super) fn attr_of_removed(&self, inode: InodeNo) -> Option<pb::Attr> {
+        self.find(|handle| handle.removed.get().filter(|_| handle.inode == inode).cloned())
     }
 }
 

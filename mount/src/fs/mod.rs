@@ -178,7 +178,10 @@ impl Fs {
 
     /// stat(2), with what this mount wrote.
     pub async fn getattr(&self, inode: InodeNo) -> Result<pb::Attr> {
-        Ok(self.files.adjust(self.seen(self.client.getattr(inode)).await?))
+        match self.seen(self.client.getattr(inode)).await {
+            Err(error) if error.code == ErrorCode::Stale => self.dirs.attr_of_removed(inode).ok_or(error),
+            attr => Ok(self.files.adjust(attr?)),
+        }
     }
 
     /// Changes attributes. A new size, and times given by hand, come after all that was written before. `caller`:

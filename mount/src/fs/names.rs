@@ -27,6 +27,10 @@ impl Fs {
     }
 
     fn changed(&self, gone: pb::Gone) {
+        if let Some(removed) = gone.removed.as_ref().filter(|attr| attr.mode & libc::S_IFMT == libc::S_IFDIR)
+        {
+            self.dirs.removed(removed);
+        }
         let changed = [gone.moved, gone.removed].into_iter().flatten();
         changed.for_each(|attr| self.trust.attrs_changed(InodeNo(attr.inode)));
     }

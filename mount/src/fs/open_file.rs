@@ -352,6 +352,11 @@ impl<T> Handles<T> {
         found.ok_or_else(|| DfsError::new(ErrorCode::Stale, format!("handle {number} is not open")))
     }
 
+    /// The first that `look` finds something in, in no order.
+    pub fn find<R>(&self, look: impl Fn(&T) -> Option<R>) -> Option<R> {
+        lock(&self.table).values().find_map(|handle| look(handle))
+    }
+
     /// Takes one out.
     pub fn remove(&self, number: u64) -> Option<Arc<T>> {
         lock(&self.table).remove(&number)

@@ -78,7 +78,9 @@ rm -rf "$tools/build"
 cargo build --workspace --bins
 
 if cargo nextest --version >/dev/null 2>&1; then
-    exec cargo nextest run --workspace "$@"
+    profile=default
+    [ -z "${CI:-}" ] || profile=ci
+    exec cargo nextest run --profile "$profile" --workspace "$@"
 fi
 echo "cargo-nextest is not installed: running with cargo test, which has no limit of time per test"
 exec cargo test --workspace "$@" -- --test-threads 2

@@ -103,7 +103,7 @@ impl World {
         let number = self.last_write;
         let offsets = runs.iter().flat_map(|run| run.file_offset..run.file_offset + run.length);
         let content: Content = Rc::from(offsets.map(|offset| byte(number, offset)).collect::<Vec<_>>());
-        self.saw(&Saw::WriteBegun { mount: at, inode, write: number, runs: &runs });
+        self.saw(&Saw::WriteBegun { mount: at, inode, write: number, append, runs: &runs });
         let write = Write { number, runs, content, append, chunk: 0, begun_ms: self.now_ms };
         self.mounts[at].queues.entry(inode).or_default().writes.push_back(write);
         self.pump(at, inode);

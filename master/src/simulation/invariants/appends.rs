@@ -1,7 +1,7 @@
 //! No append is lost: of files that are only appended to, what was acknowledged is there at the end, each piece at a place of
 //! its own.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::acknowledged::content;
 use super::{Invariant, Saw};
@@ -13,6 +13,8 @@ use crate::simulation::writes::byte;
 pub(super) struct Appends {
     /// By file and place: length and write.
     acked: BTreeMap<(u64, u64), (u64, u64)>,
+    /// Files that somebody wrote to before it was known that they are only to be appended to.
+    mixed: BTreeSet<u64>,
 }
 
 impl Invariant for Appends {
@@ -22,12 +24,16 @@ impl Invariant for Appends {
 
     fn saw(&mut self, what: &Saw, world: &World) -> Result<(), String> {
         match what {
+            Saw::WriteBegun { inode, append: false, .. } => {
+                self.mixed.insert(*inode);
+            }
             Saw::WriteAcked { inode, write, runs, append: true } => {
                 let Some(run) = runs.first() else { return Ok(()) };
                 let (from, to) = (run.file_offset, run.file_offset + run.length);
                 let before = self.acked.range((*inode, 0)..(*inode, to)).next_back();
-                if let Some(((_, at), (length, other))) =
-                    before.filter(|((_, at), (length, _))| at + length > from)
+                if !self.mixed.contains(inode)
+                    && let Some(((_, at), (length, other))) =
+                        before.filter(|((_, at), (length, _))| at + length > from)
                 {
                     return Err(format!(
                         "inode {inode}: appends {other} (at {at}, {length}) and {write} (at {from}) overlap"
@@ -37,7 +43,7 @@ impl Invariant for Appends {
             }
             Saw::End => {
                 for ((inode, at), (length, write)) in &self.acked {
-                    if world.master.rows.inode(*inode).is_none() {
+                    if self.mixed.contains(inode) || world.master.rows.inode(*inode).is_none() {
                         continue;
                     }
                     let bytes = content(*inode, world);

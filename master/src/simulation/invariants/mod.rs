@@ -50,6 +50,7 @@ pub(super) enum Saw<'a> {
         mount: usize,
         inode: u64,
         write: u64,
+        append: bool,
         runs: &'a [pb::Run],
     },
     /// The mount asks for all places of what is not safe anew.

@@ -106,7 +106,7 @@ use bytes::Bytes;
 use dfs_proto::ids::{ChunkId, InodeNo, KeeperId, SessionId};
 use dfs_proto::pb;
 
-pub use command::{Applied, Command, Effect, Now, Settings};
+pub use command::{Applied, Command, Effect, Now, Settings, Spared};
 pub use load::CorruptRow;
 pub use lookup_table::LookupCursor;
 pub use row::{Row, RowChange, RowKey};

@@ -96,7 +96,7 @@ pub(super) struct Subject {
 }
 
 impl State {
-    fn subject(&self, chunk: ChunkId) -> Option<Subject> {
+    pub(super) fn subject(&self, chunk: ChunkId) -> Option<Subject> {
         if let Some(row) = self.chunks.get(chunk) {
             let missing = self.tally(&row.keepers).missing(self.settings.copies, self.settings.min_copies);
             let urgent = row.live < self.settings.min_copies;
@@ -348,14 +348,16 @@ impl State {
             Some(leaving) if staying.len() == copies => Some(*leaving),
             _ => None,
         };
-        if let Some(keeper) = victim {
-            let length = row.length;
-            self.cancel_orders_from(chunk, keeper);
-            self.remove_copy(chunk, keeper, out);
-            self.delete_at(keeper, chunk, out);
-            if let Some(keeper) = self.keepers.get_mut(&keeper) {
-                keeper.gave(length);
-            }
+        let length = row.length;
+        let Some(keeper) = victim else {
+            // Word that the others are synced may have been lost with a stream.
+            return self.ask_to_sync(chunk, out);
+        };
+        self.cancel_orders_from(chunk, keeper);
+        self.remove_copy(chunk, keeper, out);
+        self.delete_at(keeper, chunk, out);
+        if let Some(keeper) = self.keepers.get_mut(&keeper) {
+            keeper.gave(length);
         }
     }
 
@@ -363,16 +365,17 @@ impl State {
     pub(super) fn copied(&mut self, by: KeeperId, copied: &pb::Copied, out: &mut Out) {
         let Some(info) = copied.info else { return };
         let chunk = ChunkId(info.chunk);
-        self.end_order(copied.order, chunk, |order| order.destination == by);
+        let ordered = self.end_order(copied.order, chunk, |order| order.destination == by).is_some();
         match self.subject(chunk) {
             Some(subject) if subject.info == info => {
-                if self.compaction.jobs.contains_key(&chunk) {
-                    self.built_gained_copy(chunk, by, out);
-                } else if self.chunks.get(chunk).is_none() {
-                    self.upload_gained_copy(chunk, by, false);
-                    self.advance(chunk, out);
+                if self.chunks.get(chunk).is_none() {
+                    self.copy_under_way(chunk, by, out);
                 } else if self.add_copy(chunk, by, out) {
                     self.syncs.add(chunk, by);
+                    if !ordered {
+                        // Old news: it may have been deleted since.
+                        self.ask_to_verify(chunk, by, out);
+                    }
                     if let Some(keeper) = self.keepers.get_mut(&by) {
                         keeper.took(info.length);
                         keeper.inventory_recorded(chunk);
@@ -387,6 +390,16 @@ impl State {
             }
         }
         self.go_on(out);
+    }
+
+    /// A keeper has a copy of a chunk that is not in the table yet.
+    pub(super) fn copy_under_way(&mut self, chunk: ChunkId, at: KeeperId, out: &mut Out) {
+        if self.compaction.jobs.contains_key(&chunk) {
+            self.built_gained_copy(chunk, at, out);
+        } else {
+            self.upload_gained_copy(chunk, at, false);
+            self.advance(chunk, out);
+        }
     }
 
     pub(super) fn copy_failed(&mut self, by: KeeperId, failed: &pb::CopyFailed, out: &mut Out) {

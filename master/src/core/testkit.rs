@@ -31,6 +31,7 @@ pub(super) fn settings() -> Settings {
         repair_rate: 100 << 20,
         replicate_every_ms: 10_000,
         compact_after_ms: 10_000,
+        spared: None,
         trash_ms: 0,
     }
 }

@@ -1,5 +1,5 @@
 //! What operators ask. All of it is answered from memory; the look-up table in pages, so that nobody else
-//! waits for a long listing.
+//! waits for a long listing. A backup is read from the store (`backup`).
 
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::backup;
 use crate::core::LookupCursor;
 use crate::core::duty::Duty;
 use crate::core::operator::{Operation, OperatorReply};
@@ -154,6 +155,15 @@ impl admin_service_server::AdminService for Admin {
     ) -> Result<Response<pb::TrashList>, Status> {
         let pb::PurgeTrashRequest { entry } = request.into_inner();
         self.change_trash(TrashOperation::Purge((entry != 0).then_some(InodeNo(entry)))).await
+    }
+
+    type BackupStream = ReceiverStream<Result<pb::BackupPart, Status>>;
+
+    async fn backup(&self, _: Request<pb::BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
+        let now = self.engine.read(|_, now| now.time).await.map_err(stopped)?;
+        let snapshot = self.engine.snapshot().await.map_err(stopped)?;
+        let snapshot = snapshot.map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Response::new(ReceiverStream::new(backup::send(snapshot, now))))
     }
 
     async fn drain(&self, request: Request<pb::DrainRequest>) -> Result<Response<pb::KeeperRow>, Status> {

@@ -3,6 +3,7 @@
 //! - `admin`: status, lookup: what the master knows, as tables or as JSON.
 //! - `keepers`: the keepers, and what is ordered of one.
 //! - `ls`, `rm`, `put`, `get`: files of the cluster, without a mount.
+//! - `backup`: a dump of all metadata.
 //! - `rebalance`: evens out how full keepers are.
 //! - `quota`: limits of what is below a directory.
 //! - `scrub`: keepers check what they have. `fsck`: the look-up table is set against what they have.
@@ -15,6 +16,7 @@
 //! what failed, why, and what to do; one that looked for faults and found some leaves with 3, or with 4 when they are left; a half-done transfer is never seen under its name, neither here nor there.
 
 mod admin;
+mod backup;
 mod fsck;
 mod get;
 mod keepers;
@@ -103,6 +105,11 @@ enum Command {
     Rm {
         /// A file of the cluster
         path: OsString,
+    },
+    /// Write a dump of all metadata to a local file, for dfs-master --restore
+    Backup {
+        /// A local file; one that is there is replaced when the dump is whole
+        file: OsString,
     },
     /// Empty a keeper: what it has is copied to others, and then it is safe to remove
     Drain {
@@ -249,6 +256,7 @@ async fn command(args: &Args) -> Result<(), CliError> {
         Command::Get { path, file } => {
             in_session(master, async |client| get::get(client, path, file.as_deref()).await).await
         }
+        Command::Backup { file } => backup::backup(master, file.as_ref(), *json).await,
         Command::Scrub { keepers } => scrub::scrub(master, keepers, *json).await,
         Command::Fsck { repair, timeout } => fsck::fsck(master, *repair, timeout.0, *json).await,
         Command::Trash(command) => trash::trash(master, command, *json).await,

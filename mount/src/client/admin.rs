@@ -133,6 +133,27 @@ pub async fn lookup_table(
     Ok(())
 }
 
+/// A dump of all metadata. Its bytes are handed to `each` as they come, in order; its error ends the backup. Returns
+/// how many rows it has.
+///
+/// # Errors
+/// As [`status`], and whatever `each` returned. What was handed out is no dump then.
+pub async fn backup(
+    master: &str,
+    mut each: impl FnMut(&[u8]) -> Result<(), DfsError>,
+) -> Result<u64, DfsError> {
+    let mut client = connect(master).await?;
+    let mut parts = within(master, client.backup(pb::BackupRequest {})).await?.into_inner();
+    while let Some(part) = within(master, parts.message()).await? {
+        if part.last {
+            return Ok(part.rows);
+        }
+        each(&part.data)?;
+    }
+    let message = format!("the master at {master} ended the backup before its end; try again");
+    Err(DfsError::new(ErrorCode::Unavailable, message))
+}
+
 /// Every quota by path, or with a path (absolute) that of one directory, if it has one.
 ///
 /// # Errors

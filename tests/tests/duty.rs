@@ -51,11 +51,13 @@ fn copies_are_in_different_racks_and_then_on_different_hosts() {
     cluster.dfs(&["put", film::small().to_str().unwrap(), "/movie.mp4"]).ok();
     cluster.wait_copies("/movie.mp4", 3, secs(60));
     let rack_2 = [cluster.keeper_id(2), cluster.keeper_id(3)];
-    for holders in holders(&cluster, "/movie.mp4") {
-        let in_rack_2 = holders.iter().filter(|id| rack_2.contains(id)).count();
-        // The third copy is on another host, which only rack 1 has.
-        assert_eq!((holders.len(), in_rack_2), (3, 1), "{holders:?}, rack 2 is {rack_2:?}");
-    }
+    // The third copy is on another host, which only rack 1 has; where that was too busy at first, it is moved.
+    wait_until(secs(60), "one copy of each chunk in rack 2, two in rack 1", || {
+        holders(&cluster, "/movie.mp4").iter().all(|holders| {
+            let in_rack_2 = holders.iter().filter(|id| rack_2.contains(id)).count();
+            (holders.len(), in_rack_2) == (3, 1)
+        })
+    });
     let bad = dfs_tests::run(
         cluster.scratch.command("dfs-keeper").args([
             "--data",
@@ -80,6 +82,7 @@ fn a_drain_outlives_restarts_ends_with_an_empty_keeper_and_then_it_can_be_forgot
     // With two other keepers it cannot end, and says so.
     let told = cluster.dfs(&["drain", &id, "--no-wait"]).ok().stdout;
     assert!(told.contains("add a keeper"), "{told}");
+    cluster.master.kill();
     cluster.restart_master();
     cluster.keeper(1).kill();
     cluster.keeper(1).restart();
@@ -120,6 +123,7 @@ fn a_keeper_in_maintenance_is_not_made_up_for_until_that_is_over() {
     let id = cluster.keeper_id(0).to_string();
     let told = cluster.json(&["maintenance", &id, "on", "--for", "30m"]);
     assert!(told["maintenance_left_ms"].as_u64().unwrap() > 1_700_000, "{told}");
+    cluster.master.kill();
     cluster.restart_master();
     cluster.wait_live(4);
     cluster.keeper(0).kill();

@@ -94,7 +94,8 @@ impl State {
     /// These came in a while ago. An upload that was given up may have left them, and nobody spoken of them.
     pub(super) fn arrived(&mut self, id: KeeperId, arrived: &pb::Arrived, out: &mut Out) {
         for chunk in arrived.chunks.iter().map(|raw| ChunkId(*raw)) {
-            if self.chunks.get(chunk).is_none() && !self.is_under_way(chunk) {
+            let is_needed = self.is_under_way(chunk) || self.is_spared(chunk, out.now);
+            if self.chunks.get(chunk).is_none() && !is_needed {
                 tracing::info!(keeper = %id, %chunk, "nobody needs this chunk: it is deleted");
                 self.delete_at(id, chunk, out);
             }

@@ -68,7 +68,7 @@ pub struct Summary {
 pub enum DumpError {
     #[error("{0}")]
     Io(#[from] io::Error),
-    #[error("it is no dump of dfs-master")]
+    #[error("it is no dump of dfs-master; name a file that 'dfs backup' or 'dfs-master --dump' wrote")]
     NotADump,
     #[error("it has format {0}, and this program knows formats up to {DUMP_VERSION}; use a newer dfs-master")]
     Newer(u32),

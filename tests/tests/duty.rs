@@ -80,6 +80,7 @@ fn a_drain_outlives_restarts_ends_with_an_empty_keeper_and_then_it_can_be_forgot
     // With two other keepers it cannot end, and says so.
     let told = cluster.dfs(&["drain", &id, "--no-wait"]).ok().stdout;
     assert!(told.contains("add a keeper"), "{told}");
+    cluster.master.kill();
     cluster.restart_master();
     cluster.keeper(1).kill();
     cluster.keeper(1).restart();
@@ -120,6 +121,7 @@ fn a_keeper_in_maintenance_is_not_made_up_for_until_that_is_over() {
     let id = cluster.keeper_id(0).to_string();
     let told = cluster.json(&["maintenance", &id, "on", "--for", "30m"]);
     assert!(told["maintenance_left_ms"].as_u64().unwrap() > 1_700_000, "{told}");
+    cluster.master.kill();
     cluster.restart_master();
     cluster.wait_live(4);
     cluster.keeper(0).kill();

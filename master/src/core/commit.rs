@@ -17,13 +17,13 @@ use super::upload::{Phase, Upload};
 
 impl State {
     /// How many live copies an upload needs: `min_copies`, or as many as there are live keepers that have
-    /// it or could take it; one at least.
+    /// it or could take it, as far as others reach them; one at least.
     pub(super) fn copies_needed(&self, upload: &Upload) -> u32 {
         let able = self
             .keepers
             .iter()
             .filter(|(id, keeper)| {
-                keeper.is_writable() && keeper.has_room(upload.length)
+                keeper.is_writable() && keeper.has_room(upload.length) && !self.troubles.is_unreachable(**id)
                     || keeper.alive && upload.holders.contains(id)
             })
             .count();

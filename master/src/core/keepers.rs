@@ -231,6 +231,7 @@ impl State {
                     "no live keeper has these many chunks: 'dfs status' names the files"
                 );
             }
+            self.fail_uploads_at(&dead, out);
             self.recheck_uploads(out);
             self.recheck_syncs(out);
             self.start_scan(out);
@@ -239,7 +240,7 @@ impl State {
 
     /// Keepers for a new chunk: the primary, then companions in relay order, `want` in all if there are
     /// so many. Least bytes under way first, then the one that waited longest; companions on other
-    /// hosts first; those of `avoid` only when nobody else is left.
+    /// hosts first; those of `avoid`, and those that others have trouble with, only when nobody else is left.
     ///
     /// # Errors
     /// `NoKeeper`: none is live. `NoSpace`: those that are have no room.
@@ -254,14 +255,14 @@ impl State {
                 })
                 .min_by_key(|(id, keeper)| {
                     let same_host = chosen.iter().any(|c| self.host_of(*c) == Some(&keeper.row.host));
-                    let avoided = avoid.contains(&id.0);
+                    let avoided = avoid.contains(&id.0) || self.troubles.is_shunned(**id);
                     let last = if chosen.is_empty() { keeper.last_primary } else { keeper.last_placed };
                     (avoided, same_host, keeper.pending_bytes, last, **id)
                 })
                 .map(|(id, _)| *id);
             let Some(next) = next else { break };
-            // A companion that just failed the client would only fail it again.
-            if avoid.contains(&next.0) && !chosen.is_empty() {
+            // A companion that just failed would only fail again.
+            if (avoid.contains(&next.0) || self.troubles.is_shunned(next)) && !chosen.is_empty() {
                 break;
             }
             chosen.push(next);

@@ -63,6 +63,7 @@ mod request;
 pub mod row;
 mod session;
 mod sync;
+mod trouble;
 mod upload;
 mod xattr;
 
@@ -112,6 +113,7 @@ use replies::Replies;
 use row::{ExtentRow, Name};
 use session::Session;
 use sync::Syncs;
+use trouble::Troubles;
 use upload::Upload;
 
 /// Everything that the master knows.
@@ -141,6 +143,7 @@ pub struct State {
     /// Ticketed, and not yet in the table.
     uploads: BTreeMap<ChunkId, Upload>,
     orders: Orders,
+    troubles: Troubles,
     syncs: Syncs,
     compaction: Compaction,
     locks: locks::Locks,
@@ -176,6 +179,7 @@ impl State {
             replies: Replies::default(),
             uploads: BTreeMap::new(),
             orders: Orders::default(),
+            troubles: Troubles::default(),
             syncs: Syncs::default(),
             compaction: Compaction::default(),
             locks: locks::Locks::default(),
@@ -219,6 +223,7 @@ impl State {
     fn tick(&mut self, out: &mut Out) {
         self.find_dead_keepers(out);
         self.expire_orders(out);
+        self.troubles.tick(out.now_ms);
         self.expire_uploads(out);
         self.expire_locks(out);
         self.expire_acks(out);

@@ -144,7 +144,8 @@ impl State {
             })
             .min_by_key(|(id, keeper)| {
                 let free = keeper.load.free.saturating_sub(keeper.pending_bytes);
-                (hosts.contains(&keeper.row.host), keeper.orders_in, std::cmp::Reverse(free), **id)
+                let shunned = self.troubles.is_shunned(**id);
+                (shunned, hosts.contains(&keeper.row.host), keeper.orders_in, std::cmp::Reverse(free), **id)
             })
             .map(|(id, _)| *id)
     }
@@ -318,6 +319,7 @@ impl State {
         let Some(info) = copied.info else { return };
         let chunk = ChunkId(info.chunk);
         self.end_order(copied.order, chunk, |order| order.destination == by);
+        self.troubles.served(by);
         match self.subject(chunk) {
             Some(subject) if subject.info == info => {
                 if self.compaction.jobs.contains_key(&chunk) {
@@ -348,6 +350,10 @@ impl State {
         let ended =
             self.end_order(failed.order, chunk, |order| order.source == by || order.destination == by);
         if let Some(order) = ended {
+            let code = failed.error.as_ref().map(pb::Error::code);
+            if by == order.source && matches!(code, Some(pb::Code::Unavailable | pb::Code::TimedOut)) {
+                self.troubles.keeper_failed(order.destination, out.now_ms);
+            }
             self.shun(&order, out.now_ms);
             self.replicate_now(chunk, out);
         }

@@ -112,8 +112,8 @@ impl Client {
         }
     }
 
-    /// Ends when the session has been lost for as long as a call may take.
-    async fn master_is_away(&self) {
+    /// Ends when the session has been lost for as long as a call may take, from now on.
+    pub(crate) async fn master_is_away(&self) {
         let shared = &*self.inner.shared;
         let mut heard = Instant::now();
         loop {
@@ -123,6 +123,13 @@ impl Client {
             } else if heard.elapsed() > shared.op_timeout() {
                 return;
             }
+        }
+    }
+
+    /// Ends as soon as the session is lost.
+    pub(crate) async fn session_is_lost(&self) {
+        while self.inner.shared.is_up() {
+            tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 

@@ -135,9 +135,19 @@ impl Fs {
         self.writers.drain(deadline).await
     }
 
+    /// Logs which files have bytes that were not uploaded.
+    pub fn log_lost(&self) {
+        self.writers.log_lost();
+    }
+
+    /// The master cannot be reached, as far as is known.
+    pub fn is_cut_off(&self) -> bool {
+        !self.client.is_up()
+    }
+
     /// The master cannot be reached, and nothing waits to be sent to it but questions.
     pub fn is_cut_off_and_clean(&self) -> bool {
-        !self.client.is_up() && !self.writers.has_pending()
+        self.is_cut_off() && !self.writers.has_pending()
     }
 
     /// Ends the session with the master.
@@ -172,6 +182,23 @@ impl Fs {
     /// stat(2), with what this mount wrote.
     pub async fn getattr(&self, inode: InodeNo) -> Result<pb::Attr> {
         Ok(self.files.adjust(self.seen(self.client.getattr(inode)).await?))
+    }
+
+    /// The same for who uses the file through a handle. While the master is away, as it was known last: the kernel
+    /// asks at the end of a file, and what is known of an open file can be read on.
+    pub async fn getattr_open(&self, handle: u64, inode: InodeNo) -> Result<pb::Attr> {
+        let file = self.handles.get(handle)?.file.clone();
+        let known = async {
+            self.client.session_is_lost().await;
+            if file.is_stale() {
+                std::future::pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            attr = self.getattr(inode) => attr,
+            () = known => Ok(file.adjust(file.committed_attr())),
+        }
     }
 
     /// Changes attributes. A new size, and times given by hand, come after all that was written before. `caller`:
@@ -451,7 +478,7 @@ impl Fs {
         let Some(handle) = self.handles.remove(handle) else { return };
         let file = handle.file.clone();
         if file.writer.has_pending()
-            && let Err(error) = file.writer.settle().await
+            && let Err(error) = file.writer.settle_in_the_end().await
         {
             tracing::error!(inode = %file.inode, "bytes written after the last close could not be uploaded: {error}");
         }

@@ -82,7 +82,7 @@ impl<'a> Build<'a> {
     fn run(&mut self) -> Result<pb::ChunkInfo, DfsError> {
         let chunk = ChunkId(self.order.chunk);
         let length = self.check()?;
-        let mut incoming = self.node.store.receive(chunk, length).map_err(|e| DfsError::from(&e))?;
+        let mut incoming = self.node.store.receive(chunk, length, false).map_err(|e| DfsError::from(&e))?;
         let mut summer = BlockSummer::new();
         let mut pace = Pace::new();
         for piece in &self.order.pieces {

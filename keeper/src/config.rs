@@ -29,6 +29,10 @@ pub struct Config {
     /// Writes are refused when the file system has fewer free bytes than this. `None`: the larger of
     /// 64 MiB and 1 % of it.
     pub reserve_bytes: Option<u64>,
+    /// Within this, everything is read and checked once. `None`: only when the master asks for it.
+    pub scrub_every: Option<Duration>,
+    /// Bytes per second that reading everything may take at most.
+    pub scrub_rate: u64,
 }
 
 impl Config {
@@ -43,6 +47,8 @@ impl Config {
             join_timeout: Duration::from_secs(30),
             max_connections: 256,
             reserve_bytes: None,
+            scrub_every: Some(Duration::from_secs(7 * 86_400)),
+            scrub_rate: 64 << 20,
         }
     }
 
@@ -58,6 +64,13 @@ impl Config {
                 what: "connection limit 0".to_owned(),
                 why: "nobody could connect".to_owned(),
                 remedy: "give --max-connections a number from 1 on",
+            });
+        }
+        if self.scrub_rate == 0 {
+            return Err(KeeperError::Config {
+                what: "scrub rate 0".to_owned(),
+                why: "a scrub would never end".to_owned(),
+                remedy: "give --scrub-rate a size from 1MiB on, or --scrub-every off",
             });
         }
         Ok(())

@@ -7,6 +7,7 @@
 //! | `chunks/00` .. `chunks/ff` | chunk files (store/) |
 //! | `tmp/` | chunks that are being received; emptied at start |
 //! | `quarantine/` | chunk files that did not verify |
+//! | `SCRUB` | how far the scrub is (scrub.rs) |
 //!
 //! What must hold: a directory that holds chunks has an identity, for chunk ids mean nothing outside
 //! their cluster; and a directory with anything foreign in it is never touched.
@@ -25,7 +26,8 @@ use crate::files::{self, Files, SystemFiles};
 /// The newest layout of the data directory that this program reads, and the one that it writes.
 pub(crate) const FORMAT: u32 = 1;
 
-const OURS: [&str; 7] = ["LOCK", "IDENTITY", "IDENTITY.new", "chunks", "tmp", "quarantine", "lost+found"];
+const OURS: [&str; 9] =
+    ["LOCK", "IDENTITY", "IDENTITY.new", "chunks", "tmp", "quarantine", "SCRUB", "SCRUB.new", "lost+found"];
 
 /// Whose a data directory is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

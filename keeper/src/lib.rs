@@ -8,6 +8,7 @@
 //! - `wire`: frames on one blocking connection, with deadlines.
 //! - `relay`: a chunk goes out to another keeper; `fetch`: blocks of one come in.
 //! - `session`: the gRPC session with the master; `outbox`: notices on their way to it.
+//! - `scrub`: reads everything once in a set period.
 //! - `orders`: what the master has us do; `expected`: copies that it announced; `build`: a new chunk of parts of others;
 //!   `syncer`: group sync.
 //! - `node`: what all of those share; `load`: counters; `queue`: work for threads.
@@ -28,6 +29,7 @@ mod orders;
 mod outbox;
 mod queue;
 mod relay;
+mod scrub;
 mod server;
 mod session;
 mod store;
@@ -100,6 +102,7 @@ impl Keeper {
             .map_err(|error| KeeperError::Listen { address: config.listen, source: error.into() })?;
         let address = server.address();
         let node = Arc::new(Node::new(store, tuning));
+        node.scrub.plan(config.scrub_every, config.scrub_rate);
         for (chunk, error) in &bad {
             node.report_bad(*chunk, error);
         }
@@ -144,6 +147,7 @@ impl Keeper {
         spawn("chores", orders::run_chores)?;
         spawn("disk", watch_disk)?;
         spawn("build", build::run_builds)?;
+        spawn("scrub", scrub::run)?;
         for _ in 0..orders::PUSHERS {
             spawn("push", orders::run_pushes)?;
         }
@@ -253,10 +257,11 @@ fn no_thread(what: &'static str, error: io::Error) -> KeeperError {
     KeeperError::Thread { what, source: error.into() }
 }
 
-/// A thread that looks at the disk until the keeper stops.
+/// A thread that looks at the disk, and says what came in, until the keeper stops.
 fn watch_disk(node: &Node) {
     while !node.stop.is_set() {
         node.store.disk.probe();
+        orders::say_arrivals(node);
         thread::park_timeout(DISK_PROBE_EVERY);
     }
 }

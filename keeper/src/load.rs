@@ -90,6 +90,7 @@ impl Load {
     pub fn report(&self, store: &ChunkStore) -> pb::Load {
         let space = store.disk.space();
         let (chunks, used) = store.used();
+        let (quarantine_files, quarantine_bytes) = store.quarantine_size();
         pb::Load {
             total: space.total,
             used,
@@ -101,6 +102,9 @@ impl Load {
             bytes_written: self.bytes_written.load(Ordering::Relaxed),
             read_only: space.read_only,
             file_system: space.file_system,
+            quarantine_bytes,
+            quarantine_files,
+            scrub: None,
         }
     }
 }

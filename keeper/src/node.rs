@@ -17,6 +17,7 @@ use crate::load::Load;
 use crate::orders::Orders;
 use crate::outbox::Outbox;
 use crate::queue::Stop;
+use crate::scrub::Scrub;
 use crate::store::ChunkStore;
 use crate::store::error::StoreError;
 use crate::syncer::SyncQueue;
@@ -67,6 +68,7 @@ pub(crate) struct Node {
     pub orders: Orders,
     pub expected: Expected,
     pub syncs: SyncQueue,
+    pub scrub: Scrub,
     pub clock: Clock,
     pub tuning: Tuning,
     pub stop: Arc<Stop>,
@@ -82,6 +84,7 @@ impl Node {
             orders: Orders::new(),
             expected: Expected::default(),
             syncs: SyncQueue::new(tuning.sync_after),
+            scrub: Scrub::default(),
             clock: Clock::new(),
             tuning,
             stop: Arc::default(),
@@ -111,15 +114,26 @@ impl Node {
     /// Tells the master of a copy that is bad or gone; other errors are not its business.
     pub fn report_bad(&self, chunk: ChunkId, error: &StoreError) {
         if error.means_bad_copy() {
-            let error = Some(DfsError::from(error).to_wire());
-            self.outbox.post_or_drop(Msg::BadCopy(pb::BadCopy { chunk: chunk.0, error }));
+            self.outbox.post_or_drop(self.bad_copy(chunk, error));
         }
+    }
+
+    /// The notice of a copy that is bad or gone.
+    pub fn bad_copy(&self, chunk: ChunkId, error: &StoreError) -> Msg {
+        let error = Some(DfsError::from(error).to_wire());
+        Msg::BadCopy(pb::BadCopy { chunk: chunk.0, error, quarantined: self.store.is_quarantined(chunk) })
+    }
+
+    /// For a hello or a heartbeat. Asks no disk.
+    pub fn report_load(&self) -> pb::Load {
+        pb::Load { scrub: Some(self.scrub.state()), ..self.load.report(&self.store) }
     }
 
     /// Lets every thread that waits for something end.
     pub fn begin_stop(&self) {
         self.stop.set();
         self.orders.close();
+        self.scrub.close();
     }
 }
 

@@ -30,10 +30,19 @@ const YIELDING_RATE: f64 = 50.0 * 1024.0 * 1024.0;
 pub(crate) const PUSH_PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) const NOTICE_PATIENCE: Duration = Duration::from_secs(5);
 
+/// Chunks in one `Arrived`.
+const PAGE: usize = 4096;
+/// How old chunks are when the master is told of them: by then it knows of those that it needs.
+const ARRIVED_AFTER: Duration = Duration::from_secs(15);
+const ARRIVALS_PATIENCE: Duration = Duration::from_millis(100);
+
 #[derive(Debug)]
 enum Chore {
     Delete(ChunkId),
-    Verify(ChunkId),
+    Verify(pb::VerifyChunk),
+    EmptyQuarantine(ChunkId),
+    /// Look at the files, then send an inventory of this number.
+    Inventory(u64),
 }
 
 /// The orders that wait.
@@ -75,15 +84,32 @@ impl Orders {
         for chunk in chunks {
             node.store.doom(chunk);
             if self.chores.push(Chore::Delete(chunk)).is_err() {
+                node.store.spare(chunk);
                 tracing::warn!(%chunk, "too many orders; this deletion comes again after the next inventory");
                 return;
             }
         }
     }
 
-    pub fn verify(&self, chunk: ChunkId) {
-        if self.chores.push(Chore::Verify(chunk)).is_err() {
-            tracing::warn!(%chunk, "too many orders; this check is left out");
+    pub fn verify(&self, order: pb::VerifyChunk) {
+        if let Err(Chore::Verify(order)) = self.chores.push(Chore::Verify(order)) {
+            tracing::warn!(chunk = %ChunkId(order.chunk), "too many orders; this check is left out");
+        }
+    }
+
+    pub fn empty_quarantine(&self, chunks: impl IntoIterator<Item = ChunkId>) {
+        for chunk in chunks {
+            if self.chores.push(Chore::EmptyQuarantine(chunk)).is_err() {
+                tracing::warn!(%chunk, "too many orders; it stays in quarantine until the next inventory");
+                return;
+            }
+        }
+    }
+
+    /// Behind all deletions that are in line.
+    pub fn inventory(&self, number: u64) {
+        if self.chores.push(Chore::Inventory(number)).is_err() {
+            tracing::warn!("too many orders; the inventory that the master asked for is left out");
         }
     }
 
@@ -102,13 +128,45 @@ pub(crate) fn run_chores(node: &Node) {
                 Ok(here) => tracing::debug!(%chunk, here, "chunk deleted"),
                 Err(error) => tracing::warn!(%chunk, %error, "cannot delete a chunk"),
             },
-            Chore::Verify(chunk) => match node.store.verify(chunk) {
-                Ok(()) => tracing::debug!(%chunk, "chunk verified"),
-                Err(error) => {
-                    tracing::warn!(%chunk, %error, "chunk did not verify");
-                    node.report_bad(chunk, &error);
-                }
+            Chore::Verify(order) => verify(node, order),
+            Chore::Inventory(number) => take_stock(node, number),
+            Chore::EmptyQuarantine(chunk) => match node.store.empty_quarantine(chunk) {
+                Ok(()) => tracing::info!(%chunk, "good copies are there: quarantine emptied"),
+                Err(error) => tracing::warn!(%chunk, %error, "cannot empty quarantine"),
             },
+        }
+    }
+}
+
+fn verify(node: &Node, order: pb::VerifyChunk) {
+    let chunk = ChunkId(order.chunk);
+    match node.store.verify(chunk, order.info) {
+        Ok(()) => tracing::debug!(%chunk, "chunk verified"),
+        Err(error) => {
+            tracing::warn!(%chunk, %error, "chunk did not verify");
+            node.report_bad(chunk, &error);
+        }
+    }
+}
+
+/// Bad copies are reported before the inventory says what is left.
+fn take_stock(node: &Node, number: u64) {
+    for (chunk, error) in node.store.look_at_files() {
+        tracing::warn!(%chunk, %error, "a chunk's file is not as it was");
+        let notice = node.bad_copy(chunk, &error);
+        while !node.stop.is_set() && node.outbox.post(notice.clone(), NOTICE_PATIENCE).is_err() {}
+    }
+    node.outbox.ask_inventory(number);
+}
+
+/// Says to the master what came in some time ago: what it does not need, it has deleted. An upload that nobody ever
+/// spoke of again, as when its client and its first keeper died, would else stay here for ever.
+pub(crate) fn say_arrivals(node: &Node) {
+    let arrived = node.store.take_arrivals(ARRIVED_AFTER);
+    for page in arrived.chunks(PAGE) {
+        let notice = Msg::Arrived(pb::Arrived { chunks: page.iter().map(|chunk| chunk.0).collect() });
+        if node.outbox.post(notice, ARRIVALS_PATIENCE).is_err() {
+            node.store.put_arrivals_back(page);
         }
     }
 }

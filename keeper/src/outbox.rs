@@ -25,6 +25,8 @@ struct State {
     unsent: VecDeque<Msg>,
     /// With the number of the first heartbeat after each.
     sent: VecDeque<(u64, Msg)>,
+    /// The master asked for an inventory of this number.
+    inventory: Option<u64>,
     connected: bool,
     closed: bool,
 }
@@ -95,6 +97,18 @@ impl Outbox {
         drop(state);
         self.room.notify_all();
         self.filled.notify_one();
+    }
+
+    /// An inventory is to be sent, behind all notices that are here.
+    pub fn ask_inventory(&self, number: u64) {
+        self.lock().inventory = Some(number);
+        self.filled.notify_one();
+    }
+
+    /// The number of an inventory that is to be sent now; said once.
+    pub fn inventory_asked(&self) -> Option<u64> {
+        let mut state = self.lock();
+        if state.unsent.is_empty() { state.inventory.take() } else { None }
     }
 
     /// The session is gone.

@@ -213,7 +213,7 @@ impl Session {
             data_dir: dir.path().to_string_lossy().into_owned(),
             host: self.host.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            load: Some(self.node.load.report(&self.node.store)),
+            load: Some(self.node.report_load()),
         })
     }
 
@@ -295,7 +295,9 @@ impl Session {
     ) -> Result<(), Failure> {
         let outbox = &self.node.outbox;
         let mut beats = Heartbeats { sent: 0, acknowledged: 0, last: Instant::now() };
-        self.send_inventory(link, &mut beats).await?;
+        // One that was asked for on the last stream is not waited for any more.
+        outbox.inventory_asked();
+        self.send_inventory(link, &mut beats, 0).await?;
         outbox.session_began();
         let mut ticks = interval(link.heartbeat);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -305,6 +307,9 @@ impl Session {
             }
             if outbox.is_crowded() && beats.acknowledged == beats.sent {
                 self.heartbeat(link, &mut beats).await?;
+            }
+            if let Some(number) = outbox.inventory_asked() {
+                self.send_inventory(link, &mut beats, number).await?;
             }
             tokio::select! {
                 () = outbox.filled() => {}
@@ -325,20 +330,23 @@ impl Session {
 
     async fn heartbeat(&self, link: &Link, beats: &mut Heartbeats) -> Result<(), Failure> {
         beats.sent += 1;
-        let load = Some(self.node.load.report(&self.node.store));
+        let load = Some(self.node.report_load());
         send(&link.up, up::Msg::Heartbeat(pb::Heartbeat { seq: beats.sent, load })).await
     }
 
     /// Heartbeats go on meanwhile. Their answers are read later, so the silence counts from the end.
-    async fn send_inventory(&self, link: &Link, beats: &mut Heartbeats) -> Result<(), Failure> {
+    async fn send_inventory(&self, link: &Link, beats: &mut Heartbeats, number: u64) -> Result<(), Failure> {
         self.heartbeat(link, beats).await?;
         let mut last_beat = Instant::now();
         let all = self.inventory().await;
+        let mut quarantined: Vec<u64> = self.node.store.quarantined().iter().map(|chunk| chunk.0).collect();
         let mut pages = all.chunks(PAGE).peekable();
         loop {
             let chunks = pages.next().unwrap_or_default().to_vec();
             let last = pages.peek().is_none();
-            send(&link.up, up::Msg::Inventory(pb::InventoryPage { chunks, last })).await?;
+            let quarantined = std::mem::take(&mut quarantined);
+            let page = pb::InventoryPage { chunks, last, quarantined, number };
+            send(&link.up, up::Msg::Inventory(page)).await?;
             if last_beat.elapsed() >= link.heartbeat {
                 self.heartbeat(link, beats).await?;
                 last_beat = Instant::now();
@@ -374,9 +382,14 @@ impl Session {
                 node.expected.announce(order.order);
             }
             Some(down::Msg::Delete(order)) => node.orders.delete(node, order.chunks.into_iter().map(ChunkId)),
+            Some(down::Msg::SendInventory(order)) => node.orders.inventory(order.number),
             Some(down::Msg::Sync(order)) => node.syncs.ask(order.chunks.into_iter().map(ChunkId)),
             Some(down::Msg::Build(order)) => node.orders.build(node, order),
-            Some(down::Msg::Verify(order)) => node.orders.verify(ChunkId(order.chunk)),
+            Some(down::Msg::Verify(order)) => node.orders.verify(order),
+            Some(down::Msg::EmptyQuarantine(order)) => {
+                node.orders.empty_quarantine(order.chunks.into_iter().map(ChunkId));
+            }
+            Some(down::Msg::Scrub(order)) => node.scrub.order(order.number),
             Some(down::Msg::Refused(error)) => return Err(self.refused(DfsError::from_wire(error))),
             Some(down::Msg::Welcome(_)) | None => {
                 tracing::warn!("the master sent a message that has no meaning here; ignored");

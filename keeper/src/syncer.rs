@@ -154,7 +154,7 @@ mod tests {
         let synced: Op<()> = Op::SyncDir("data/chunks/42".into());
         let ops = std::thread::scope(|scope| {
             let syncer = scope.spawn(|| run(&node));
-            let mut incoming = node.store.receive(chunk, bytes.len()).unwrap();
+            let mut incoming = node.store.receive(chunk, bytes.len(), false).unwrap();
             incoming.append(&bytes).unwrap();
             incoming.commit(BlockSums::of(&bytes).encoded().clone()).unwrap();
             node.syncs.add(chunk);
@@ -176,7 +176,7 @@ mod tests {
             let dir = DataDir::open(&image.path().join("data")).unwrap();
             let (store, bad) = ChunkStore::open(dir, Some(0)).unwrap();
             assert!(bad.is_empty(), "seed {seed}: {bad:?}");
-            store.verify(chunk).unwrap();
+            store.verify(chunk, None).unwrap();
         }
     }
 

@@ -39,6 +39,8 @@ pub struct Config {
     pub replicate_every: Duration,
     /// How long a file has to be quiet before it is compacted; zero: never is one.
     pub compact_after: Duration,
+    /// How long files that were removed are kept in the trash; zero: they are not.
+    pub trash: Duration,
 }
 
 /// A choice that cannot be.
@@ -75,6 +77,7 @@ impl Config {
             chunk_size: 8 * 1024 * 1024,
             replicate_every: Duration::from_secs(10),
             compact_after: Duration::from_secs(10),
+            trash: Duration::ZERO,
         }
     }
 

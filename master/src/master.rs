@@ -175,6 +175,7 @@ fn open(dir: DataDir, config: &Config) -> Result<(Engine, ClusterId), MasterErro
         chunk_size: config.chunk_size,
         replicate_every_ms: u64::try_from(config.replicate_every.as_millis()).unwrap_or(u64::MAX),
         compact_after_ms: u64::try_from(config.compact_after.as_millis()).unwrap_or(u64::MAX),
+        trash_ms: u64::try_from(config.trash.as_millis()).unwrap_or(u64::MAX),
     };
     let engine = Engine::start(Box::new(store), settings)?;
     Ok((engine, identity.cluster))

@@ -7,6 +7,7 @@
 //! The same program is the mount helper of mount(8): called as `mount.<type>`, `-f` means what mount(8)
 //! means by it (pretend), not "stay in the foreground".
 
+mod flags;
 pub mod home;
 pub mod memory;
 mod remount;
@@ -18,149 +19,16 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use clap::builder::FalseyValueParser;
 use clap::parser::ValueSource;
-use clap::{ArgAction, ArgMatches, CommandFactory, FromArgMatches, Parser};
-use dfs_proto::units::{Period, Size};
+use clap::{ArgMatches, CommandFactory, FromArgMatches};
 
+use self::flags::Flags;
 pub use self::remount::{Remount, parse_remount};
 use self::subdir::SubDir;
 use crate::fs::caller::Squash;
 
 use self::words::{Allow, MountWords, Word, WordError};
 use crate::fs::atime::{AtimeOptions, AtimePolicy};
-
-/// The flags, as they are typed. [`Settings`] is what they come to.
-#[derive(Parser, Debug)]
-#[command(
-    name = "dfs-mount",
-    version,
-    about = "Mounts the distributed file system on a directory",
-    long_about = "Mounts the distributed file system on a directory, and goes to the background when it is \
-                  usable. Without --master it runs a whole cluster inside itself and keeps it under --data: \
-                  the next mount finds everything again.",
-    after_help = "-o takes what mount(8) takes (ro, noatime, relatime, strictatime, nodev, nosuid, noexec, sync, dirsync, nofail, _netdev, \
-                  x-..., ...), allow_other, allow_root, default_permissions, root_squash, no_root_squash, fsname=, subtype=, and each flag \
-                  with a value as key=value (master=HOST:PORT, cache-size=1GiB).\n\
-                  Sizes are typed as 8MiB, 1GiB, 4096; periods as 10s, 250ms, 2m.\n\
-                  Unmount with `umount MOUNTPOINT` (as a user: `fusermount3 -u MOUNTPOINT`).",
-    override_usage = "dfs-mount [FLAGS] MOUNTPOINT\n       dfs-mount HOST:PORT[/DIR] MOUNTPOINT [FLAGS]",
-    args_override_self = true
-)]
-struct Cli {
-    /// Where to mount; it is created when it is missing. With two arguments, as mount(8) gives them, the first
-    /// is the master's HOST:PORT, or `none` or `dfs` for the embedded cluster
-    #[arg(value_name = "MOUNTPOINT")]
-    first: PathBuf,
-
-    #[arg(hide = true)]
-    second: Option<PathBuf>,
-
-    /// The master's address. Without it, a cluster is run inside this process
-    #[arg(long, env = "DFS_MASTER", value_name = "HOST:PORT")]
-    master: Option<String>,
-
-    /// Mount this directory of the cluster instead of all of it; nothing leads out of it
-    #[arg(long, env = "DFS_SUBDIR", value_name = "DIR")]
-    subdir: Option<OsString>,
-
-    /// Embedded cluster: the directory that keeps it [default: $XDG_DATA_HOME/dfs or ~/.local/share/dfs]
-    #[arg(long, env = "DFS_DATA", value_name = "DIR")]
-    data: Option<PathBuf>,
-
-    /// Embedded cluster: how many keepers, from 1 to 64
-    #[arg(long, env = "DFS_KEEPERS", value_name = "NUMBER", default_value_t = 3,
-          value_parser = clap::value_parser!(u32).range(1..=64))]
-    keepers: u32,
-
-    /// Embedded cluster: on how many keepers each chunk ends up
-    #[arg(long, env = "DFS_COPIES", value_name = "NUMBER", default_value_t = 3,
-          value_parser = clap::value_parser!(u32).range(1..=16))]
-    copies: u32,
-
-    /// Embedded cluster: how many keepers hold a chunk before its write counts as done
-    #[arg(long, env = "DFS_MIN_COPIES", value_name = "NUMBER", default_value_t = 2,
-          value_parser = clap::value_parser!(u32).range(1..=16))]
-    min_copies: u32,
-
-    /// Embedded cluster: the largest chunk, in bytes
-    #[arg(long, env = "DFS_CHUNK_SIZE", value_name = "SIZE", default_value = "8MiB")]
-    chunk_size: Size,
-
-    /// Embedded cluster: how often the master looks for chunks with too few copies
-    #[arg(long, env = "DFS_REPLICATE_EVERY", value_name = "PERIOD", default_value = "10s")]
-    replicate_every: Period,
-
-    /// Stay in the foreground, and log to stderr
-    #[arg(short = 'f', long, env = "DFS_FOREGROUND", action = ArgAction::SetTrue,
-          value_parser = FalseyValueParser::new())]
-    foreground: bool,
-
-    /// Mount options, cut at commas; may be given more than once
-    #[arg(short = 'o', long = "options", env = "DFS_OPTIONS", value_name = "OPTIONS", action = ArgAction::Append,
-          allow_hyphen_values = true)]
-    options: Vec<String>,
-
-    /// Memory for blocks that were read, in bytes
-    #[arg(long, env = "DFS_CACHE_SIZE", value_name = "SIZE", default_value = "512MiB")]
-    cache_size: Size,
-
-    /// Memory for bytes that are on their way to the keepers, in bytes
-    #[arg(long, env = "DFS_WRITE_BUFFER", value_name = "SIZE", default_value = "256MiB")]
-    write_buffer: Size,
-
-    /// How long an operation waits for a master that does not answer; at the start, 5s at most
-    #[arg(long, env = "DFS_MASTER_TIMEOUT", value_name = "PERIOD", default_value = "30s")]
-    master_timeout: Period,
-
-    /// What to log: error, warn, info, debug, trace, or per module (dfs_mount=debug,info)
-    #[arg(long, env = "DFS_LOG", value_name = "FILTER", default_value = "info")]
-    log: String,
-
-    /// Where to log [default: stderr in the foreground, else $XDG_STATE_HOME/dfs/ or ~/.local/state/dfs/,
-    /// mount-<mount point>.log]
-    #[arg(long, env = "DFS_LOG_FILE", value_name = "FILE")]
-    log_file: Option<PathBuf>,
-
-    /// Mount read-only, as -o ro
-    #[arg(short = 'r', long, env = "DFS_READ_ONLY", action = ArgAction::SetTrue,
-          value_parser = FalseyValueParser::new())]
-    read_only: bool,
-
-    /// Root counts as nobody on this mount, as -o root_squash; see exports(5)
-    #[arg(long, env = "DFS_ROOT_SQUASH", action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
-    root_squash: bool,
-
-    /// With --root-squash: the user that root counts as
-    #[arg(long, env = "DFS_ANONUID", value_name = "UID", default_value_t = 65534,
-          value_parser = clap::value_parser!(u32).range(1..=4_294_967_294))]
-    anonuid: u32,
-
-    /// With --root-squash: the group that root counts as
-    #[arg(long, env = "DFS_ANONGID", value_name = "GID", default_value_t = 65534,
-          value_parser = clap::value_parser!(u32).range(1..=4_294_967_294))]
-    anongid: u32,
-
-    /// From mount(8): mount read-write
-    #[arg(short = 'w', hide = true)]
-    read_write: bool,
-
-    /// From mount(8): be sloppy about unknown options. We are not
-    #[arg(short = 's', long, hide = true)]
-    sloppy: bool,
-
-    /// From mount(8): do not write /etc/mtab. There is none
-    #[arg(short = 'n', hide = true)]
-    no_mtab: bool,
-
-    /// From mount(8): say more
-    #[arg(short = 'v', hide = true, action = ArgAction::Count)]
-    verbose: u8,
-
-    /// From mount(8): the type of the file system
-    #[arg(short = 't', hide = true, value_name = "TYPE")]
-    fs_type: Option<String>,
-}
 
 /// Which cluster to mount.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -296,7 +164,7 @@ pub struct Caller {
 /// [`OptionsError`]: the caller prints it and exits with 2 (or 0, for clap's `--help`).
 pub fn parse(args: Vec<OsString>, caller: &Caller) -> Result<Settings, OptionsError> {
     let as_helper = args.first().is_some_and(|name| is_mount_helper(Path::new(name)));
-    let command = Cli::command();
+    let command = Flags::command();
     let (first_pass, _) = read(&command, args.clone())?;
 
     let mut words = MountWords {
@@ -312,14 +180,14 @@ pub fn parse(args: Vec<OsString>, caller: &Caller) -> Result<Settings, OptionsEr
     }
     // Flags of -o go first, so that those of the command line override them.
     expanded.extend(args.into_iter().skip(1));
-    let (cli, matches) = read(&command, expanded)?;
-    resolve(cli, &matches, words, as_helper, caller)
+    let (flags, matches) = read(&command, expanded)?;
+    resolve(flags, &matches, words, as_helper, caller)
 }
 
-fn read(command: &clap::Command, args: Vec<OsString>) -> Result<(Cli, ArgMatches), OptionsError> {
+fn read(command: &clap::Command, args: Vec<OsString>) -> Result<(Flags, ArgMatches), OptionsError> {
     let matches = command.clone().try_get_matches_from(args)?;
-    let cli = Cli::from_arg_matches(&matches).map_err(|e| e.format(&mut command.clone()))?;
-    Ok((cli, matches))
+    let flags = Flags::from_arg_matches(&matches).map_err(|e| e.format(&mut command.clone()))?;
+    Ok((flags, matches))
 }
 
 /// mount(8) calls its helpers `mount.<type>`.
@@ -328,22 +196,22 @@ fn is_mount_helper(program: &Path) -> bool {
 }
 
 fn resolve(
-    cli: Cli,
+    flags: Flags,
     matches: &ArgMatches,
     words: MountWords,
     as_helper: bool,
     caller: &Caller,
 ) -> Result<Settings, OptionsError> {
-    let (source, mountpoint) = match cli.second {
-        Some(second) => (Some(cli.first), second),
-        None => (None, cli.first),
+    let (source, mountpoint) = match flags.second {
+        Some(second) => (Some(flags.first), second),
+        None => (None, flags.first),
     };
     let said = |id: &str| matches.value_source(id) == Some(ValueSource::CommandLine);
     // An empty variable is one that is not set.
-    let master = cli.master.filter(|m| !m.is_empty()).map(|m| (m, said("master")));
+    let master = flags.master.filter(|m| !m.is_empty()).map(|m| (m, said("master")));
     let (source, source_subdir) = split_source(source);
     let master = choose_master(source.as_deref(), master)?;
-    let subdir = choose_subdir(source_subdir.as_deref(), cli.subdir.as_deref())?;
+    let subdir = choose_subdir(source_subdir.as_deref(), flags.subdir.as_deref())?;
     let asked = |id: &str| matches.value_source(id) != Some(ValueSource::DefaultValue);
     let budget = |id, flag, size| memory::budget(flag, size, asked(id), caller.memory_bytes);
     let mut notes = Vec::new();
@@ -358,20 +226,20 @@ fn resolve(
             Cluster::Join { master }
         }
         None => Cluster::Embedded(EmbeddedSettings {
-            data: absolute(&cli.data.map_or_else(|| default_data(caller), Ok)?)?,
-            keepers: cli.keepers,
-            copies: cli.copies,
-            min_copies: cli.min_copies,
-            chunk_size: u32::try_from(cli.chunk_size.0).map_err(|_| {
+            data: absolute(&flags.data.map_or_else(|| default_data(caller), Ok)?)?,
+            keepers: flags.keepers,
+            copies: flags.copies,
+            min_copies: flags.min_copies,
+            chunk_size: u32::try_from(flags.chunk_size.0).map_err(|_| {
                 OptionsError::Usage(format!(
                     "--chunk-size {}: too large; at most 64MiB is sensible",
-                    cli.chunk_size
+                    flags.chunk_size
                 ))
             })?,
-            replicate_every: cli.replicate_every.0,
+            replicate_every: flags.replicate_every.0,
         }),
     };
-    let squash = Squash { uid: cli.anonuid, gid: cli.anongid };
+    let squash = Squash { uid: flags.anonuid, gid: flags.anongid };
     let squash = words.root_squash.then_some(squash);
     let mount = resolve_mount(words, squash, &cluster, &subdir, caller.is_root, &mut notes)?;
     Ok(Settings {
@@ -379,13 +247,13 @@ fn resolve(
         cluster,
         subdir,
         mount,
-        foreground: cli.foreground && !as_helper,
-        pretend: cli.foreground && as_helper,
-        cache_bytes: budget("cache_size", "--cache-size", cli.cache_size)?,
-        write_buffer_bytes: budget("write_buffer", "--write-buffer", cli.write_buffer)?,
-        master_timeout: cli.master_timeout.0,
-        log_filter: cli.log,
-        log_file: cli.log_file.map(|f| absolute(&f)).transpose()?,
+        foreground: flags.foreground && !as_helper,
+        pretend: flags.foreground && as_helper,
+        cache_bytes: budget("cache_size", "--cache-size", flags.cache_size)?,
+        write_buffer_bytes: budget("write_buffer", "--write-buffer", flags.write_buffer)?,
+        master_timeout: flags.master_timeout.0,
+        log_filter: flags.log,
+        log_file: flags.log_file.map(|f| absolute(&f)).transpose()?,
         notes,
     })
 }

@@ -10,6 +10,7 @@
 //! - [`block_sum`]: the checksums of a chunk.
 //! - [`atime`]: when a read changes an atime.
 //! - [`lock_ranges`]: the bytes that one owner has locked.
+//! - [`request_kind`]: what each request of a mount is to those who carry it.
 //! - [`time`]: points in time.
 //! - [`units`] and [`logging`]: how people type sizes and periods, and how every binary logs.
 //!
@@ -22,6 +23,7 @@ pub mod frame;
 pub mod ids;
 pub mod lock_ranges;
 pub mod logging;
+pub mod request_kind;
 pub mod ticket;
 pub mod time;
 pub mod units;

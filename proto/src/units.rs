@@ -10,7 +10,7 @@ use std::time::Duration;
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Size(pub u64);
 
-/// A length of time. Reads `10s`, `250ms`, `2m`, `1h`; a unit is needed.
+/// A length of time. Reads `10s`, `250ms`, `2m`, `1h`, `7d`; a unit is needed.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct Period(pub Duration);
 
@@ -65,6 +65,7 @@ impl FromStr for Period {
                 "s" => 1_000,
                 "m" | "min" => 60_000,
                 "h" => 3_600_000,
+                "d" => 86_400_000,
                 _ => return None,
             };
             number.checked_mul(millis).map(|ms| Period(Duration::from_millis(ms)))
@@ -89,6 +90,17 @@ impl fmt::Display for Period {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let millis = self.0.as_millis();
         if millis.is_multiple_of(1_000) { write!(f, "{}s", millis / 1_000) } else { write!(f, "{millis}ms") }
+    }
+}
+
+/// A period; zero for what switches it off.
+///
+/// # Errors
+/// What is wrong with the text, for a person.
+pub fn period_or_off(text: &str) -> Result<Period, String> {
+    match text {
+        "0" | "off" => Ok(Period(Duration::ZERO)),
+        _ => text.parse().map_err(|error| format!("{error}, or off")),
     }
 }
 
@@ -139,6 +151,8 @@ mod tests {
         assert_eq!("10s".parse(), Ok(Period(Duration::from_secs(10))));
         assert_eq!("250ms".parse(), Ok(Period(Duration::from_millis(250))));
         assert_eq!("2m".parse(), Ok(Period(Duration::from_secs(120))));
+        assert_eq!("7d".parse(), Ok(Period(Duration::from_secs(604_800))));
+        assert_eq!(period_or_off("off"), Ok(Period(Duration::ZERO)));
         assert!("10".parse::<Period>().is_err());
         assert!("s".parse::<Period>().is_err());
     }

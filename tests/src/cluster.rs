@@ -27,6 +27,8 @@ pub struct Builder {
     chunk_size: String,
     replicate_every: String,
     compact_after: String,
+    keeper_flags: Vec<String>,
+    master_flags: Vec<String>,
     log: String,
     network: bool,
 }
@@ -65,6 +67,18 @@ impl Builder {
     /// As typed: `10s` (the default), `off`.
     pub fn compact_after(mut self, period: &str) -> Builder {
         self.compact_after = period.to_owned();
+        self
+    }
+
+    /// More flags of every keeper, as typed.
+    pub fn keeper_flags(mut self, flags: &[&str]) -> Builder {
+        self.keeper_flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        self
+    }
+
+    /// More flags of the master, as typed.
+    pub fn master_flags(mut self, flags: &[&str]) -> Builder {
+        self.master_flags = flags.iter().map(|flag| (*flag).to_owned()).collect();
         self
     }
 
@@ -123,12 +137,8 @@ fn master_recipe(
         ("--compact-after", settings.compact_after.clone()),
         ("--log", settings.log.clone()),
     ];
-    recipe(
-        scratch,
-        on,
-        "dfs-master",
-        flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]).collect(),
-    )
+    let flags = flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
+    recipe(scratch, on, "dfs-master", flags.chain(settings.master_flags.iter().cloned()).collect())
 }
 
 /// What runs a command on a host of the network, if there is one.
@@ -182,6 +192,8 @@ impl Cluster {
             chunk_size: "8MiB".into(),
             replicate_every: "1s".into(),
             compact_after: "10s".into(),
+            keeper_flags: Vec::new(),
+            master_flags: Vec::new(),
             log: "info".into(),
             network: false,
         }
@@ -227,6 +239,7 @@ impl Cluster {
         let mut args = ["--data", &data, "--master", &self.address, "--log", &self.settings.log]
             .map(str::to_owned)
             .to_vec();
+        args.extend(self.settings.keeper_flags.iter().cloned());
         if let Some(host) = self.join(&name) {
             args.extend(["--listen".to_owned(), format!("{host}:0"), "--host".to_owned(), name.clone()]);
         }

@@ -299,6 +299,32 @@ fn set_id_bits_are_cleared_by_who_changes_the_file() {
 }
 
 #[test]
+fn appending_takes_away_what_came_while_the_file_was_open() {
+    let (_cluster, mount) = mounted();
+    let file = mount.path("file");
+    fs::write(&file, b"program").unwrap();
+    set_mode(&file, 0o666);
+    set_mode(mount.dir(), 0o777);
+    let dir = mount.dir().to_path_buf();
+    let appending = std::thread::spawn(move || {
+        let script =
+            "exec 3>>file; echo a >&3; : > ready; while [ ! -e go ]; do sleep 0.05; done; echo b >&3";
+        as_user(1234, "", &dir, script).ok();
+    });
+    wait_until(secs(10), "it has the file open", || mount.path("ready").exists());
+    set_mode(&file, 0o6777);
+    fs::write(mount.path("go"), "").unwrap();
+    appending.join().unwrap();
+    assert_eq!(mode(&file), 0o777);
+    // Version 2 of capabilities(7), none of them set: root loses it like anybody.
+    let value = "0x0000000200000000000000000000000000000000";
+    sh(&format!("setfattr -n security.capability -v {value} $1; echo c >> $1"), &[&file]);
+    let capability = rustix::fs::getxattr(&file, "security.capability", &mut [0u8; 64]);
+    assert_eq!(capability, Err(Errno::NODATA), "a file that was changed is another program");
+    assert_eq!(fs::read(&file).unwrap(), b"programa\nb\nc\n");
+}
+
+#[test]
 fn a_squashed_root_is_nobody() {
     let (mut cluster, plain) = mounted();
     let squashed = cluster.mount_with(&["-o", "root_squash"]);

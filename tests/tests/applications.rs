@@ -53,10 +53,12 @@ fn sqlite_on_two_mounts_at_once() {
     let mut cluster = Cluster::builder().chunk_size("1MiB").start();
     let (one, two) = (cluster.mount(), cluster.mount());
     let each = number("DFS_TEST_SQLITE", 80) / 2;
+    // SQLite asks for a lock again and again, and whoever has it is the quicker one: with many transactions the other one
+    // waits for half a minute on a local disk, too.
     let script = r#"
         sqlite3 "$1/db" "CREATE TABLE t(who, n INTEGER, text);"
         add() {
-            { echo '.timeout 60000'; for n in $(seq "$3"); do echo "INSERT INTO t VALUES('$2', $n, hex(randomblob(300)));"; done; } |
+            { echo '.timeout 600000'; for n in $(seq "$3"); do echo "INSERT INTO t VALUES('$2', $n, hex(randomblob(300)));"; done; } |
                 sqlite3 -bail "$1/db"
         }
         add "$1" a "$3" & first=$!

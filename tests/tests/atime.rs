@@ -54,6 +54,31 @@ fn set_atime(path: &Path, sec: i64) {
     rustix::fs::utimensat(CWD, path, &times, AtFlags::empty()).unwrap();
 }
 
+// cp of a large file that has just been written has to be done at once, and the kernel takes long to drop its pages.
+#[test]
+fn a_large_file_keeps_its_pages_and_its_open_counts_as_a_read() {
+    const LARGE: usize = 40 << 20;
+    const SMALL: usize = 64 << 10;
+    let mut cluster = Cluster::start();
+    let (mount, other) = (cluster.mount(), cluster.mount());
+    let path = mount.path("large");
+    fs::write(&path, vec![7; LARGE]).unwrap();
+    check(&path, Does::Move, || drop(fs::File::open(&path).unwrap()));
+    check(&path, Does::Stay, || assert_eq!(fs::read(&path).unwrap().len(), LARGE));
+    // Keepers tell what they served once a second: when they have told of what was read after it, it is told too.
+    fs::write(mount.path("small"), vec![1; SMALL]).unwrap();
+    read(&other.path("small"));
+    let served = || -> u64 {
+        let rows = cluster.json(&["keepers"]);
+        rows.as_array().unwrap().iter().map(|row| row["bytes_read"].as_u64().unwrap()).sum()
+    };
+    wait_until(secs(10), "keepers tell what they served", || served() >= SMALL as u64);
+    assert!(served() < LARGE as u64 / 4, "the pages were given up");
+    // What somebody else wrote is read anew all the same.
+    fs::write(other.path("large"), vec![8; LARGE]).unwrap();
+    assert!(fs::read(&path).unwrap() == vec![8; LARGE]);
+}
+
 #[test]
 fn relatime_is_the_default() {
     let mut cluster = Cluster::start();

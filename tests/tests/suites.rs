@@ -1,7 +1,7 @@
 //! The public suites, on a real mount of a real cluster: pjdfstest for the system calls, fsx for the bytes.
 //!
 //! Covers: every case of pjdfstest passes, as root with two other users, and none is skipped that the local disk does
-//! not skip, but for [`NOT_RUN`]; fsx finds no wrong byte with its default settings, with mostly mmap, with mostly
+//! not skip, but for [`NOT_RUN`], which the long form runs (DFS_TEST_LINK_MAX=1); fsx finds no wrong byte with its default settings, with mostly mmap, with mostly
 //! truncate and with holes. DFS_TEST_FSX_OPS=1000000 is the long form of fsx. tests/run.sh installs both tools.
 
 use std::collections::BTreeSet;
@@ -17,11 +17,24 @@ use dfs_tests::{Cluster, Ran, Scratch, require_root, run};
 /// Cases in this version of pjdfstest.
 const CASES: usize = 398;
 
-/// Cases that are skipped on the mount alone, and why.
+/// Cases that are skipped on the mount alone, and why. The long form runs them: [`link_count_max`].
 const NOT_RUN: &[(&str, &str)] = &[(
     "link::link_count_max",
     "the C library knows the limit of a few kinds of file system by their numbers, and FUSE is not among them",
 )];
+
+/// A library that says of FUSE what the C library says of the file systems that it knows.
+const LIMIT_OF_LINKS: &str = r#"
+    #define _GNU_SOURCE
+    #include <dlfcn.h>
+    #include <sys/vfs.h>
+    #include <unistd.h>
+    long pathconf(const char *path, int name) {
+        struct statfs found;
+        if (name == _PC_LINK_MAX && statfs(path, &found) == 0 && found.f_type == 0x65735546) return 65000;
+        return ((long (*)(const char *, int))dlsym(RTLD_NEXT, "pathconf"))(path, name);
+    }
+"#;
 
 /// Users of every Debian, each with the group that is its own.
 const USERS: &str = r#"[["nobody", "nogroup"], ["daemon", "daemon"]]"#;
@@ -34,6 +47,10 @@ fn tool(name: &str) -> PathBuf {
 
 /// Runs pjdfstest in `dir`; with `remount`, cases may make the file system read-only for a moment. `names` are parts of names.
 fn pjdfstest(scratch: &Scratch, dir: &Path, other_disk: &Path, remount: bool, names: &[&str]) -> Ran {
+    run(&mut command(scratch, dir, other_disk, remount, names), secs(180))
+}
+
+fn command(scratch: &Scratch, dir: &Path, other_disk: &Path, remount: bool, names: &[&str]) -> Command {
     let settings = scratch.path("pjdfstest.toml");
     let features =
         ["posix_fallocate", "rename_ctime", "utime_now", "utimensat"].map(|name| format!("{name} = {{}}\n"));
@@ -53,7 +70,17 @@ fn pjdfstest(scratch: &Scratch, dir: &Path, other_disk: &Path, remount: bool, na
     let path = format!("{}:{}", programs.display(), std::env::var("PATH").unwrap());
     command.env("PATH", path).env_remove("RUST_BACKTRACE").arg("-c").arg(settings);
     command.arg("-s").arg(other_disk).arg("-p").arg(dir).args(names);
-    run(&mut command, secs(180))
+    command
+}
+
+/// The case that the C library keeps from running, with a C library that knows the limit.
+fn link_count_max(scratch: &Scratch, dir: &Path, other_disk: &Path) {
+    let (source, library) = (scratch.path("limit.c"), scratch.path("limit.so"));
+    fs::write(&source, LIMIT_OF_LINKS).unwrap();
+    sh(r#"cc -shared -fPIC -o "$2" "$1""#, &[&source, &library]);
+    let mut command = command(scratch, dir, other_disk, false, &["link::link_count_max"]);
+    let ran = run(command.env("LD_PRELOAD", library), secs(1800));
+    assert_eq!(cases(&ran, "ok").len(), 1, "{}", plain(&ran.stdout));
 }
 
 /// Without the colours.
@@ -101,6 +128,9 @@ fn pjdfstest_passes_and_skips_no_more_than_on_the_local_disk() {
     assert_eq!(skipped, known, "the reasons of those that are known: {NOT_RUN:#?}");
     let more: Vec<_> = skipped.difference(&skipped_there).filter(|name| !known.contains(*name)).collect();
     assert!(more.is_empty(), "skipped on the mount alone: {more:?}");
+    if std::env::var_os("DFS_TEST_LINK_MAX").is_some() {
+        link_count_max(scratch, mount.dir(), &other_disk);
+    }
 }
 
 /// Operations of each run, and the seeds. The long form has more of both.

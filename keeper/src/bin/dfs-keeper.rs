@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::builder::FalseyValueParser;
 use dfs_keeper::{Config, Keeper};
-use dfs_proto::units::{Period, socket_address};
+use dfs_proto::units::{Period, Size, period_or_off, socket_address};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// A Data Keeper: stores chunks in a directory, serves them, and copies them to other keepers.
@@ -36,6 +36,12 @@ struct Args {
     /// Connections to the data port at once.
     #[arg(long, env = "DFS_MAX_CONNECTIONS", value_name = "NUMBER", default_value_t = 256)]
     max_connections: usize,
+    /// Read and check everything once within this time, as 7d or 12h; off: only when 'dfs scrub' asks for it.
+    #[arg(long, env = "DFS_SCRUB_EVERY", value_name = "PERIOD", default_value = "7d", value_parser = period_or_off)]
+    scrub_every: Period,
+    /// Bytes per second that this reading takes at most.
+    #[arg(long, env = "DFS_SCRUB_RATE", value_name = "SIZE", default_value = "64MiB")]
+    scrub_rate: Size,
     /// What to log: error, warn, info, debug, trace, or a filter like dfs_keeper=debug.
     #[arg(long, env = "DFS_LOG", value_name = "FILTER", default_value = "info")]
     log: String,
@@ -71,6 +77,8 @@ fn run(args: Args) -> Result<(), String> {
         join_timeout: args.join_timeout.0,
         max_connections: args.max_connections,
         reserve_bytes: None,
+        scrub_every: Some(args.scrub_every.0).filter(|period| !period.is_zero()),
+        scrub_rate: args.scrub_rate.0,
     }));
     // A disk that hangs must not keep the process.
     runtime.shutdown_background();

@@ -11,7 +11,6 @@ use dfs_proto::pb;
 
 use crate::node::Node;
 use crate::server::conn::{Conn, Failure, no_data};
-use crate::store::error::StoreError;
 use crate::store::{ChunkFile, DATA_AT};
 use crate::wire::WireError;
 
@@ -35,11 +34,11 @@ pub(super) fn serve(conn: &mut Conn, header: &Header) -> Result<(), Failure> {
         }
         Err(WireError::File(source)) => {
             // The frame has begun, so closing is the one answer left.
-            let why = format!("its file cannot be read: {source}");
-            let error = StoreError::Corrupt { chunk: open.header.chunk, why };
+            let kind = source.kind();
+            let error = node.store.mistrust(&open, source);
             tracing::error!(chunk = %open.header.chunk, %error, "read failed");
             node.report_bad(open.header.chunk, &error);
-            Err(Failure::Wire(WireError::File(source)))
+            Err(Failure::Wire(WireError::File(kind.into())))
         }
         Err(error) => Err(error.into()),
     }

@@ -47,7 +47,7 @@ pub(super) fn serve(conn: &mut Conn, header: &Header) -> Result<(), Failure> {
     let node = conn.node.clone();
     let admitted = admit(&node, open)?;
     let _active = node.load.begin_write();
-    let incoming = node.store.receive(admitted.chunk, admitted.open.length as usize);
+    let incoming = node.store.receive(admitted.chunk, admitted.open.length as usize, admitted.copy);
     let mut incoming = incoming.map_err(|error| DfsError::from(&error))?;
     let spare = conn.spare.take();
     let mut relay = Relay::begin(&admitted.open, admitted.chunk, spare, &node.tuning, &node.stop);

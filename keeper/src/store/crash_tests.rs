@@ -34,7 +34,7 @@ fn bytes_of(chunk: ChunkId) -> Vec<u8> {
 
 fn upload(store: &Arc<ChunkStore>, chunk: ChunkId) {
     let bytes = bytes_of(chunk);
-    let mut incoming = store.receive(chunk, bytes.len()).unwrap();
+    let mut incoming = store.receive(chunk, bytes.len(), false).unwrap();
     bytes.chunks(64 * 1024).for_each(|piece| incoming.append(piece).unwrap());
     incoming.commit(BlockSums::of(&bytes).encoded().clone()).unwrap();
 }
@@ -56,7 +56,7 @@ fn work(recorder: &Arc<Recorder<Claim>>, root: &Path) {
     let few: Vec<ChunkId> = (1..=6).map(|n| ChunkId(0x100 * n + n % 2)).collect();
     few.iter().for_each(|&chunk| upload(&store, chunk));
     sync(&store, recorder, &few[..4]);
-    let mut half = store.receive(ChunkId(0x999), 10).unwrap();
+    let mut half = store.receive(ChunkId(0x999), 10, false).unwrap();
     half.append(b"12345").unwrap();
     drop(half);
     upload(&store, few[0]);

@@ -12,9 +12,15 @@ pub(crate) enum StoreError {
     /// No such chunk here.
     #[error("chunk {0} is not here")]
     NotFound(ChunkId),
+    /// Its file was here, and somebody took it away.
+    #[error("the file of chunk {0} is gone; see who removes files in this keeper's data directory")]
+    Vanished(ChunkId),
     /// The chunk is here with other bytes, which never change.
     #[error("chunk {0} is here already, with other bytes; ask the master for a new chunk")]
     Exists(ChunkId),
+    /// The master has had it deleted before it was whole.
+    #[error("chunk {0} is not wanted any more: the master has taken it back; ask it for a new chunk")]
+    TakenBack(ChunkId),
     /// Bytes do not verify.
     #[error("chunk {chunk} does not verify: {why}")]
     Corrupt {
@@ -61,8 +67,9 @@ impl StoreError {
     /// The code that a peer branches on.
     pub fn code(&self) -> ErrorCode {
         match self {
-            StoreError::NotFound(_) => ErrorCode::NotFound,
+            StoreError::NotFound(_) | StoreError::Vanished(_) => ErrorCode::NotFound,
             StoreError::Exists(_) => ErrorCode::Exists,
+            StoreError::TakenBack(_) => ErrorCode::Stale,
             StoreError::Corrupt { .. } => ErrorCode::Corrupt,
             StoreError::NoSpace { .. } => ErrorCode::NoSpace,
             StoreError::ReadOnly(_) => ErrorCode::ReadOnly,
@@ -72,7 +79,7 @@ impl StoreError {
 
     /// Is the copy itself gone or bad, so that the master must hear of it?
     pub fn means_bad_copy(&self) -> bool {
-        matches!(self, StoreError::NotFound(_) | StoreError::Corrupt { .. })
+        matches!(self, StoreError::NotFound(_) | StoreError::Vanished(_) | StoreError::Corrupt { .. })
     }
 }
 

@@ -22,6 +22,7 @@ pub(crate) struct Incoming {
     store: Arc<ChunkStore>,
     chunk: ChunkId,
     length: usize,
+    copy: bool,
     received: usize,
     summer: BlockSummer,
     file: File,
@@ -29,7 +30,12 @@ pub(crate) struct Incoming {
 }
 
 impl Incoming {
-    pub(super) fn new(store: &Arc<ChunkStore>, chunk: ChunkId, length: usize) -> Result<Self, StoreError> {
+    pub(super) fn new(
+        store: &Arc<ChunkStore>,
+        chunk: ChunkId,
+        length: usize,
+        copy: bool,
+    ) -> Result<Self, StoreError> {
         store.disk.admit(chunk, length as u64)?;
         let temp = store.dir.path().join(format!("tmp/{chunk}.{}", store.next_temp()));
         let file = store.dir.files().create(&temp).map_err(|source| {
@@ -38,7 +44,7 @@ impl Incoming {
             error
         })?;
         let summer = BlockSummer::new();
-        Ok(Incoming { store: store.clone(), chunk, length, received: 0, summer, file, temp })
+        Ok(Incoming { store: store.clone(), chunk, length, copy, received: 0, summer, file, temp })
     }
 
     /// Bytes that are still to come.
@@ -64,7 +70,7 @@ impl Incoming {
     /// bytes that came. A chunk that is here already with the same checksums is as good.
     ///
     /// # Errors
-    /// `Corrupt`, `Exists`, or what the disk says. Nothing is left then.
+    /// `Corrupt`, `Exists`, `TakenBack`, or what the disk says. Nothing is left then.
     pub fn commit(mut self, claimed: Bytes) -> Result<pb::ChunkInfo, StoreError> {
         let corrupt = |why: String| StoreError::Corrupt { chunk: self.chunk, why };
         if self.missing() > 0 {
@@ -85,7 +91,12 @@ impl Incoming {
     fn place(&self, entry: Entry) -> Result<(), StoreError> {
         // Looking, renaming and entering are one step, so that of two uploads of one chunk one wins.
         let mut index = self.store.index();
-        match index.get(self.chunk).filter(|_| !index.is_doomed(self.chunk)) {
+        if self.copy {
+            self.store.doomed.spare(self.chunk);
+        } else if self.store.doomed.is_doomed(self.chunk) {
+            return Err(StoreError::TakenBack(self.chunk));
+        }
+        match index.get(self.chunk) {
             Some(here) if (here.length, here.checksum) == (entry.length, entry.checksum) => Ok(()),
             Some(_) => Err(StoreError::Exists(self.chunk)),
             None => {
@@ -96,6 +107,7 @@ impl Incoming {
                     .rename(&self.temp, &place)
                     .map_err(|source| self.failed("rename it", source))?;
                 self.store.enter(&mut index, self.chunk, entry);
+                self.store.arrived(self.chunk);
                 Ok(())
             }
         }

@@ -1,8 +1,6 @@
 //! What is in the store, in memory: chunk -> length, checksum, and whether it is on stable storage.
-//!
-//! What must hold: what is doomed is here. A copy that comes to where a doomed one is takes its place.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use dfs_proto::ids::ChunkId;
 use dfs_proto::pb;
@@ -22,8 +20,6 @@ pub(crate) struct Entry {
 #[derive(Debug, Default)]
 pub(crate) struct Index {
     chunks: HashMap<ChunkId, Entry>,
-    /// To be deleted.
-    doomed: HashSet<ChunkId>,
     bytes: u64,
 }
 
@@ -38,19 +34,7 @@ impl Index {
         self.chunks.insert(chunk, entry);
     }
 
-    /// It is to be deleted, if it is here.
-    pub fn doom(&mut self, chunk: ChunkId) {
-        if self.chunks.contains_key(&chunk) {
-            self.doomed.insert(chunk);
-        }
-    }
-
-    pub fn is_doomed(&self, chunk: ChunkId) -> bool {
-        self.doomed.contains(&chunk)
-    }
-
     pub fn remove(&mut self, chunk: ChunkId) -> Option<Entry> {
-        self.doomed.remove(&chunk);
         let gone = self.chunks.remove(&chunk);
         self.bytes -= gone.map_or(0, |entry| u64::from(entry.length));
         gone
@@ -73,6 +57,14 @@ impl Index {
     /// Bytes of all chunks.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// Chunks with higher ids than this one, by id, with their bytes.
+    pub fn list_after(&self, after: ChunkId) -> Vec<(ChunkId, u32)> {
+        let behind = self.chunks.iter().filter(|(chunk, _)| **chunk > after);
+        let mut list: Vec<_> = behind.map(|(chunk, entry)| (*chunk, entry.length)).collect();
+        list.sort_unstable();
+        list
     }
 
     /// Every chunk, in no order.

@@ -3,7 +3,10 @@
 //! - [`format`]: the chunk file.
 //! - [`incoming`]: a chunk that is being received.
 //! - [`index`]: what is here, in memory.
+//! - [`doomed`]: what the master has had deleted.
+//! - [`stock`]: what is here, for the master.
 //! - [`sync`]: to stable storage, in groups.
+//! - [`quarantine`]: files that did not verify.
 //! - [`disk`]: free space, and disks that take no writes.
 //! - [`error`]: what can go wrong.
 //!
@@ -12,10 +15,13 @@
 //! exactly the files under `chunks/`. The index is locked while a name under `chunks/` comes or goes.
 
 pub(crate) mod disk;
+mod doomed;
 pub(crate) mod error;
 mod format;
 mod incoming;
 mod index;
+mod quarantine;
+mod stock;
 mod sync;
 
 use std::fs::{self, File};
@@ -33,10 +39,13 @@ use dfs_proto::pb;
 use crate::error::KeeperError;
 use crate::identity::DataDir;
 use crate::store::disk::Disk;
+use crate::store::doomed::Doomed;
 use crate::store::error::StoreError;
 use crate::store::format::{ChunkHeader, FORMAT, HEADER_LEN, HeaderError};
 pub(crate) use crate::store::incoming::Incoming;
 use crate::store::index::{Entry, Index};
+use crate::store::quarantine::Quarantine;
+use crate::store::stock::Arrivals;
 use crate::store::sync::DirSyncs;
 
 /// Where a chunk's data begins in its file.
@@ -55,6 +64,9 @@ pub(crate) struct ChunkStore {
     index: Mutex<Index>,
     pub(crate) disk: Disk,
     dir_syncs: DirSyncs,
+    quarantine: Quarantine,
+    doomed: Doomed,
+    arrivals: Arrivals,
     temps: AtomicU64,
     /// Of the index, for those who must not wait for its lock.
     chunks: AtomicU64,
@@ -69,6 +81,13 @@ pub(crate) struct ChunkFile {
     /// Open for reading; data begins at [`DATA_AT`].
     pub file: File,
     inode: u64,
+}
+
+impl ChunkFile {
+    /// Has it this length and checksum?
+    fn is(&self, length: u32, checksum: u32) -> bool {
+        (self.header.length, self.header.sums.checksum()) == (length as usize, checksum)
+    }
 }
 
 fn shard(chunk: ChunkId) -> u8 {
@@ -88,12 +107,16 @@ impl ChunkStore {
     pub fn open(dir: DataDir, reserve: Option<u64>) -> Result<(Arc<ChunkStore>, Vec<BadChunk>), KeeperError> {
         make_directories(&dir)?;
         empty_temp(&dir)?;
+        let quarantine = Quarantine::load(&dir)?;
         let disk = Disk::new(dir.path(), reserve).map_err(|e| dir.failed("ask for its free space", e))?;
         let store = ChunkStore {
             dir,
             index: Mutex::default(),
             disk,
             dir_syncs: DirSyncs::new(),
+            quarantine,
+            doomed: Doomed::default(),
+            arrivals: Arrivals::default(),
             temps: AtomicU64::new(0),
             chunks: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
@@ -143,31 +166,60 @@ impl ChunkStore {
         Ok(())
     }
 
-    /// Begins to receive a chunk.
+    /// Begins to receive a chunk. One that the master has had deleted is refused in the end, unless it is a
+    /// `copy` that the master ordered since.
     ///
     /// # Errors
     /// When the disk takes no writes.
-    pub fn receive(self: &Arc<Self>, chunk: ChunkId, length: usize) -> Result<Incoming, StoreError> {
-        Incoming::new(self, chunk, length)
+    pub fn receive(
+        self: &Arc<Self>,
+        chunk: ChunkId,
+        length: usize,
+        copy: bool,
+    ) -> Result<Incoming, StoreError> {
+        Incoming::new(self, chunk, length, copy)
     }
 
-    /// Opens a chunk to read it. One whose header does not verify is quarantined.
+    /// Opens a chunk to read it. One whose header does not verify, or is not the one that was stored, is
+    /// quarantined.
     ///
     /// # Errors
-    /// `NotFound`, `Corrupt` or `Io`.
+    /// `NotFound`, `Vanished`, `Corrupt` or `Io`.
     pub fn open_chunk(&self, chunk: ChunkId) -> Result<ChunkFile, StoreError> {
-        if self.index().get(chunk).is_none() {
+        let Some(entry) = self.index().get(chunk) else {
             return Err(StoreError::NotFound(chunk));
-        }
-        self.read_header(chunk).map_err(|error| match error {
+        };
+        let open = self.read_header(chunk).map_err(|error| match error {
             Unreadable::Bad(why, inode) => self.quarantine(chunk, Some(inode), &why.to_string()),
             Unreadable::Size(why, inode) => self.quarantine(chunk, Some(inode), &why),
-            Unreadable::Io(error) if error.kind() == io::ErrorKind::NotFound => {
-                self.forget_missing(chunk);
-                StoreError::NotFound(chunk)
-            }
-            Unreadable::Io(source) => StoreError::Io { chunk, what: "open it", source },
-        })
+            Unreadable::Io(error) if error.kind() == io::ErrorKind::NotFound => self.forget_missing(chunk),
+            Unreadable::Io(source) => self.read_failed(chunk, None, "open it", source),
+        })?;
+        if !open.is(entry.length, entry.checksum) {
+            return Err(self.quarantine(chunk, Some(open.inode), "it is another than was stored here"));
+        }
+        Ok(open)
+    }
+
+    /// Sorts out a file that could not be read: where the disk itself fails, or the file ends too early, the
+    /// copy is as bad as one that does not verify.
+    fn read_failed(
+        &self,
+        chunk: ChunkId,
+        inode: Option<u64>,
+        what: &'static str,
+        source: io::Error,
+    ) -> StoreError {
+        let of_the_disk = source.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error());
+        if of_the_disk || source.kind() == io::ErrorKind::UnexpectedEof {
+            return self.quarantine(chunk, inode, &format!("cannot {what}: {source}"));
+        }
+        StoreError::Io { chunk, what, source }
+    }
+
+    /// A read of an open chunk failed on its way to somebody: as [`ChunkStore::read_verified`] would find it.
+    pub fn mistrust(&self, open: &ChunkFile, source: io::Error) -> StoreError {
+        self.read_failed(open.header.chunk, Some(open.inode), "read it", source)
     }
 
     fn read_header(&self, chunk: ChunkId) -> Result<ChunkFile, Unreadable> {
@@ -201,11 +253,9 @@ impl ChunkStore {
         let mut at = 0;
         while at < length {
             let run = &mut buffer[..(CHECK_BLOCKS * BLOCK_SIZE).min(length - at)];
-            open.file.read_exact_at(run, DATA_AT + at as u64).map_err(|source| StoreError::Io {
-                chunk,
-                what: "read it",
-                source,
-            })?;
+            open.file
+                .read_exact_at(run, DATA_AT + at as u64)
+                .map_err(|source| self.mistrust(open, source))?;
             for (n, block) in run.chunks(BLOCK_SIZE).enumerate() {
                 let index = at / BLOCK_SIZE + n;
                 if !sums.verify(index, block) {
@@ -228,40 +278,69 @@ impl ChunkStore {
         let at = index * BLOCK_SIZE;
         let mut block = vec![0; BLOCK_SIZE.min(length.saturating_sub(at))];
         let read = open.file.read_exact_at(&mut block, DATA_AT + at as u64);
-        read.map_err(|source| StoreError::Io { chunk, what: "read it", source })?;
+        read.map_err(|source| self.mistrust(open, source))?;
         if sums.verify(index, &block) {
             return Ok(block);
         }
         Err(self.quarantine(chunk, Some(open.inode), &format!("block {index} has another checksum")))
     }
 
-    /// Reads a chunk and checks every byte.
+    /// Reads a chunk and checks every byte. With `expected`, one that is another is bad, too.
     ///
     /// # Errors
-    /// `NotFound`, `Corrupt` (and it is quarantined) or `Io`.
-    pub fn verify(&self, chunk: ChunkId) -> Result<(), StoreError> {
+    /// `NotFound`, `Vanished`, `Corrupt` (and it is quarantined) or `Io`.
+    pub fn verify(&self, chunk: ChunkId, expected: Option<pb::ChunkInfo>) -> Result<(), StoreError> {
         let open = self.open_chunk(chunk)?;
+        if expected.is_some_and(|info| !open.is(info.length, info.checksum)) {
+            let why = "it verifies, but is another than the master's record says";
+            return Err(self.quarantine(chunk, Some(open.inode), why));
+        }
         self.read_verified(&open, |_| Ok::<(), StoreError>(()))
     }
 
-    /// The chunk that is here now is to be deleted. One that comes later is not.
-    pub fn doom(&self, chunk: ChunkId) {
-        self.index().doom(chunk);
-    }
-
-    /// Removes a chunk that is doomed; false when it is not here, or another has come in its place.
+    /// Reads a chunk from the disk itself, not from the page cache, and checks every byte. `each` hears of
+    /// the bytes that were read, and may take its time.
     ///
     /// # Errors
-    /// When the disk does not let go of it.
+    /// As [`ChunkStore::verify`].
+    pub fn scrub(&self, chunk: ChunkId, mut each: impl FnMut(usize)) -> Result<(), StoreError> {
+        let open = self.open_chunk(chunk)?;
+        // Advice: where it is not taken, what is in memory is checked.
+        let _ = rustix::fs::fadvise(&open.file, 0, None, rustix::fs::Advice::DontNeed);
+        self.read_verified(&open, |run| {
+            each(run.len());
+            Ok::<(), StoreError>(())
+        })
+    }
+
+    /// From now on the chunk is not in the inventory; [`ChunkStore::delete_doomed`] has to follow. Touches no disk.
+    pub fn doom(&self, chunk: ChunkId) {
+        self.doomed.doom(chunk);
+    }
+
+    /// It cannot be deleted now, and is in the inventory again.
+    pub fn spare(&self, chunk: ChunkId) {
+        self.doomed.spare(chunk);
+    }
+
+    /// Removes a doomed chunk; false when it is not here, or is to stay after all.
+    ///
+    /// # Errors
+    /// When the disk does not let go of it; it is in the inventory again.
     pub fn delete_doomed(&self, chunk: ChunkId) -> Result<bool, StoreError> {
         let mut index = self.index();
-        if !index.is_doomed(chunk) {
+        if !self.doomed.is_doomed(chunk) {
             return Ok(false);
         }
         match self.dir.files().remove(&chunk_path(self.dir.path(), chunk)) {
-            Ok(()) => Ok(self.forget(&mut index, chunk)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(self.forget(&mut index, chunk)),
-            Err(source) => Err(StoreError::of_write(chunk, "delete it", source)),
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                self.doomed.spare(chunk);
+                Err(StoreError::of_write(chunk, "delete it", source))
+            }
+            _ => {
+                self.doomed.gone(chunk);
+                Ok(self.forget(&mut index, chunk))
+            }
         }
     }
 
@@ -275,26 +354,33 @@ impl ChunkStore {
             return error;
         }
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let aside = format!("quarantine/{chunk}.{}.{}", since_1970.as_millis(), self.next_temp());
+        let aside = format!("{chunk}.{}.{}", since_1970.as_millis(), self.next_temp());
         // Not served from now on, whether or not the file can be moved.
         self.forget(&mut index, chunk);
-        match self.dir.files().rename(&path, &self.dir.path().join(&aside)) {
-            Ok(()) => tracing::error!(%chunk, why, file = aside, "chunk quarantined"),
+        let bytes = fs::metadata(&path).map(|m| m.len()).unwrap_or_default();
+        match self.dir.files().rename(&path, &self.dir.path().join("quarantine").join(&aside)) {
+            Ok(()) => {
+                tracing::error!(%chunk, why, file = aside, "chunk quarantined");
+                self.quarantine.add(chunk, aside, bytes);
+            }
             Err(error) => tracing::error!(%chunk, why, %error, "bad chunk cannot be quarantined"),
         }
         error
     }
 
-    fn forget_missing(&self, chunk: ChunkId) {
+    /// The file was not there: deleted since the index was looked at, or by somebody else.
+    fn forget_missing(&self, chunk: ChunkId) -> StoreError {
         let mut index = self.index();
         if !chunk_path(self.dir.path(), chunk).exists() && self.forget(&mut index, chunk) {
             tracing::error!(%chunk, "somebody removed this chunk's file");
+            return StoreError::Vanished(chunk);
         }
+        StoreError::NotFound(chunk)
     }
 
-    /// Every chunk that is here.
-    pub fn inventory(&self) -> Vec<pb::ChunkInfo> {
-        self.index().list()
+    /// Every chunk that is here, by id, behind this one, and its bytes.
+    pub fn list_after(&self, chunk: ChunkId) -> Vec<(ChunkId, u32)> {
+        self.index().list_after(chunk)
     }
 
     /// How many chunks are here, and their bytes. Never waits.

@@ -102,7 +102,7 @@ impl ChunkStore {
                 Ok(()) => good.push(chunk),
                 // Deleted or quarantined since we looked.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                    report.failed.push((chunk, StoreError::NotFound(chunk)));
+                    report.failed.push((chunk, self.forget_missing(chunk)));
                 }
                 Err(error) => report.failed.push((chunk, self.sync_failed(chunk, &error))),
             }

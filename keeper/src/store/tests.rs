@@ -1,6 +1,7 @@
 //! The store on a real directory.
 
 use std::path::Path;
+use std::time::Duration;
 
 use bytes::Bytes;
 use dfs_proto::block_sum::BlockSums;
@@ -22,7 +23,7 @@ fn open(path: &Path) -> Arc<ChunkStore> {
 }
 
 fn store_chunk(store: &Arc<ChunkStore>, chunk: ChunkId, data: &[u8]) -> Result<pb::ChunkInfo, StoreError> {
-    let mut incoming = store.receive(chunk, data.len())?;
+    let mut incoming = store.receive(chunk, data.len(), false)?;
     for piece in data.chunks(100_000) {
         incoming.append(piece)?;
     }
@@ -73,13 +74,13 @@ fn a_chunk_is_read_back_to_the_byte_also_after_a_restart() {
 fn half_an_upload_leaves_nothing() {
     let temp = tempfile::tempdir().unwrap();
     let store = open(temp.path());
-    let mut incoming = store.receive(CHUNK, 10).unwrap();
+    let mut incoming = store.receive(CHUNK, 10, false).unwrap();
     incoming.append(b"12345").unwrap();
     assert_eq!(files_in(&temp.path().join("tmp")), 1);
     assert!(matches!(store.open_chunk(CHUNK), Err(StoreError::NotFound(_))));
     drop(incoming);
     assert_eq!(files_in(&temp.path().join("tmp")), 0);
-    let mut incoming = store.receive(CHUNK, 10).unwrap();
+    let mut incoming = store.receive(CHUNK, 10, false).unwrap();
     incoming.append(b"12345").unwrap();
     assert!(matches!(incoming.commit(Bytes::new()), Err(StoreError::Corrupt { .. })));
     assert_eq!(files_in(&temp.path().join("tmp")), 0);
@@ -89,7 +90,7 @@ fn half_an_upload_leaves_nothing() {
 fn what_a_crash_left_in_tmp_is_gone_after_a_start() {
     let temp = tempfile::tempdir().unwrap();
     let store = open(temp.path());
-    let mut incoming = store.receive(CHUNK, 10).unwrap();
+    let mut incoming = store.receive(CHUNK, 10, false).unwrap();
     incoming.append(b"12345").unwrap();
     // As in a crash, nobody cleans up.
     let file = fs::read_dir(temp.path().join("tmp")).unwrap().next().unwrap().unwrap().path();
@@ -107,7 +108,7 @@ fn wrong_checksums_are_refused_and_leave_nothing() {
     let temp = tempfile::tempdir().unwrap();
     let store = open(temp.path());
     for claimed in [BlockSums::of(b"other").encoded().clone(), Bytes::new(), Bytes::from_static(&[0; 8])] {
-        let mut incoming = store.receive(CHUNK, 5).unwrap();
+        let mut incoming = store.receive(CHUNK, 5, false).unwrap();
         incoming.append(b"12345").unwrap();
         assert!(matches!(incoming.commit(claimed), Err(StoreError::Corrupt { .. })));
     }
@@ -132,6 +133,7 @@ fn a_deleted_chunk_is_gone() {
     let temp = tempfile::tempdir().unwrap();
     let store = open(temp.path());
     store_chunk(&store, CHUNK, b"bytes").unwrap();
+    assert!(!store.delete_doomed(CHUNK).unwrap(), "not doomed");
     store.doom(CHUNK);
     assert!(store.delete_doomed(CHUNK).unwrap());
     assert!(!store.delete_doomed(CHUNK).unwrap());
@@ -145,13 +147,13 @@ fn a_deletion_does_not_take_a_copy_that_came_after_it_was_ordered() {
     let store = open(temp.path());
     store_chunk(&store, CHUNK, b"bytes").unwrap();
     store.doom(CHUNK);
-    store_chunk(&store, CHUNK, b"bytes").unwrap();
+    copy_chunk(&store, CHUNK, b"bytes").unwrap();
     assert!(!store.delete_doomed(CHUNK).unwrap());
     assert_eq!(read(&store, CHUNK).unwrap(), b"bytes");
     assert_eq!(store.used(), (1, 5));
     // Ordered before anything was here: the same.
     store.doom(ChunkId(99));
-    store_chunk(&store, ChunkId(99), b"later").unwrap();
+    copy_chunk(&store, ChunkId(99), b"later").unwrap();
     assert!(!store.delete_doomed(ChunkId(99)).unwrap());
 }
 
@@ -160,14 +162,14 @@ fn a_flipped_byte_is_found_and_the_chunk_quarantined() {
     let temp = tempfile::tempdir().unwrap();
     let store = open(temp.path());
     store_chunk(&store, CHUNK, &data(200_000)).unwrap();
-    store.verify(CHUNK).unwrap();
+    store.verify(CHUNK, None).unwrap();
     flip_byte(&chunk_path(temp.path(), CHUNK), DATA_AT + 150_000);
-    let error = store.verify(CHUNK).unwrap_err();
+    let error = store.verify(CHUNK, None).unwrap_err();
     assert!(error.to_string().contains("block 2"), "{error}");
     assert!(matches!(store.open_chunk(CHUNK), Err(StoreError::NotFound(_))));
     assert_eq!(files_in(&temp.path().join("quarantine")), 1, "kept, not deleted");
     store_chunk(&store, CHUNK, &data(200_000)).unwrap();
-    store.verify(CHUNK).unwrap();
+    store.verify(CHUNK, None).unwrap();
 }
 
 #[test]
@@ -191,7 +193,7 @@ fn a_late_verdict_on_an_old_file_spares_the_good_one_in_its_place() {
     store_chunk(&store, CHUNK, b"bytes").unwrap();
     let old = store.open_chunk(CHUNK).unwrap();
     flip_byte(&chunk_path(temp.path(), CHUNK), DATA_AT);
-    store.verify(CHUNK).unwrap_err();
+    store.verify(CHUNK, None).unwrap_err();
     store_chunk(&store, CHUNK, b"bytes").unwrap();
     assert!(store.read_verified(&old, |_| Ok::<(), StoreError>(())).is_err());
     assert_eq!(read(&store, CHUNK).unwrap(), b"bytes");
@@ -237,7 +239,7 @@ fn a_full_disk_refuses_writes_and_serves() {
     store_chunk(&store, CHUNK, b"bytes").unwrap();
     drop(store);
     let (store, _) = ChunkStore::open(DataDir::open(temp.path()).unwrap(), Some(u64::MAX)).unwrap();
-    assert!(matches!(store.receive(ChunkId(2), 5), Err(StoreError::NoSpace { .. })));
+    assert!(matches!(store.receive(ChunkId(2), 5, false), Err(StoreError::NoSpace { .. })));
     assert_eq!(read(&store, CHUNK).unwrap(), b"bytes");
 }
 
@@ -258,4 +260,137 @@ fn syncing_reports_what_is_synced_and_what_is_not_here() {
     all.synced.sort();
     assert_eq!(all.synced, chunks);
     assert!(chunks.iter().all(|&c| store.index().get(c).unwrap().synced));
+}
+
+#[test]
+fn a_file_in_quarantine_stays_over_a_restart_until_it_is_said_that_it_may_go() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    let stored = store_chunk(&store, CHUNK, &data(200_000)).unwrap();
+    flip_byte(&chunk_path(temp.path(), CHUNK), DATA_AT + 3);
+    store.verify(CHUNK, None).unwrap_err();
+    assert_eq!(store.quarantine_size(), (1, DATA_AT + 200_000));
+    drop(store);
+    fs::write(temp.path().join("quarantine/notes.txt"), b"somebody's").unwrap();
+    let store = open(temp.path());
+    assert_eq!(store.quarantined(), [CHUNK]);
+    assert_eq!(store_chunk(&store, CHUNK, &data(200_000)).unwrap(), stored);
+    store.empty_quarantine(ChunkId(1)).unwrap();
+    assert_eq!(store.quarantine_size(), (1, DATA_AT + 200_000));
+    store.empty_quarantine(CHUNK).unwrap();
+    assert_eq!((store.quarantine_size(), store.quarantined()), ((0, 0), vec![]));
+    assert_eq!(files_in(&temp.path().join("quarantine")), 1, "what is not ours is left alone");
+    store.verify(CHUNK, Some(stored)).unwrap();
+}
+
+#[test]
+fn another_chunk_file_that_verifies_in_itself_is_never_served() {
+    let (temp, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (store, forger) = (open(temp.path()), open(other.path()));
+    let stored = store_chunk(&store, CHUNK, b"bytes").unwrap();
+    let forged = store_chunk(&forger, CHUNK, b"other").unwrap();
+    fs::copy(chunk_path(other.path(), CHUNK), chunk_path(temp.path(), CHUNK)).unwrap();
+    assert!(matches!(store.open_chunk(CHUNK), Err(StoreError::Corrupt { .. })));
+    assert!(matches!(store.open_chunk(CHUNK), Err(StoreError::NotFound(_))));
+    // After a restart only the master can know.
+    forger.verify(CHUNK, Some(forged)).unwrap();
+    assert!(matches!(forger.verify(CHUNK, Some(stored)), Err(StoreError::Corrupt { .. })));
+    assert_eq!(forger.quarantine_size().0, 1);
+}
+
+#[test]
+fn a_scrub_reads_every_byte_and_tells_what_vanished_from_what_was_deleted() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    let (gone, deleted) = (ChunkId(2), ChunkId(3));
+    for chunk in [CHUNK, gone, deleted] {
+        store_chunk(&store, chunk, &data(300_000)).unwrap();
+    }
+    let list = store.list_after(ChunkId(0));
+    assert_eq!(list, [(gone, 300_000), (deleted, 300_000), (CHUNK, 300_000)]);
+    assert_eq!(store.list_after(deleted), [(CHUNK, 300_000)]);
+    fs::remove_file(chunk_path(temp.path(), gone)).unwrap();
+    store.doom(deleted);
+    store.delete_doomed(deleted).unwrap();
+    let mut read = 0;
+    store.scrub(CHUNK, |bytes| read += bytes).unwrap();
+    assert_eq!(read, 300_000);
+    assert!(matches!(store.scrub(gone, |_| ()), Err(StoreError::Vanished(_))));
+    assert!(matches!(store.scrub(deleted, |_| ()), Err(StoreError::NotFound(_))));
+    let file = fs::OpenOptions::new().write(true).open(chunk_path(temp.path(), CHUNK)).unwrap();
+    file.set_len(DATA_AT + 300_001).unwrap();
+    assert!(matches!(store.scrub(CHUNK, |_| ()), Err(StoreError::Corrupt { .. })));
+    assert_eq!(store.used(), (0, 0));
+}
+
+fn copy_chunk(store: &Arc<ChunkStore>, chunk: ChunkId, data: &[u8]) -> Result<pb::ChunkInfo, StoreError> {
+    let mut incoming = store.receive(chunk, data.len(), true)?;
+    incoming.append(data)?;
+    incoming.commit(BlockSums::of(data).encoded().clone())
+}
+
+#[test]
+fn a_doomed_chunk_is_in_no_inventory_and_an_ordered_copy_spares_it() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    store_chunk(&store, CHUNK, b"bytes").unwrap();
+    store.doom(CHUNK);
+    assert!(store.inventory().is_empty(), "the master would take it for a copy");
+    copy_chunk(&store, CHUNK, b"bytes").unwrap();
+    assert!(!store.delete_doomed(CHUNK).unwrap(), "the deletion came before the copy");
+    assert_eq!((read(&store, CHUNK).unwrap(), store.inventory().len()), (b"bytes".to_vec(), 1));
+    store.doom(CHUNK);
+    assert!(store.delete_doomed(CHUNK).unwrap());
+    copy_chunk(&store, CHUNK, b"bytes").unwrap();
+    assert_eq!(read(&store, CHUNK).unwrap(), b"bytes");
+}
+
+#[test]
+fn an_upload_that_was_taken_back_before_it_was_whole_leaves_nothing() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    let mut late = store.receive(CHUNK, 5, false).unwrap();
+    store.doom(CHUNK);
+    store.delete_doomed(CHUNK).unwrap();
+    late.append(b"bytes").unwrap();
+    let error = late.commit(BlockSums::of(b"bytes").encoded().clone()).unwrap_err();
+    assert!(matches!(error, StoreError::TakenBack(CHUNK)), "{error}");
+    assert!(!chunk_path(temp.path(), CHUNK).exists());
+    assert_eq!(files_in(&temp.path().join("tmp")), 0);
+}
+
+#[test]
+fn arrivals_are_said_once_when_they_are_old_enough_and_still_here() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    for chunk in [CHUNK, ChunkId(2), ChunkId(3)] {
+        store_chunk(&store, chunk, b"bytes").unwrap();
+    }
+    assert_eq!(store.take_arrivals(Duration::from_secs(60)), []);
+    store.doom(ChunkId(2));
+    let said = store.take_arrivals(Duration::ZERO);
+    assert_eq!(said, [CHUNK, ChunkId(3)]);
+    assert_eq!(store.take_arrivals(Duration::ZERO), []);
+    store.put_arrivals_back(&said);
+    assert_eq!(store.take_arrivals(Duration::ZERO).len(), 2);
+}
+
+#[test]
+fn a_look_at_the_files_finds_what_is_gone_cut_or_put_here() {
+    let (temp, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (store, elsewhere) = (open(temp.path()), open(other.path()));
+    for chunk in [CHUNK, ChunkId(2), ChunkId(3)] {
+        store_chunk(&store, chunk, &data(100_000)).unwrap();
+    }
+    store_chunk(&elsewhere, ChunkId(4), b"bytes").unwrap();
+    fs::remove_file(chunk_path(temp.path(), ChunkId(2))).unwrap();
+    let cut = fs::OpenOptions::new().write(true).open(chunk_path(temp.path(), ChunkId(3))).unwrap();
+    cut.set_len(10).unwrap();
+    fs::copy(chunk_path(other.path(), ChunkId(4)), chunk_path(temp.path(), ChunkId(4))).unwrap();
+    let bad: Vec<ChunkId> = store.look_at_files().into_iter().map(|(chunk, _)| chunk).collect();
+    assert_eq!(bad, [ChunkId(2), ChunkId(3)]);
+    let mut here: Vec<u64> = store.inventory().iter().map(|info| info.chunk).collect();
+    here.sort_unstable();
+    assert_eq!(here, [4, CHUNK.0]);
+    assert!(store.look_at_files().is_empty());
 }

@@ -8,6 +8,7 @@ mod client;
 mod hostile;
 mod master;
 mod orders;
+mod scrub;
 mod session;
 mod uploads;
 

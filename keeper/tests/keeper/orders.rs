@@ -113,7 +113,13 @@ async fn a_deletion_that_is_late_does_not_take_a_newer_copy() {
     // ordered before it.
     let grant = Some(master.grant(Copy, 5, &[&b]));
     master.order(1, down::Msg::Push(pb::PushChunk { order: 8, chunk: 5, grant }));
-    wait_until("the copy is on its way", || count_files(&dirs[1].path().join("tmp")) == 1);
+    let whole = || {
+        let mut coming = std::fs::read_dir(dirs[1].path().join("tmp")).unwrap().flatten();
+        coming.any(|file| {
+            file.metadata().is_ok_and(|found| found.len() == 4096 + 300_000 || found.len() == 300_000)
+        })
+    };
+    wait_until("all of the copy came, and waits to be announced", whole);
     master.order(2, down::Msg::Delete(pb::DeleteChunks { chunks: vec![5, 6] }));
     master.order(2, down::Msg::Expect(pb::ExpectChunk { order: 8, info, source: 1 }));
     master
@@ -146,7 +152,7 @@ async fn a_check_finds_a_flipped_byte() {
     store(&master, &keeper, 6, &data(300_000));
     flip_byte(&chunk_file(&dir, 5), 4096 + 299_999);
     for chunk in [6, 5, 7] {
-        master.order(1, down::Msg::Verify(pb::VerifyChunk { chunk }));
+        master.order(1, down::Msg::Verify(pb::VerifyChunk { chunk, info: None }));
     }
     assert_eq!(master.wait_bad(1, 5).await.code(), pb::Code::Corrupt);
     assert_eq!(master.wait_bad(1, 7).await.code(), pb::Code::NotFound);

@@ -5,13 +5,12 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::Duration;
 
 use clap::Parser;
 use clap::builder::FalseyValueParser;
 use dfs_master::{Config, ConfigError, Master, MasterError};
 use dfs_proto::logging;
-use dfs_proto::units::{Period, Size, socket_address};
+use dfs_proto::units::{Period, Size, period_or_off, socket_address};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The Master Tracker of a distributed file system: names, the look-up table, who is alive, who copies
@@ -48,6 +47,10 @@ struct Flags {
     #[arg(long, env = "DFS_COMPACT_AFTER", value_name = "TIME", default_value = "10s", value_parser = period_or_off)]
     compact_after: Period,
 
+    /// Keep files that were removed for this long, for 'dfs trash' (1d, 12h); 0 or off: not at all
+    #[arg(long, env = "DFS_TRASH", value_name = "TIME", default_value = "off", value_parser = period_or_off)]
+    trash: Period,
+
     /// What to log to stderr: error, warn, info, debug, trace, or per module (dfs_master=debug)
     #[arg(long, env = "DFS_LOG", value_name = "FILTER", default_value = "info")]
     log: String,
@@ -68,16 +71,9 @@ impl Flags {
             chunk_size: u32::try_from(bytes).map_err(|_| ConfigError::ChunkSize(bytes))?,
             replicate_every: self.replicate_every.0,
             compact_after: self.compact_after.0,
+            trash: self.trash.0,
         };
         config.validate().map(|()| config)
-    }
-}
-
-/// A period; zero for what switches it off.
-fn period_or_off(text: &str) -> Result<Period, String> {
-    match text {
-        "0" | "off" => Ok(Period(Duration::ZERO)),
-        _ => text.parse().map_err(|error| format!("{error}, or off")),
     }
 }
 
@@ -122,6 +118,8 @@ async fn serve(config: Config) -> Result<(), MasterError> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use clap::CommandFactory;
 

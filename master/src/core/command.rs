@@ -1,11 +1,11 @@
 //! What goes into the core and what comes out of it.
 
-use bytes::Bytes;
 use dfs_proto::error::DfsError;
 use dfs_proto::ids::{ClusterId, InodeNo, KeeperId, SessionId};
 use dfs_proto::pb;
 
-use super::row::{QuotaRow, RowChange};
+use super::operator::{Operation, OperatorReply};
+use super::row::RowChange;
 
 /// What does not change while a master runs.
 #[derive(Clone)]
@@ -26,6 +26,8 @@ pub struct Settings {
     pub replicate_every_ms: u64,
     /// A file whose extents have not changed for so long may be compacted; 0: none ever is.
     pub compact_after_ms: u64,
+    /// How long a file whose last name went is kept; 0: it is not.
+    pub trash_ms: u64,
 }
 
 /// Everything that can happen to the master. Ids that have to be random or are bound to a connection
@@ -73,13 +75,8 @@ pub enum Command {
     /// The stream of a keeper's session ended. It is dead only after 3 s of silence.
     /// Not to be said of a stream that a later hello of the same keeper has taken over from.
     KeeperGone(KeeperId),
-    /// An operator sets a directory's quota, or takes it away.
-    Quota {
-        /// Absolute.
-        path: Bytes,
-        /// The limits that change; `None`: the quota goes.
-        limits: Option<QuotaRow>,
-    },
+    /// An operator wants something done.
+    Operator(Operation),
     /// Time passes. At least five times a second.
     Tick,
 }
@@ -122,8 +119,8 @@ pub enum Effect {
     MountAnswer(pb::mount_down::Msg),
     /// Answers `Command::KeeperHello`: welcome, or refused (and the stream ends).
     KeeperAnswer(pb::keeper_down::Msg),
-    /// Answers `Command::Quota`.
-    QuotaAnswer(Result<pb::QuotaList, DfsError>),
+    /// Answers `Command::Operator`.
+    OperatorAnswer(Result<OperatorReply, DfsError>),
     /// To a mount, if it is connected: replies, upload step 6, invalidations.
     ToMount(SessionId, pb::mount_down::Msg),
     /// This mount does not answer: its stream is to be closed, so that it trusts nothing that it has cached.

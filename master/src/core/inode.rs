@@ -66,6 +66,8 @@ pub(super) struct Dir {
     pub entries: BTreeMap<Name, InodeNo>,
     /// Of the root: the root. Of a removed directory: where it was.
     pub parent: InodeNo,
+    /// Its name there (derived).
+    pub name: Name,
 }
 
 impl Inode {
@@ -97,7 +99,7 @@ impl Inode {
 
     /// For a body of `Dir`.
     pub fn empty_dir(parent: InodeNo) -> Body {
-        Body::Dir(Box::new(Dir { entries: BTreeMap::new(), parent }))
+        Body::Dir(Box::new(Dir { entries: BTreeMap::new(), parent, name: Name::default() }))
     }
 
     /// As it is shown.

@@ -32,6 +32,7 @@ impl State {
         self.check_compaction()?;
         self.check_locks()?;
         self.check_quotas()?;
+        self.check_trash()?;
         self.acks.check()
     }
 
@@ -77,8 +78,12 @@ impl State {
             }
             let held = self.opens.contains_key(inode);
             let orphan = self.orphans.contains(inode);
-            ensure!(!orphan || node.nlink == 0 && !held, "inode {inode} is no orphan");
-            ensure!(node.nlink > 0 || held || orphan, "inode {inode} has no name and nobody holds it");
+            let trashed = self.trash.has(*inode);
+            ensure!(!orphan || node.nlink == 0 && !held && !trashed, "inode {inode} is no orphan");
+            ensure!(
+                node.nlink > 0 || held || trashed || orphan,
+                "inode {inode} has no name and nobody holds it"
+            );
         }
         ensure!(self.orphans.iter().all(|inode| self.inodes.contains_key(inode)), "an orphan is gone");
         for (inode, name) in self.xattrs.keys() {

@@ -10,6 +10,7 @@ use dfs_proto::pb::{self, keeper_down, mount_reply::Result as Reply};
 
 use super::State;
 use super::out::Out;
+use super::upload::Phase;
 
 /// Verifications asked of late that are remembered.
 const VERIFY_KEPT: usize = 10_000;
@@ -17,6 +18,8 @@ const VERIFY_KEPT: usize = 10_000;
 /// An inventory under way.
 #[derive(Default)]
 pub(super) struct Inventory {
+    /// Of the order that it answers; 0: it follows a hello.
+    pub number: u64,
     seen: BTreeSet<ChunkId>,
     /// Copies recorded on the keeper since it began.
     pub recorded: BTreeSet<ChunkId>,
@@ -24,11 +27,22 @@ pub(super) struct Inventory {
     pub dropped: BTreeSet<ChunkId>,
 }
 
+impl Inventory {
+    /// One that begins.
+    pub fn of(number: u64) -> Inventory {
+        Inventory { number, ..Inventory::default() }
+    }
+}
+
 impl State {
     pub(super) fn inventory_page(&mut self, id: KeeperId, page: &pb::InventoryPage, out: &mut Out) {
-        // Without a hello before it, or after its last page: not asked for.
-        if self.keepers.get(&id).is_none_or(|keeper| keeper.inventory.is_none()) {
+        // Without a hello or an order before it, or after its last page: not asked for.
+        let expected = self.keepers.get(&id).and_then(|keeper| keeper.inventory.as_ref());
+        if expected.is_none_or(|inventory| inventory.number != page.number) {
             return;
+        }
+        for chunk in &page.quarantined {
+            self.note_quarantined(id, ChunkId(*chunk));
         }
         for info in &page.chunks {
             self.inventory_entry(id, info, out);
@@ -37,6 +51,7 @@ impl State {
             if let Some(inventory) = self.keepers.get_mut(&id).and_then(|keeper| keeper.inventory.take()) {
                 self.inventory_over(id, &inventory, out);
             }
+            self.fsck.answered(id);
             self.start_scan(out);
         }
     }
@@ -51,18 +66,35 @@ impl State {
         let dropped = inventory.dropped.contains(&chunk);
         let Some(row) = self.chunks.get(chunk) else {
             // One that was ticketed and is not in the table yet stays; what else is not there is garbage.
-            if !self.uploads.contains_key(&chunk) && !self.compaction.jobs.contains_key(&chunk) {
-                self.delete_at(id, chunk, out);
+            if !self.is_under_way(chunk) {
+                self.fsck.found(pb::FsckKind::Orphan, id, chunk);
+                if !self.fsck.only_looks(id) {
+                    self.delete_at(id, chunk, out);
+                }
             }
             return;
         };
-        if row.length == info.length && row.checksum == info.checksum {
-            if !dropped {
+        if row.info(chunk) != *info {
+            self.fsck.found(pb::FsckKind::Wrong, id, chunk);
+            if !self.fsck.only_looks(id) {
+                self.remove_copy(chunk, id, out);
+                self.ask_to_verify(chunk, id, out);
+            }
+        } else if !dropped && !self.chunks.has_copy(chunk, id) {
+            self.fsck.found(pb::FsckKind::Unrecorded, id, chunk);
+            if !self.fsck.only_looks(id) {
                 self.add_copy(chunk, id, out);
             }
-        } else {
-            self.remove_copy(chunk, id, out);
-            self.ask_to_verify(chunk, id, out);
+        }
+    }
+
+    /// These came in a while ago. An upload that was given up may have left them, and nobody spoken of them.
+    pub(super) fn arrived(&mut self, id: KeeperId, arrived: &pb::Arrived, out: &mut Out) {
+        for chunk in arrived.chunks.iter().map(|raw| ChunkId(*raw)) {
+            if self.chunks.get(chunk).is_none() && !self.is_under_way(chunk) {
+                tracing::info!(keeper = %id, %chunk, "nobody needs this chunk: it is deleted");
+                self.delete_at(id, chunk, out);
+            }
         }
     }
 
@@ -72,6 +104,12 @@ impl State {
         let gone: Vec<ChunkId> = self.chunks.on(id).filter(missing).collect();
         if !gone.is_empty() {
             tracing::warn!(keeper = %id, chunks = gone.len(), "keeper lacks chunks that it had");
+        }
+        for chunk in &gone {
+            self.fsck.found(pb::FsckKind::Missing, id, *chunk);
+        }
+        if self.fsck.only_looks(id) {
+            return;
         }
         for chunk in gone {
             self.remove_copy(chunk, id, out);
@@ -92,11 +130,16 @@ impl State {
 
     pub(super) fn bad_copy(&mut self, id: KeeperId, bad: &pb::BadCopy, out: &mut Out) {
         let chunk = ChunkId(bad.chunk);
+        if bad.quarantined {
+            self.note_quarantined(id, chunk);
+        }
         if let Some(keeper) = self.keepers.get_mut(&id) {
             keeper.inventory_dropped(chunk);
         }
         self.cancel_orders_from(chunk, id);
         if self.remove_copy(chunk, id, out) {
+            let kind = if bad.quarantined { pb::FsckKind::Wrong } else { pb::FsckKind::Missing };
+            self.fsck.found(kind, id, chunk);
             tracing::warn!(keeper = %id, %chunk, "keeper's copy is bad or gone: copying it again");
             self.replicate_now(chunk, out);
         }
@@ -129,7 +172,14 @@ impl State {
             return;
         }
         self.verify_asked.insert((chunk, keeper), out.now_ms);
-        out.for_keeper(keeper, keeper_down::Msg::Verify(pb::VerifyChunk { chunk: chunk.0 }));
+        let info = self.chunks.get(chunk).map(|row| row.info(chunk));
+        out.for_keeper(keeper, keeper_down::Msg::Verify(pb::VerifyChunk { chunk: chunk.0, info }));
+    }
+
+    /// Is the chunk not in the table, and may yet come into it?
+    pub(super) fn is_under_way(&self, chunk: ChunkId) -> bool {
+        self.uploads.get(&chunk).is_some_and(|upload| upload.phase != Phase::Failed)
+            || self.compaction.jobs.contains_key(&chunk)
     }
 }
 
@@ -138,6 +188,7 @@ mod tests {
     use super::super::testkit::Kit;
     use super::*;
     use dfs_proto::ids::InodeNo;
+    use dfs_proto::pb::keeper_up;
 
     fn copies(kit: &Kit, chunk: ChunkId) -> Vec<u64> {
         kit.state.chunks.get(chunk).unwrap().keepers.iter().map(|k| k.0).collect()
@@ -210,6 +261,19 @@ mod tests {
         assert!(copies(&kit, chunk).is_empty());
         assert_eq!(kit.state.status(kit.now()).lost, 1);
         assert_eq!(kit.state.status(kit.now()).lost_files, ["/f"]);
+    }
+
+    #[test]
+    fn what_arrived_and_nobody_needs_is_deleted_and_nothing_else() {
+        let mut kit = Kit::with_keepers(2);
+        let file = kit.create(InodeNo::ROOT, "f");
+        let stored = kit.upload(file, 0, 10);
+        let placed = ChunkId(kit.alloc(file, 10, 10).chunk);
+        let unknown = ChunkId(900);
+        let chunks = vec![stored.0, placed.0, unknown.0];
+        kit.keeper_says(KeeperId(2), keeper_up::Msg::Arrived(pb::Arrived { chunks }));
+        let deleted = |chunk| kit.was_deleted(KeeperId(2), chunk);
+        assert!(deleted(unknown) && !deleted(stored) && !deleted(placed));
     }
 
     #[test]

@@ -5,6 +5,8 @@
 //!
 //! What must hold: the indexes over chunks change with every change of `alive`.
 
+use std::collections::BTreeSet;
+
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::{ChunkId, KeeperId};
 use dfs_proto::pb::{self, keeper_down, keeper_up};
@@ -43,6 +45,9 @@ pub(super) struct Keeper {
     pub last_primary: u64,
     /// While it tells what it has.
     pub inventory: Option<Inventory>,
+    /// Chunks of which it keeps a file that did not verify, and how far they were looked at.
+    pub quarantined: BTreeSet<ChunkId>,
+    pub quarantine_cursor: ChunkId,
 }
 
 impl Keeper {
@@ -61,6 +66,8 @@ impl Keeper {
             last_placed: 0,
             last_primary: 0,
             inventory: None,
+            quarantined: BTreeSet::new(),
+            quarantine_cursor: ChunkId(0),
         }
     }
 
@@ -81,9 +88,10 @@ impl Keeper {
         self.load.used = self.load.used.saturating_add(u64::from(length));
     }
 
-    /// Begins listening to its inventory.
-    fn expect_inventory(&mut self) {
-        self.inventory = Some(Inventory::default());
+    /// Begins listening to its inventory of this number.
+    pub fn expect_inventory(&mut self, number: u64) {
+        self.inventory = Some(Inventory::of(number));
+        self.quarantined.clear();
     }
 
     /// A copy was recorded: the inventory under way may be too old to have it.
@@ -133,7 +141,8 @@ impl State {
         }
         keeper.load = hello.load.unwrap_or_default();
         keeper.connected = true;
-        keeper.expect_inventory();
+        keeper.expect_inventory(0);
+        self.fsck.left(id);
         out.answer(Effect::KeeperAnswer(keeper_down::Msg::Welcome(pb::KeeperWelcome {
             cluster: bytes::Bytes::copy_from_slice(&self.settings.cluster.0),
             keeper: id.0,
@@ -172,6 +181,7 @@ impl State {
             keeper_up::Msg::Synced(synced) => self.synced(id, &synced, out),
             keeper_up::Msg::Inventory(page) => self.inventory_page(id, &page, out),
             keeper_up::Msg::BadCopy(bad) => self.bad_copy(id, &bad, out),
+            keeper_up::Msg::Arrived(arrived) => self.arrived(id, &arrived, out),
             keeper_up::Msg::Built(built) => self.built(id, &built, out),
             keeper_up::Msg::BuildFailed(failed) => self.build_failed(id, &failed, out),
         }
@@ -181,6 +191,7 @@ impl State {
         if let Some(keeper) = self.keepers.get_mut(&id) {
             keeper.connected = false;
             keeper.inventory = None;
+            self.fsck.left(id);
             self.cancel_orders_at(id);
             self.drop_builds_at(id, out);
             self.start_scan(out);
@@ -219,6 +230,7 @@ impl State {
                 keeper.inventory = None;
                 tracing::warn!(keeper = %id, address = keeper.row.address, "keeper is dead: nothing heard for {DEAD_AFTER_MS} ms");
             }
+            self.fsck.left(*id);
             self.cancel_orders_at(*id);
             self.drop_builds_at(*id, out);
             self.reindex_all_on(*id);

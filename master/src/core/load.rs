@@ -94,6 +94,10 @@ impl State {
                 None => Ok(()),
                 Some(_) => corrupt(format!("the quota of directory {inode} is there twice")),
             },
+            Row::Trash(inode, row) => match self.trash.insert(inode, row) {
+                true => Ok(()),
+                false => corrupt(format!("inode {inode} is in the trash twice")),
+            },
         }
     }
 
@@ -149,8 +153,8 @@ impl State {
         }
         let guarded: BTreeSet<InodeNo> = self.xattrs.keys().map(|(inode, _)| *inode).collect();
         guarded.into_iter().for_each(|inode| self.derive_security(inode));
-        self.orphans =
-            self.inodes.iter().filter(|(_, node)| node.nlink == 0).map(|(inode, _)| *inode).collect();
+        let nameless = self.inodes.iter().filter(|(inode, node)| node.nlink == 0 && !self.trash.has(**inode));
+        self.orphans = nameless.map(|(inode, _)| *inode).collect();
         self.grace_until_ms = now_ms + ORPHAN_GRACE_MS;
         self.locks.begin_grace(now_ms);
         self.be_quiet_after_load(now_ms);
@@ -173,7 +177,10 @@ impl State {
             Some(Body::Dir(dir)) if dir.parent != InodeNo(0) || inode == InodeNo::ROOT => {
                 return corrupt(format!("directory {inode} has two names"));
             }
-            Some(Body::Dir(dir)) => dir.parent = parent,
+            Some(Body::Dir(dir)) => {
+                dir.parent = parent;
+                dir.name = name.clone();
+            }
             Some(_) => {}
         }
         let Some(Body::Dir(dir)) = self.inodes.get_mut(&parent).map(|node| &mut node.body) else {

@@ -18,10 +18,13 @@
 //! - `quota`: limits of what is below a directory, and what is used of them.
 //! - `digest`: MD5s that are remembered. `locate`: where a file's bytes lie.
 //! - `interest`: what each mount may have cached. `acks`: replies that wait until others have forgotten it.
-//! - `report`, `lookup_table`: what operators see.
+//! - [`trash`]: files without a name that are kept for a while.
+//! - `fsck`: the table set against what keepers have.
+//! - `quarantine`: files that did not verify, and may go when good copies are there.
+//! - `report`, `lookup_table`: what operators see. [`operator`]: what they have done.
 //!
 //! Stored: counters, inodes, dentries, extents, chunks with their copies, extended attributes, keepers, quotas,
-//! replies.
+//! the trash, replies.
 //! All else (liveness, sessions, uploads under way, copy orders, what is synced) is learned again after
 //! a restart.
 
@@ -38,6 +41,7 @@ mod compact_plan;
 mod content;
 mod digest;
 mod extent_ops;
+mod fsck;
 mod grant;
 mod ids;
 mod inode;
@@ -52,8 +56,10 @@ mod lock_table;
 mod locks;
 mod lookup_table;
 mod namespace;
+pub mod operator;
 mod out;
 mod permission;
+mod quarantine;
 mod quota;
 mod rename;
 mod replicate;
@@ -63,6 +69,7 @@ mod request;
 pub mod row;
 mod session;
 mod sync;
+pub mod trash;
 mod trouble;
 mod upload;
 mod xattr;
@@ -130,6 +137,7 @@ pub struct State {
     chunks: Chunks,
     keepers: BTreeMap<KeeperId, Keeper>,
     quotas: quota::Quotas,
+    trash: trash::Trash,
 
     sessions: BTreeMap<SessionId, Session>,
     /// How often each inode is held open, over all sessions.
@@ -152,6 +160,10 @@ pub struct State {
     requests: u64,
     /// When a keeper was last asked to verify its copy, in ms; at most once a second.
     verify_asked: BTreeMap<(ChunkId, KeeperId), i64>,
+    fsck: fsck::Fsck,
+    next_quarantine_look_ms: i64,
+    /// The number of the last scrub that an operator ordered.
+    last_scrub: u64,
     next_nonce: u64,
     /// Grows with each placement; the keeper with the lowest number is next.
     placements: u64,
@@ -172,6 +184,7 @@ impl State {
             chunks: Chunks::default(),
             keepers: BTreeMap::new(),
             quotas: quota::Quotas::default(),
+            trash: trash::Trash::default(),
             sessions: BTreeMap::new(),
             opens: BTreeMap::new(),
             orphans: BTreeSet::new(),
@@ -186,6 +199,9 @@ impl State {
             acks: acks::Acks::default(),
             requests: 0,
             verify_asked: BTreeMap::new(),
+            fsck: fsck::Fsck::default(),
+            next_quarantine_look_ms: i64::MIN,
+            last_scrub: 0,
             placements: 0,
             loading: load::Loading::default(),
         }
@@ -213,7 +229,7 @@ impl State {
             Command::KeeperHello(hello) => self.keeper_hello(hello, &mut out),
             Command::Keeper { keeper, msg } => self.keeper_says(keeper, msg, &mut out),
             Command::KeeperGone(keeper) => self.keeper_gone(keeper, &mut out),
-            Command::Quota { path, limits } => self.change_quota(&path, limits, &mut out),
+            Command::Operator(operation) => self.operate(operation, &mut out),
             Command::Tick => self.tick(&mut out),
         }
         self.note_changed_extents(&out);
@@ -235,6 +251,9 @@ impl State {
         self.verify_asked.retain(|_, asked_ms| out.now_ms.saturating_sub(*asked_ms) < VERIFY_EVERY_MS);
         self.recheck_uploads(out);
         self.replicate_tick(out);
+        self.empty_quarantines(out);
+        self.end_late_fsck(out);
+        self.purge_trash(out);
         self.compact_tick(out);
     }
 
@@ -275,6 +294,7 @@ impl State {
             }
             RowKey::Keeper(keeper) => Row::Keeper(*keeper, self.keepers.get(keeper)?.row.clone()),
             RowKey::Quota(inode) => Row::Quota(*inode, self.quotas.limits(*inode)?),
+            RowKey::Trash(inode) => Row::Trash(*inode, self.trash.get(*inode)?.clone()),
         })
     }
 }

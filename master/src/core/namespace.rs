@@ -153,6 +153,9 @@ impl State {
         if let Some(replaced) = replaced {
             self.quotas_lose_name(replaced, parent);
         }
+        if let Some(Body::Dir(dir)) = self.inodes.get_mut(&inode).map(|node| &mut node.body) {
+            dir.name = name.into();
+        }
         self.quotas_gain_name(inode, parent);
         out.touch(RowKey::Dentry { parent, name: name.into() });
         Ok(())
@@ -175,9 +178,14 @@ impl State {
         Ok(())
     }
 
-    /// An inode lost a name (a directory: its only one). Returns its attributes as they are then; one
+    /// An inode lost this name (a directory: its only one). Returns its attributes as they are then; one
     /// that nobody holds is gone after this.
-    pub(super) fn drop_link(&mut self, inode: InodeNo, out: &mut Out) -> Res<pb::Attr> {
+    pub(super) fn drop_link(
+        &mut self,
+        inode: InodeNo,
+        (parent, name): (InodeNo, &[u8]),
+        out: &mut Out,
+    ) -> Res<pb::Attr> {
         let now = out.now;
         let node = self.inode_mut(inode, out)?;
         node.nlink = if node.is_dir() { 0 } else { node.nlink.saturating_sub(1) };
@@ -186,6 +194,7 @@ impl State {
         if node.is_dir() {
             self.drop_quota(inode, out);
         }
+        self.trash_if_last(inode, parent, name, out);
         self.reap_if_unused(inode, out);
         Ok(attr)
     }
@@ -338,7 +347,7 @@ impl State {
         self.drop_entry(parent, &op.name, out)?;
         self.name_changed(by, parent, &op.name, out);
         self.inode_changed(by, inode, false, out);
-        let removed = Some(self.drop_link(inode, out)?);
+        let removed = Some(self.drop_link(inode, (parent, &op.name), out)?);
         Ok(Reply::Gone(pb::Gone { moved: None, removed }))
     }
 
@@ -353,7 +362,7 @@ impl State {
         directory.nlink = directory.nlink.saturating_sub(1);
         self.name_changed(by, parent, &op.name, out);
         self.inode_changed(by, inode, false, out);
-        let removed = Some(self.drop_link(inode, out)?);
+        let removed = Some(self.drop_link(inode, (parent, &op.name), out)?);
         Ok(Reply::Gone(pb::Gone { moved: None, removed }))
     }
 

@@ -98,7 +98,7 @@ impl Out {
             | RowKey::Extent { inode, .. }
             | RowKey::Xattr { inode, .. }
             | RowKey::Dentry { parent: inode, .. } => Some(*inode),
-            RowKey::Quota(inode) => Some(*inode),
+            RowKey::Quota(inode) | RowKey::Trash(inode) => Some(*inode),
             RowKey::Counters | RowKey::Chunk(_) | RowKey::Keeper(_) | RowKey::Reply { .. } => None,
         });
         self.shows.iter().copied().chain(changed).collect()

@@ -317,14 +317,18 @@ impl State {
     // Operators
 
     /// Sets the limits that are given, or takes the quota away. Answers with what there is now, or was.
-    pub(super) fn change_quota(&mut self, path: &[u8], limits: Option<QuotaRow>, out: &mut Out) {
-        let answer = match limits {
+    pub(super) fn change_quota(
+        &mut self,
+        path: &[u8],
+        limits: Option<QuotaRow>,
+        out: &mut Out,
+    ) -> Res<pb::QuotaList> {
+        match limits {
             // Not the root's: a script's variable was empty.
             _ if path.is_empty() => fail(ErrorCode::Invalid, "the path is empty; name a directory"),
             Some(limits) => self.set_quota(path, limits, out),
             None => self.clear_quota(path, out),
-        };
-        out.answer(super::Effect::QuotaAnswer(answer));
+        }
     }
 
     fn set_quota(&mut self, path: &[u8], limits: QuotaRow, out: &mut Out) -> Res<pb::QuotaList> {

@@ -5,9 +5,10 @@ use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::{ChunkId, InodeNo, KeeperId};
 use dfs_proto::pb::{self, mount_reply::Result as Reply, mount_request::Op};
 
+use super::Command;
+use super::operator::{Operation, OperatorReply};
 use super::row::QuotaRow;
 use super::testkit::{Kit, SESSION};
-use super::{Command, Effect};
 
 const ROOT: InodeNo = InodeNo::ROOT;
 
@@ -15,9 +16,8 @@ fn change(kit: &mut Kit, path: &str, limits: Option<(u64, u64)>) -> Result<pb::Q
     let some = |limit: u64| (limit != 0).then_some(limit);
     let limits = limits.map(|(bytes, inodes)| QuotaRow { max_bytes: some(bytes), max_inodes: some(inodes) });
     kit.sent.clear();
-    kit.apply(Command::Quota { path: path.to_owned().into(), limits });
-    match kit.sent.first() {
-        Some(Effect::QuotaAnswer(answer)) => answer.clone(),
+    match kit.operate(Operation::Quota { path: path.to_owned().into(), limits })? {
+        OperatorReply::Quotas(quotas) => Ok(quotas),
         other => panic!("no answer: {other:?}"),
     }
 }
@@ -291,7 +291,7 @@ fn a_quota_over_a_large_tree_is_counted_in_one_go() {
     }
     let limits = Some(QuotaRow { max_bytes: None, max_inodes: Some(FILES) });
     let begun = std::time::Instant::now();
-    kit.state.apply(Command::Quota { path: "/q".into(), limits }, now);
+    kit.state.apply(Command::Operator(Operation::Quota { path: "/q".into(), limits }), now);
     println!("a quota over {FILES} files took {:?}", begun.elapsed());
     assert_eq!(used(&kit, "/q"), (0, FILES));
     let request =

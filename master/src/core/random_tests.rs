@@ -284,7 +284,8 @@ impl World {
         let limit = |n: u8, unit: u64| (!n.is_multiple_of(3)).then_some(u64::from(n) * unit);
         let limits = QuotaRow { max_bytes: limit(b, 64), max_inodes: limit(c, 1) };
         let limits = (!(b ^ c).is_multiple_of(4)).then_some(limits);
-        self.kit.apply(super::Command::Quota { path, limits });
+        let quota = super::operator::Operation::Quota { path, limits };
+        self.kit.apply(super::Command::Operator(quota));
     }
 
     fn step(&mut self, step: Step) {

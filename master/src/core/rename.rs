@@ -112,7 +112,7 @@ impl State {
         self.inode_changed(by, source, false, out);
         let Some(target) = target else { return Ok(None) };
         self.inode_changed(by, target, false, out);
-        self.drop_link(target, out).map(Some)
+        self.drop_link(target, (to.parent, to.name), out).map(Some)
     }
 
     fn exchange(

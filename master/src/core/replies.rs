@@ -11,6 +11,7 @@ use bytes::Bytes;
 use dfs_proto::error::ErrorCode;
 use dfs_proto::ids::{InodeNo, SessionId};
 use dfs_proto::pb::{self, mount_reply::Result as Reply, mount_request::Op};
+use dfs_proto::request_kind::{RequestKind, request_kind};
 use prost::Message;
 
 use super::State;
@@ -48,48 +49,6 @@ impl Replies {
     }
 }
 
-/// Would it be wrong to do this twice?
-fn changes_something(op: &Op) -> bool {
-    match op {
-        Op::Setattr(_)
-        | Op::Create(_)
-        | Op::Mknod(_)
-        | Op::Mkdir(_)
-        | Op::Symlink(_)
-        | Op::Link(_)
-        | Op::Unlink(_)
-        | Op::Rmdir(_)
-        | Op::Rename(_)
-        | Op::Setxattr(_)
-        | Op::Removexattr(_)
-        | Op::Fallocate(_)
-        | Op::CopyRange(_) => true,
-        // These change nothing, or nothing that twice would be wrong, or what a hello says anew: opens, locks,
-        // uploads.
-        Op::Lookup(_)
-        | Op::Getattr(_)
-        | Op::Readlink(_)
-        | Op::Readdir(_)
-        | Op::Open(_)
-        | Op::Release(_)
-        | Op::Layout(_)
-        | Op::Alloc(_)
-        | Op::AbortUpload(_)
-        | Op::Fsync(_)
-        | Op::Statfs(_)
-        | Op::Getxattr(_)
-        | Op::Listxattr(_)
-        | Op::ReportBad(_)
-        | Op::GetLock(_)
-        | Op::TouchAtime(_)
-        | Op::Locate(_)
-        | Op::SetDigest(_)
-        | Op::Barrier(_)
-        | Op::SetLock(_)
-        | Op::CancelLock(_) => false,
-    }
-}
-
 impl State {
     /// Does a request, or says again what came of it.
     pub(super) fn do_once(
@@ -100,7 +59,7 @@ impl State {
         op: &Op,
         out: &mut Out,
     ) -> Res<Reply> {
-        if !changes_something(op) {
+        if request_kind(op) != RequestKind::Change {
             return self.checked_op(by, caller, op, out);
         }
         if let Some(kept) = self.replies.get(by, request).cloned() {

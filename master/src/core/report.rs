@@ -16,7 +16,10 @@ impl State {
     /// The cluster as a whole. Looks at every inode.
     pub fn status(&self, _now: impl Into<Now>) -> pb::ClusterStatus {
         let (mut files, mut directories, mut bytes) = (0, 0, 0u64);
-        for node in self.inodes.values() {
+        for (inode, node) in &self.inodes {
+            if self.trash.has(*inode) {
+                continue;
+            }
             if node.is_file() {
                 files += 1;
                 bytes = bytes.saturating_add(node.size);
@@ -54,6 +57,8 @@ impl State {
             compactions_waiting: self.compaction.waiting() as u64,
             compacted_bytes: self.compaction.moved_bytes,
             requests: self.requests,
+            trash_files: self.trash.size().0,
+            trash_bytes: self.trash.size().1,
         }
     }
 
@@ -96,6 +101,9 @@ impl State {
                 bytes_read: keeper.load.bytes_read,
                 bytes_written: keeper.load.bytes_written,
                 read_only: keeper.load.read_only,
+                quarantine_bytes: keeper.load.quarantine_bytes,
+                quarantine_files: keeper.load.quarantine_files,
+                scrub: keeper.load.scrub,
             })
             .collect()
     }

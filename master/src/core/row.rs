@@ -53,6 +53,8 @@ pub enum Row {
     },
     /// The limits of a directory. What is used of them is derived.
     Quota(InodeNo, QuotaRow),
+    /// A file without a name that is kept in the trash.
+    Trash(InodeNo, TrashRow),
 }
 
 /// What a row is found by.
@@ -68,6 +70,7 @@ pub enum RowKey {
     Keeper(KeeperId),
     Reply { session: SessionId, request: u64 },
     Quota(InodeNo),
+    Trash(InodeNo),
 }
 
 /// A change of one row. A command's changes are stored all or none.
@@ -149,4 +152,15 @@ pub struct KeeperRow {
 pub struct QuotaRow {
     pub max_bytes: Option<u64>,
     pub max_inodes: Option<u64>,
+}
+
+/// What is remembered of a file in the trash, beside the file itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct TrashRow {
+    /// Absolute: the last name that it had.
+    pub path: Box<[u8]>,
+    /// When it lost that.
+    pub deleted: pb::Time,
+    /// Stored bytes that it had then.
+    pub bytes: u64,
 }

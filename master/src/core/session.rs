@@ -21,6 +21,9 @@ use super::row::RowKey;
 /// A session whose stream is gone is dropped after this.
 const SESSION_GRACE_MS: i64 = 60_000;
 
+/// And what it had under way is given up after this: it begins all of that anew when it comes back.
+const UPLOADS_GRACE_MS: i64 = 10_000;
+
 /// After a restart, inodes without a name are kept this long.
 pub(super) const ORPHAN_GRACE_MS: i64 = 60_000;
 
@@ -176,8 +179,21 @@ impl State {
         }
     }
 
+    /// Takes back from keepers what mounts that are away had under way. It keeps its place in the order: a mount that
+    /// comes back is told that it failed.
+    fn give_up_uploads_of_those_away(&mut self, out: &mut Out) {
+        let away =
+            self.sessions.values().filter(|session| session.gone_for_ms(out.now_ms) > UPLOADS_GRACE_MS);
+        let chunks: Vec<ChunkId> =
+            away.flat_map(|session| session.pending.values().flatten().copied()).collect();
+        for chunk in chunks {
+            self.give_up_upload(chunk, out);
+        }
+    }
+
     /// Drops sessions that did not come back.
     pub(super) fn expire_sessions(&mut self, out: &mut Out) {
+        self.give_up_uploads_of_those_away(out);
         let over = |session: &Session| {
             !session.connected && out.now_ms.saturating_sub(session.gone_at_ms) > SESSION_GRACE_MS
         };
@@ -273,7 +289,7 @@ impl State {
     /// An inode that has no name and that nobody holds goes, with all that it has.
     pub(super) fn reap_if_unused(&mut self, inode: InodeNo, out: &mut Out) {
         let nameless = self.inodes.get(&inode).is_some_and(|node| node.nlink == 0);
-        if !nameless || self.opens.contains_key(&inode) {
+        if !nameless || self.opens.contains_key(&inode) || self.trash.has(inode) {
             return;
         }
         if out.now_ms < self.grace_until_ms {
@@ -303,6 +319,8 @@ mod tests {
     use super::super::testkit::{Kit, SESSION};
     use super::*;
 
+    use dfs_proto::ids::KeeperId;
+
     const OTHER: SessionId = SessionId(78);
 
     #[test]
@@ -331,6 +349,34 @@ mod tests {
         assert!(kit.state.inodes.contains_key(&file));
         kit.pass_ms(2_000);
         assert!(!kit.state.inodes.contains_key(&file));
+    }
+
+    #[test]
+    fn what_a_mount_had_under_way_is_taken_back_soon_and_begun_anew_when_it_returns() {
+        let mut kit = Kit::with_keepers(2);
+        let file = kit.create(InodeNo::ROOT, "f");
+        let ticketed = ChunkId(kit.alloc(file, 0, 10).chunk);
+        let stored = kit.alloc(file, 10, 10);
+        kit.store(&stored);
+        kit.gone(SESSION);
+        kit.pass_ms(9_000);
+        assert!(!kit.was_deleted(KeeperId(1), ticketed));
+        kit.pass_ms(3_000);
+        for (keeper, chunk) in [(1, ticketed.0), (2, ticketed.0), (1, stored.chunk), (2, stored.chunk)] {
+            assert!(kit.was_deleted(KeeperId(keeper), ChunkId(chunk)), "{keeper} {chunk}");
+        }
+        // What comes in late is not kept either.
+        kit.sent.clear();
+        let arrived = pb::Arrived { chunks: vec![ticketed.0] };
+        kit.keeper_says(KeeperId(2), pb::keeper_up::Msg::Arrived(arrived));
+        assert!(kit.was_deleted(KeeperId(2), ticketed));
+        kit.pass_ms(20_000);
+        kit.sent.clear();
+        kit.hello(SESSION, &[file]);
+        let failed: Vec<u64> = kit.done().iter().map(|done| done.chunk).collect();
+        assert_eq!(failed, [ticketed.0, stored.chunk]);
+        let again = kit.upload(file, 0, 20);
+        assert_eq!(kit.state.chunks.len(), 1, "{again}");
     }
 
     #[test]

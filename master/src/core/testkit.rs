@@ -12,6 +12,7 @@ use dfs_proto::pb::{
 };
 
 use super::compact_testkit::Part;
+use super::operator::{Operation, OperatorReply};
 use super::{Command, Effect, Row, RowChange, RowKey, Settings, State};
 
 /// The session of the kit's own mount.
@@ -29,6 +30,7 @@ pub(super) fn settings() -> Settings {
         chunk_size: CHUNK_SIZE,
         replicate_every_ms: 10_000,
         compact_after_ms: 10_000,
+        trash_ms: 0,
     }
 }
 
@@ -43,6 +45,7 @@ pub(super) fn key_of(row: &Row) -> RowKey {
         Row::Xattr { inode, name, .. } => RowKey::Xattr { inode: *inode, name: name.clone() },
         Row::Keeper(keeper, _) => RowKey::Keeper(*keeper),
         Row::Quota(inode, _) => RowKey::Quota(*inode),
+        Row::Trash(inode, _) => RowKey::Trash(*inode),
     }
 }
 
@@ -386,7 +389,24 @@ impl Kit {
     }
 
     pub fn inventory(&mut self, keeper: KeeperId, chunks: Vec<pb::ChunkInfo>) {
-        self.keeper_says(keeper, keeper_up::Msg::Inventory(pb::InventoryPage { chunks, last: true }));
+        self.inventory_with_quarantine(keeper, chunks, &[]);
+    }
+
+    pub fn inventory_with_quarantine(
+        &mut self,
+        keeper: KeeperId,
+        chunks: Vec<pb::ChunkInfo>,
+        quarantined: &[u64],
+    ) {
+        let quarantined = quarantined.to_vec();
+        let page = pb::InventoryPage { chunks, last: true, quarantined, number: 0 };
+        self.keeper_says(keeper, keeper_up::Msg::Inventory(page));
+    }
+
+    /// In answer to an order.
+    pub fn numbered_inventory(&mut self, keeper: KeeperId, number: u64, chunks: Vec<pb::ChunkInfo>) {
+        let page = pb::InventoryPage { chunks, last: true, number, quarantined: Vec::new() };
+        self.keeper_says(keeper, keeper_up::Msg::Inventory(page));
     }
 
     pub fn info(&self, chunk: ChunkId) -> pb::ChunkInfo {
@@ -394,7 +414,25 @@ impl Kit {
     }
 
     pub fn bad_copy(&mut self, keeper: KeeperId, chunk: ChunkId) {
-        self.keeper_says(keeper, keeper_up::Msg::BadCopy(pb::BadCopy { chunk: chunk.0, error: None }));
+        let bad = pb::BadCopy { chunk: chunk.0, ..pb::BadCopy::default() };
+        self.keeper_says(keeper, keeper_up::Msg::BadCopy(bad));
+    }
+
+    /// A copy did not verify, and its file is kept.
+    pub fn quarantined_copy(&mut self, keeper: KeeperId, chunk: ChunkId) {
+        let bad = pb::BadCopy { chunk: chunk.0, quarantined: true, ..pb::BadCopy::default() };
+        self.keeper_says(keeper, keeper_up::Msg::BadCopy(bad));
+    }
+
+    /// An operator's command.
+    pub fn operate(&mut self, operation: Operation) -> Result<OperatorReply, DfsError> {
+        let from = self.sent.len();
+        self.apply(Command::Operator(operation));
+        let answer = self.sent[from..].iter().find_map(|effect| match effect {
+            Effect::OperatorAnswer(answer) => Some(answer.clone()),
+            _ => None,
+        });
+        answer.expect("no answer")
     }
 
     pub fn synced(&mut self, keeper: KeeperId, chunk: ChunkId) {
@@ -461,5 +499,6 @@ fn all_rows(state: &State) -> BTreeMap<RowKey, Row> {
     keys.extend(state.xattrs.keys().map(|(inode, name)| RowKey::Xattr { inode: *inode, name: name.clone() }));
     keys.extend(state.keepers.keys().map(|keeper| RowKey::Keeper(*keeper)));
     keys.extend(state.quotas.directories().map(RowKey::Quota));
+    keys.extend(state.trash.keys().map(RowKey::Trash));
     keys.into_iter().map(|key| (key.clone(), state.row(&key).unwrap())).collect()
 }

@@ -263,6 +263,18 @@ impl State {
         }
     }
 
+    /// Its client is away. It is in nobody's file, and keeps its place until its session ends or begins anew.
+    pub(super) fn give_up_upload(&mut self, chunk: ChunkId, out: &mut Out) {
+        let Some(mut upload) = self.uploads.remove(&chunk) else { return };
+        if upload.phase != Phase::Failed {
+            self.discard(chunk, &upload, out);
+            upload.phase = Phase::Failed;
+            upload.holders.clear();
+        }
+        upload.drop_at_ms = i64::MAX;
+        self.uploads.insert(chunk, upload);
+    }
+
     pub(super) fn say_failed(
         &mut self,
         to: SessionId,

@@ -12,7 +12,6 @@ mod connect;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use dfs_proto::error::DfsError;
 use dfs_proto::ids::{KeeperId, SessionId};
 use dfs_proto::pb::{self, keeper_down, mount_down};
@@ -24,7 +23,7 @@ use super::clock::Clock;
 use super::committer::commit_thread;
 use super::group::{self, Admitted, GroupCommit};
 use super::outbox::{ConnectionNo, Outboxes};
-use crate::core::row::QuotaRow;
+use crate::core::operator::{Operation, OperatorReply};
 use crate::core::{Applied, Command, CorruptRow, Effect, Now, Settings, State};
 use crate::store::{Store, StoreError};
 
@@ -191,22 +190,17 @@ impl Engine {
         }
     }
 
-    /// Sets or takes away a quota (see [`Command::Quota`]), and returns when that is durable. The inner error is
-    /// the core's refusal.
+    /// Does what an operator wants, and returns when that is durable. The inner error is the core's refusal.
     ///
     /// # Errors
     /// As [`Engine::read`].
-    pub async fn change_quota(
-        &self,
-        path: Bytes,
-        limits: Option<QuotaRow>,
-    ) -> Result<Result<pb::QuotaList, DfsError>, Stopped> {
+    pub async fn operate(&self, operation: Operation) -> Result<Result<OperatorReply, DfsError>, Stopped> {
         let answer = self
             .run(|inner| {
-                let mut applied = inner.apply(Command::Quota { path, limits });
+                let mut applied = inner.apply(Command::Operator(operation));
                 let mut answer = None;
                 applied.effects.retain(|effect| match effect {
-                    Effect::QuotaAnswer(found) => {
+                    Effect::OperatorAnswer(found) => {
                         answer = Some(found.clone());
                         false
                     }
@@ -331,7 +325,7 @@ impl Inner {
                     self.keepers.welcome(keeper, welcome);
                 }
                 Effect::ToKeeper(keeper, message) => self.keepers.send(keeper, message),
-                Effect::MountAnswer(_) | Effect::KeeperAnswer(_) | Effect::QuotaAnswer(_) => {
+                Effect::MountAnswer(_) | Effect::KeeperAnswer(_) | Effect::OperatorAnswer(_) => {
                     tracing::error!("the core answered a hello that nobody sent; the answer is dropped");
                 }
             }

@@ -176,10 +176,20 @@ fn touches(change: &RowChange, touched: &mut Vec<InodeNo>) {
         ) => touched.push(*inode),
         RowChange::Delete(RowKey::Dentry { parent, .. }) => touched.push(*parent),
         RowChange::Put(
-            Row::Counters(_) | Row::Chunk(..) | Row::Keeper(..) | Row::Reply { .. } | Row::Quota(..),
+            Row::Counters(_)
+            | Row::Chunk(..)
+            | Row::Keeper(..)
+            | Row::Reply { .. }
+            | Row::Quota(..)
+            | Row::Trash(..),
         )
         | RowChange::Delete(
-            RowKey::Counters | RowKey::Chunk(_) | RowKey::Keeper(_) | RowKey::Reply { .. } | RowKey::Quota(_),
+            RowKey::Counters
+            | RowKey::Chunk(_)
+            | RowKey::Keeper(_)
+            | RowKey::Reply { .. }
+            | RowKey::Quota(_)
+            | RowKey::Trash(_),
         ) => {}
     }
 }
@@ -193,7 +203,7 @@ pub(super) fn asks(command: &Command) -> bool {
         | Command::MountAcks { .. }
         | Command::KeeperHello(_) => true,
         Command::Keeper { msg, .. } => matches!(msg, pb::keeper_up::Msg::Heartbeat(_)),
-        Command::MountGone { .. } | Command::KeeperGone(_) | Command::Quota { .. } | Command::Tick => false,
+        Command::MountGone { .. } | Command::KeeperGone(_) | Command::Operator(_) | Command::Tick => false,
     }
 }
 
@@ -201,7 +211,7 @@ pub(super) fn asks(command: &Command) -> bool {
 pub(super) fn effects_answer(effects: &[Effect]) -> bool {
     use pb::{keeper_down, mount_down};
     effects.iter().all(|effect| match effect {
-        Effect::MountAnswer(_) | Effect::KeeperAnswer(_) | Effect::QuotaAnswer(_) => true,
+        Effect::MountAnswer(_) | Effect::KeeperAnswer(_) | Effect::OperatorAnswer(_) => true,
         Effect::CloseMount(_) => false,
         Effect::ToMount(_, msg) => matches!(msg, mount_down::Msg::Reply(_) | mount_down::Msg::Welcome(_)),
         Effect::ToKeeper(_, msg) => {

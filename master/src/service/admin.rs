@@ -3,14 +3,18 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use dfs_proto::error::{DfsError, ErrorCode};
+use dfs_proto::ids::{InodeNo, KeeperId};
 use dfs_proto::pb::{self, admin_service_server};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
 use crate::core::LookupCursor;
+use crate::core::operator::{Operation, OperatorReply};
 use crate::core::row::QuotaRow;
+use crate::core::trash::TrashOperation;
 use crate::runtime::{Engine, Stopped};
 
 /// Rows of the look-up table that are made at a time, under the engine's lock.
@@ -29,6 +33,32 @@ impl Admin {
     pub fn new(engine: Engine) -> Admin {
         Admin { engine }
     }
+
+    async fn operate(&self, operation: Operation) -> Result<OperatorReply, Status> {
+        self.engine.operate(operation).await.map_err(stopped)?.map_err(status)
+    }
+
+    async fn change_quota(
+        &self,
+        path: Bytes,
+        limits: Option<QuotaRow>,
+    ) -> Result<Response<pb::QuotaList>, Status> {
+        match self.operate(Operation::Quota { path, limits }).await? {
+            OperatorReply::Quotas(quotas) => Ok(Response::new(quotas)),
+            other => Err(wrong_answer(&other)),
+        }
+    }
+
+    async fn change_trash(&self, operation: TrashOperation) -> Result<Response<pb::TrashList>, Status> {
+        match self.operate(Operation::Trash(operation)).await? {
+            OperatorReply::Trash(list) => Ok(Response::new(list)),
+            other => Err(wrong_answer(&other)),
+        }
+    }
+}
+
+fn wrong_answer(answer: &OperatorReply) -> Status {
+    Status::internal(format!("the core answered something else than was asked (a bug): {answer:?}"))
 }
 
 #[tonic::async_trait]
@@ -54,16 +84,61 @@ impl admin_service_server::AdminService for Admin {
     ) -> Result<Response<pb::QuotaList>, Status> {
         let pb::SetQuotaRequest { path, max_bytes, max_inodes } = request.into_inner();
         let limits = Some(QuotaRow { max_bytes, max_inodes });
-        let answer = self.engine.change_quota(path, limits).await.map_err(stopped)?;
-        answer.map(Response::new).map_err(status)
+        self.change_quota(path, limits).await
     }
 
     async fn clear_quota(
         &self,
         request: Request<pb::ClearQuotaRequest>,
     ) -> Result<Response<pb::QuotaList>, Status> {
-        let answer = self.engine.change_quota(request.into_inner().path, None).await.map_err(stopped)?;
-        answer.map(Response::new).map_err(status)
+        self.change_quota(request.into_inner().path, None).await
+    }
+
+    async fn scrub(&self, request: Request<pb::ScrubRequest>) -> Result<Response<pb::ScrubStarted>, Status> {
+        let keepers = request.into_inner().keepers.into_iter().map(KeeperId).collect();
+        match self.operate(Operation::Scrub { keepers }).await? {
+            OperatorReply::Scrub(started) => Ok(Response::new(started)),
+            other => Err(wrong_answer(&other)),
+        }
+    }
+
+    async fn fsck(&self, request: Request<pb::FsckRequest>) -> Result<Response<pb::FsckStarted>, Status> {
+        match self.operate(Operation::Fsck { repair: request.into_inner().repair }).await? {
+            OperatorReply::Fsck(started) => Ok(Response::new(started)),
+            other => Err(wrong_answer(&other)),
+        }
+    }
+
+    async fn fsck_report(
+        &self,
+        request: Request<pb::FsckReportRequest>,
+    ) -> Result<Response<pb::FsckReport>, Status> {
+        let number = request.into_inner().number;
+        let report = self.engine.read(|state, now| state.fsck_report(number, now)).await.map_err(stopped)?;
+        report.map(Response::new).map_err(status)
+    }
+
+    async fn trash(&self, request: Request<pb::TrashRequest>) -> Result<Response<pb::TrashList>, Status> {
+        let pb::TrashRequest { path, after } = request.into_inner();
+        let after = after.map(|cursor| (cursor.deleted_ms, InodeNo(cursor.entry)));
+        let list = self.engine.read(|state, _| state.list_trash(&path, after)).await;
+        list.map(Response::new).map_err(stopped)
+    }
+
+    async fn restore_trash(
+        &self,
+        request: Request<pb::RestoreTrashRequest>,
+    ) -> Result<Response<pb::TrashList>, Status> {
+        let pb::RestoreTrashRequest { entry, to } = request.into_inner();
+        self.change_trash(TrashOperation::Restore { entry: InodeNo(entry), to }).await
+    }
+
+    async fn purge_trash(
+        &self,
+        request: Request<pb::PurgeTrashRequest>,
+    ) -> Result<Response<pb::TrashList>, Status> {
+        let pb::PurgeTrashRequest { entry } = request.into_inner();
+        self.change_trash(TrashOperation::Purge((entry != 0).then_some(InodeNo(entry)))).await
     }
 
     type LookupTableStream = ReceiverStream<Result<pb::LookupRow, Status>>;
@@ -120,6 +195,11 @@ fn stopped(error: Stopped) -> Status {
 fn status(error: DfsError) -> Status {
     match error.code {
         ErrorCode::NotFound => Status::not_found(error.message),
+        ErrorCode::Unavailable | ErrorCode::NoKeeper | ErrorCode::Busy => {
+            Status::failed_precondition(error.message)
+        }
+        ErrorCode::Exists => Status::already_exists(error.message),
+        ErrorCode::QuotaExceeded => Status::resource_exhausted(error.message),
         ErrorCode::NotDirectory | ErrorCode::Invalid | ErrorCode::NameTooLong => {
             Status::invalid_argument(error.message)
         }

@@ -27,7 +27,7 @@ use dfs_proto::ids::{ChunkId, InodeNo, KeeperId, SessionId};
 use dfs_proto::{MAX_NAME_LEN, pb};
 use prost::encoding::{decode_varint, encode_varint};
 
-use crate::core::row::{ChunkRow, Counters, ExtentRow, InodeRow, KeeperRow, Name, QuotaRow};
+use crate::core::row::{ChunkRow, Counters, ExtentRow, InodeRow, KeeperRow, Name, QuotaRow, TrashRow};
 use crate::core::{Row, RowKey};
 
 const VALUE_VERSION: u8 = 1;
@@ -48,11 +48,12 @@ pub enum Table {
     Keeper = 7,
     Quota = 8,
     Reply = 9,
+    Trash = 10,
 }
 
 impl Table {
     /// Every table. Counters and keepers come first, they are needed to judge the others.
-    pub const ALL: [Table; 9] = [
+    pub const ALL: [Table; 10] = [
         Table::Counters,
         Table::Keeper,
         Table::Inode,
@@ -62,6 +63,7 @@ impl Table {
         Table::Xattr,
         Table::Reply,
         Table::Quota,
+        Table::Trash,
     ];
 
     /// Its name, part of the format of engines that name their tables.
@@ -76,6 +78,7 @@ impl Table {
             Table::Keeper => "keeper",
             Table::Reply => "reply",
             Table::Quota => "quota",
+            Table::Trash => "trash",
         }
     }
 }
@@ -104,6 +107,7 @@ pub fn key_of(row: &Row) -> RowKey {
         Row::Keeper(keeper, _) => RowKey::Keeper(*keeper),
         Row::Reply { session, request, .. } => RowKey::Reply { session: *session, request: *request },
         Row::Quota(inode, _) => RowKey::Quota(*inode),
+        Row::Trash(inode, _) => RowKey::Trash(*inode),
     }
 }
 
@@ -120,6 +124,7 @@ pub fn encode_key(key: &RowKey) -> (Table, Vec<u8>) {
         RowKey::Keeper(keeper) => (Table::Keeper, pair(keeper.0, &[])),
         RowKey::Reply { session, request } => (Table::Reply, pair(session.0, &request.to_be_bytes())),
         RowKey::Quota(inode) => (Table::Quota, pair(inode.0, &[])),
+        RowKey::Trash(inode) => (Table::Trash, pair(inode.0, &[])),
     }
 }
 
@@ -163,7 +168,17 @@ fn encode_body(row: &Row, out: &mut Vec<u8>) {
                 limit.iter().for_each(|&n| encode_varint(n, out));
             }
         }
+        Row::Trash(_, trash) => {
+            encode_time(&trash.deleted, out);
+            encode_varint(trash.bytes, out);
+            out.extend_from_slice(&trash.path);
+        }
     }
+}
+
+fn encode_time(time: &pb::Time, out: &mut Vec<u8>) {
+    encode_varint(((time.sec << 1) ^ (time.sec >> 63)) as u64, out);
+    encode_varint(u64::from(time.nsec), out);
 }
 
 fn encode_inode(inode: &InodeRow, out: &mut Vec<u8>) {
@@ -171,8 +186,7 @@ fn encode_inode(inode: &InodeRow, out: &mut Vec<u8>) {
     numbers.iter().for_each(|&n| encode_varint(u64::from(n), out));
     encode_varint(inode.size, out);
     for time in [&inode.atime, &inode.mtime, &inode.ctime] {
-        encode_varint(((time.sec << 1) ^ (time.sec >> 63)) as u64, out);
-        encode_varint(u64::from(time.nsec), out);
+        encode_time(time, out);
     }
     encode_varint(inode.content_version, out);
     match &inode.target {
@@ -261,6 +275,11 @@ fn decode_body(table: Table, key: &[u8], body: &mut Body<'_>) -> Result<Row, Why
         Table::Quota => {
             let row = QuotaRow { max_bytes: body.limit()?, max_inodes: body.limit()? };
             Row::Quota(InodeNo(whole_key(key)?), row)
+        }
+        Table::Trash => {
+            let (deleted, bytes) = (body.time()?, body.number()?);
+            let row = TrashRow { deleted, bytes, path: body.take_all().into() };
+            Row::Trash(InodeNo(whole_key(key)?), row)
         }
     })
 }

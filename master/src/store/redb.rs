@@ -263,6 +263,7 @@ fn row_table(row: &Row) -> Table {
         Row::Reply { .. } => Table::Reply,
         Row::Keeper(..) => Table::Keeper,
         Row::Quota(..) => Table::Quota,
+        Row::Trash(..) => Table::Trash,
     }
 }
 

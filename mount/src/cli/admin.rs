@@ -35,6 +35,8 @@ struct Status<'a> {
     compactions_waiting: u64,
     compacted_bytes: u64,
     requests: u64,
+    trash_files: u64,
+    trash_bytes: u64,
     want_copies: u32,
     min_copies: u32,
     chunk_size: u32,
@@ -74,6 +76,8 @@ fn status_json(status: &pb::ClusterStatus) -> Status<'_> {
         compactions_waiting: status.compactions_waiting,
         compacted_bytes: status.compacted_bytes,
         requests: status.requests,
+        trash_files: status.trash_files,
+        trash_bytes: status.trash_bytes,
         want_copies: status.want_copies,
         min_copies: status.min_copies,
         chunk_size: status.chunk_size,
@@ -111,6 +115,7 @@ fn status_text(status: &pb::ClusterStatus) -> String {
             status.compactions_waiting,
             human(status.compacted_bytes)
         ),
+        format!("trash       {} files, {}", status.trash_files, human(status.trash_bytes)),
         format!("disks       {} free of {}", human(status.free_bytes), human(status.total_bytes)),
     ];
     lines.extend(status.lost_files.iter().map(|file| format!("LOST        {}", printable(file.as_bytes()))));
@@ -134,10 +139,24 @@ struct Keeper<'a> {
     bytes_read: u64,
     bytes_written: u64,
     read_only: bool,
+    quarantine_bytes: u64,
+    quarantine_files: u64,
 }
 
 pub(super) async fn keepers(master: &str, json: bool) -> Result<(), CliError> {
-    let columns = ["KEEPER", "ADDRESS", "STATE", "CHUNKS", "USED", "FREE", "READ", "WRITTEN", "HOST", "DATA"];
+    let columns = [
+        "KEEPER",
+        "ADDRESS",
+        "STATE",
+        "CHUNKS",
+        "USED",
+        "FREE",
+        "READ",
+        "WRITTEN",
+        "QUARANTINE",
+        "HOST",
+        "DATA",
+    ];
     let mut rows = Rows::new(json, columns);
     for keeper in admin::keepers(master).await? {
         let value = Keeper {
@@ -155,13 +174,15 @@ pub(super) async fn keepers(master: &str, json: bool) -> Result<(), CliError> {
             bytes_read: keeper.bytes_read,
             bytes_written: keeper.bytes_written,
             read_only: keeper.read_only,
+            quarantine_bytes: keeper.quarantine_bytes,
+            quarantine_files: keeper.quarantine_files,
         };
         rows.row(|| keeper_cells(&keeper), &value)?;
     }
     rows.finish()
 }
 
-fn keeper_cells(keeper: &pb::KeeperRow) -> [Cell; 10] {
+fn keeper_cells(keeper: &pb::KeeperRow) -> [Cell; 11] {
     let state = match (keeper.alive, keeper.read_only) {
         (false, _) => "dead",
         (true, true) => "read-only",
@@ -176,6 +197,7 @@ fn keeper_cells(keeper: &pb::KeeperRow) -> [Cell; 10] {
         Cell::Number(human(keeper.free)),
         Cell::Number(human(keeper.bytes_read)),
         Cell::Number(human(keeper.bytes_written)),
+        Cell::Number(human(keeper.quarantine_bytes)),
         Cell::Text(printable(keeper.host.as_bytes())),
         Cell::Text(printable(keeper.data_dir.as_bytes())),
     ]

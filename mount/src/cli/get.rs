@@ -7,7 +7,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use dfs_proto::error::DfsError;
+use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
 use tokio::sync::mpsc;
@@ -115,10 +115,14 @@ async fn read_pieces(
             break Ok(());
         }
         match reader.read(&stream, at, left.min(PIECE) as usize).await {
+            Ok(piece) if piece.bytes.is_empty() => {
+                let message = "somebody made the file shorter while it was read; get it again";
+                break Err(name_it(DfsError::new(ErrorCode::Busy, message), "get", path));
+            }
             Ok(piece) => {
-                at += piece.len() as u64;
+                at += piece.bytes.len() as u64;
                 // The writer ended early: it says why.
-                if sender.send(piece).await.is_err() {
+                if sender.send(piece.bytes).await.is_err() {
                     break Ok(());
                 }
             }

@@ -109,7 +109,7 @@ fn mode_text(mode: u32) -> String {
 
 /// `2024-02-29 13:05`, UTC. The calendar is Howard Hinnant's `civil_from_days`
 /// (<https://howardhinnant.github.io/date_algorithms.html>).
-fn minute(seconds: i64) -> String {
+pub(super) fn minute(seconds: i64) -> String {
     let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     let shifted = days + 719_468;
     let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));

@@ -3,14 +3,17 @@
 //! - `admin`: status, keepers, lookup: what the master knows, as tables or as JSON.
 //! - `ls`, `rm`, `put`, `get`: files of the cluster, without a mount.
 //! - `quota`: limits of what is below a directory.
+//! - `scrub`: keepers check what they have. `fsck`: the look-up table is set against what they have.
+//! - `trash`: files that were removed and are kept.
 //! - `path`: from a path to an inode, by the session's calls.
 //! - `output`: tables, JSON, and what to do when the reader of stdout goes away.
 //! - `progress`: the bar that `put` and `get` show on a terminal.
 //!
 //! What must hold: a failed command leaves with 1 (a wrong command line with 2) and one line on stderr that says
-//! what failed, why, and what to do; a half-done transfer is never seen under its name, neither here nor there.
+//! what failed, why, and what to do; one that looked for faults and found some leaves with 3, or with 4 when they are left; a half-done transfer is never seen under its name, neither here nor there.
 
 mod admin;
+mod fsck;
 mod get;
 mod ls;
 mod output;
@@ -19,6 +22,8 @@ mod progress;
 mod put;
 mod quota;
 mod rm;
+mod scrub;
+mod trash;
 
 use std::ffi::OsString;
 use std::io;
@@ -28,6 +33,7 @@ use std::time::Duration;
 use clap::builder::FalseyValueParser;
 use clap::{Parser, Subcommand};
 use dfs_proto::error::DfsError;
+use dfs_proto::units::Period;
 
 use crate::client::{Client, ClientConfig};
 
@@ -94,9 +100,28 @@ enum Command {
         /// A file of the cluster
         path: OsString,
     },
+    /// Have keepers read and check all that they have; leaves with 3 when bad copies were found
+    Scrub {
+        /// Ids of keepers [default: every live one]
+        #[arg(value_name = "KEEPER")]
+        keepers: Vec<u64>,
+    },
+    /// Set the look-up table against what keepers have; leaves with 3 when something was wrong and is mended, with 4
+    /// when something is wrong
+    Fsck {
+        /// Mend what can be mended, and wait until it is
+        #[arg(long)]
+        repair: bool,
+        /// How long to wait for the mending
+        #[arg(long, value_name = "TIME", default_value = "10m")]
+        timeout: Period,
+    },
     /// Limit how much there may be below a directory
     #[command(subcommand)]
     Quota(quota::Quota),
+    /// Files that were removed and are kept for a while
+    #[command(subcommand)]
+    Trash(trash::Trash),
 }
 
 /// Why a command failed.
@@ -111,6 +136,12 @@ enum CliError {
     /// The command line is wrong in a way that its parser cannot see.
     #[error("{0}")]
     Usage(String),
+    /// The command went well, and found what it looked for. It has said so.
+    #[error("something is wrong; see what was printed")]
+    Found,
+    /// And it is wrong still.
+    #[error("something is wrong; see what was printed")]
+    LeftWrong,
     /// A signal.
     #[error("interrupted; nothing was left behind")]
     Interrupted,
@@ -160,6 +191,8 @@ fn report(error: &CliError) -> ExitCode {
     match error {
         // As for any program in a pipe whose reader went away: not worth a word.
         CliError::OutputClosed => return ExitCode::SUCCESS,
+        CliError::Found => return ExitCode::from(3),
+        CliError::LeftWrong => return ExitCode::from(4),
         _ => eprintln!("dfs: {}", one_line(&error.to_string())),
     }
     ExitCode::from(if matches!(error, CliError::Usage(_)) { 2 } else { 1 })
@@ -180,6 +213,9 @@ async fn command(args: &Args) -> Result<(), CliError> {
         Command::Get { path, file } => {
             in_session(master, async |client| get::get(client, path, file.as_deref()).await).await
         }
+        Command::Scrub { keepers } => scrub::scrub(master, keepers, *json).await,
+        Command::Fsck { repair, timeout } => fsck::fsck(master, *repair, timeout.0, *json).await,
+        Command::Trash(command) => trash::trash(master, command, *json).await,
         Command::Quota(quota) => quota::quota(master, quota, *json).await,
         Command::Rm { path } => in_session(master, async |client| rm::rm(client, path).await).await,
     }

@@ -23,6 +23,11 @@ impl Progress {
         Self { shown: std::io::stderr().is_terminal(), total, began: Instant::now(), drawn: None }
     }
 
+    /// How much it is turned out only now.
+    pub(super) fn set_total(&mut self, total: u64) {
+        self.total = Some(total);
+    }
+
     /// `done` bytes are through.
     pub(super) fn at(&mut self, done: u64) {
         if self.shown && self.drawn.is_none_or(|last| last.elapsed() >= REDRAW_EVERY) {

@@ -52,6 +52,68 @@ pub async fn keepers(master: &str) -> Result<Vec<pb::KeeperRow>, DfsError> {
     Ok(within(master, client.keepers(pb::KeepersRequest {})).await?.into_inner().keepers)
 }
 
+/// Has keepers read all that they have; none: every live one. Their rows say how far they are.
+///
+/// # Errors
+/// As [`status`]; `NotFound` or `Io` for a keeper that is unknown or not live.
+pub async fn scrub(master: &str, keepers: &[u64]) -> Result<pb::ScrubStarted, DfsError> {
+    let mut client = connect(master).await?;
+    let request = pb::ScrubRequest { keepers: keepers.to_vec() };
+    Ok(within(master, client.scrub(request)).await?.into_inner())
+}
+
+/// Begins to set the table against what keepers have; [`fsck_report`] says how far that is.
+///
+/// # Errors
+/// As [`status`]; `Io` when another is under way, or no keeper is live.
+pub async fn fsck(master: &str, repair: bool) -> Result<u64, DfsError> {
+    let mut client = connect(master).await?;
+    Ok(within(master, client.fsck(pb::FsckRequest { repair })).await?.into_inner().number)
+}
+
+/// How an fsck stands.
+///
+/// # Errors
+/// As [`status`]; `NotFound` when the master does not know it.
+pub async fn fsck_report(master: &str, number: u64) -> Result<pb::FsckReport, DfsError> {
+    let mut client = connect(master).await?;
+    Ok(within(master, client.fsck_report(pb::FsckReportRequest { number })).await?.into_inner())
+}
+
+/// A page of the trash, the oldest first: files that were at or below `path` (empty or "/": all). `next` leads to the
+/// next page.
+///
+/// # Errors
+/// As [`status`].
+pub async fn trash(
+    master: &str,
+    path: &[u8],
+    after: Option<pb::TrashCursor>,
+) -> Result<pb::TrashList, DfsError> {
+    let mut client = connect(master).await?;
+    let request = pb::TrashRequest { path: Bytes::copy_from_slice(path), after };
+    Ok(within(master, client.trash(request)).await?.into_inner())
+}
+
+/// Gives a file in the trash a name again, `to` (absolute; empty: the one that it had). It is there when this returns.
+///
+/// # Errors
+/// As [`status`]; `NotFound`, `Io` when the name is taken or a quota leaves no room.
+pub async fn restore_trash(master: &str, entry: u64, to: &[u8]) -> Result<pb::TrashList, DfsError> {
+    let mut client = connect(master).await?;
+    let request = pb::RestoreTrashRequest { entry, to: Bytes::copy_from_slice(to) };
+    Ok(within(master, client.restore_trash(request)).await?.into_inner())
+}
+
+/// Lets a file in the trash go; 0: all of them, soon.
+///
+/// # Errors
+/// As [`status`]; `NotFound`.
+pub async fn purge_trash(master: &str, entry: u64) -> Result<pb::TrashList, DfsError> {
+    let mut client = connect(master).await?;
+    Ok(within(master, client.purge_trash(pb::PurgeTrashRequest { entry })).await?.into_inner())
+}
+
 /// The look-up table from `path` down (empty or "/": all), a row per copy, by file name. Rows are handed to
 /// `each` as they come; its error ends the listing.
 ///

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use dfs_proto::pb;
 
-/// Samples that are kept: as many seconds, with a ping each second.
+/// Samples that are kept: of eight seconds, with two pings a second.
 const SAMPLES: usize = 16;
 
 /// A step back by more than this was done to the master's clock on purpose, and is followed.

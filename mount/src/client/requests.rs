@@ -13,6 +13,7 @@ use std::sync::Arc;
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
+use dfs_proto::request_kind::{RequestKind, request_kind};
 
 use super::held_locks::HeldLocks;
 use tokio::sync::oneshot;
@@ -55,31 +56,10 @@ pub(super) struct Requests {
     pub(super) unheard: Vec<pb::Invalidate>,
 }
 
-fn wants_no_answer(op: &Op) -> bool {
-    matches!(op, Op::Release(_) | Op::ReportBad(_))
-}
-
-/// A wait for a lock may be long, and so may one for others to forget what was changed: they take no place among
-/// those that are out. Programs that wait bound them.
+/// Does it take a place among those that are out? A wait for a lock may be long, and so may one for others to forget
+/// what was changed: programs that wait bound them.
 fn counts(op: &Op) -> bool {
-    match op {
-        Op::SetLock(set) => !set.wait,
-        Op::Barrier(_)
-        | Op::Setattr(_)
-        | Op::Create(_)
-        | Op::Mknod(_)
-        | Op::Mkdir(_)
-        | Op::Symlink(_)
-        | Op::Link(_)
-        | Op::Unlink(_)
-        | Op::Rmdir(_)
-        | Op::Rename(_)
-        | Op::Setxattr(_)
-        | Op::Removexattr(_)
-        | Op::Fallocate(_)
-        | Op::CopyRange(_) => false,
-        _ => true,
-    }
+    matches!(request_kind(op), RequestKind::Question | RequestKind::Repeatable)
 }
 
 /// Such a wait may be long.
@@ -151,7 +131,7 @@ impl Requests {
         let (&id, pending) = self.pending.range(self.unsent_from..).next()?;
         let op = pending.op.clone();
         let caller = pending.by.as_deref().cloned();
-        if wants_no_answer(&op) {
+        if request_kind(&op) == RequestKind::Notice {
             self.pending.remove(&id);
         } else if !counts(&op) {
             // It always may go.

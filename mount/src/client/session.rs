@@ -1,6 +1,7 @@
 //! The session: one bidirectional stream to the master, kept alive, and resumed after a break.
 //!
-//! A ping goes out every second; when nothing has come from the master for three, the stream counts as broken.
+//! A ping goes out every half second; when the last one that was answered was sent three seconds ago, the stream counts as
+//! broken. It is the sending that counts: on a slow link answers still come while what the master says now is far away.
 //! After a break the session is resumed with its id and its open inodes, and what was asked and not answered is
 //! asked again (`requests` says what). Calls made meanwhile wait. Uploads that the same master had recorded are told
 //! again; the waits for all others end with code `Session`.
@@ -8,6 +9,7 @@
 //! What must hold: an event is never dropped, for the mount's caches depend on each; `SessionLost` is handed out
 //! before the stream is replaced, and `SessionResumed` before anything that comes over the new one.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
@@ -25,8 +27,8 @@ use super::uploads::Uploads;
 use super::{ClientConfig, ClusterInfo, Event, Lost};
 use crate::lock::lock;
 
-const PING_EVERY: Duration = Duration::from_secs(1);
-/// Silence after which the stream counts as broken.
+const PING_EVERY: Duration = Duration::from_millis(500);
+/// Age of the last ping that was answered at which the stream counts as broken.
 const SILENCE: Duration = Duration::from_secs(3);
 pub(super) const BACKOFF_FIRST: Duration = Duration::from_millis(50);
 pub(super) const BACKOFF_LAST: Duration = Duration::from_secs(1);
@@ -315,16 +317,37 @@ async fn insist(events: &mpsc::Sender<Event>, event: Event) {
     }
 }
 
-/// What the two directions of one stream share.
-struct Pulse {
-    heard: Mutex<Instant>,
-    ping: Mutex<(u64, Instant)>,
+/// Pings that are not answered, oldest first, each with its time; and since when all that the master said before is
+/// here. What the two directions of one stream share.
+struct Pulse(Mutex<(VecDeque<(u64, Instant)>, Instant)>);
+
+impl Pulse {
+    fn sent(&self, seq: u64, now: Instant) {
+        lock(&self.0).0.push_back((seq, now));
+    }
+
+    /// When the ping was sent that this answers.
+    fn answered(&self, seq: u64) -> Option<Instant> {
+        let mut pulse = lock(&self.0);
+        while let Some((number, sent)) = pulse.0.front().copied().filter(|(number, _)| *number <= seq) {
+            pulse.0.pop_front();
+            if number == seq {
+                pulse.1 = sent;
+                return Some(sent);
+            }
+        }
+        None
+    }
+
+    fn age(&self) -> Duration {
+        lock(&self.0).1.elapsed()
+    }
 }
 
 /// Runs one stream until it breaks; says why it did.
 async fn drive(shared: &Shared, link: &mut Link, events: &mpsc::Sender<Event>) -> String {
-    let now = Instant::now();
-    let pulse = Pulse { heard: Mutex::new(now), ping: Mutex::new((0, now)) };
+    // Whatever is cached from now on is asked for over this stream.
+    let pulse = Pulse(Mutex::new((VecDeque::new(), Instant::now())));
     tokio::select! {
         why = receive(shared, &mut link.down, events, &pulse) => why,
         why = send(shared, &link.up, &pulse) => why,
@@ -335,9 +358,9 @@ async fn drive(shared: &Shared, link: &mut Link, events: &mpsc::Sender<Event>) -
 async fn watch_pulse(shared: &Shared, pulse: &Pulse) -> String {
     let began = Instant::now();
     loop {
-        let silent = lock(&pulse.heard).elapsed();
+        let silent = pulse.age();
         if silent >= SILENCE {
-            return format!("nothing was heard for {} ms", silent.as_millis());
+            return format!("no ping of the last {} ms was answered", silent.as_millis());
         }
         if began.elapsed() > shared.config.op_timeout {
             // A success message that left in the break would have come again by now.
@@ -356,7 +379,7 @@ async fn send(shared: &Shared, up: &mpsc::Sender<pb::MountUp>, pulse: &Pulse) ->
             biased;
             _ = ping.tick() => {
                 seq += 1;
-                *lock(&pulse.ping) = (seq, Instant::now());
+                pulse.sent(seq, Instant::now());
                 mount_up::Msg::Ping(pb::Ping { seq })
             }
             next = next_message(shared) => next,
@@ -394,7 +417,6 @@ async fn receive(
             Ok(None) => return "the master ended it".to_owned(),
             Err(status) => return format!("{:?}: {}", status.code(), status.message()),
         };
-        *lock(&pulse.heard) = Instant::now();
         match message.msg {
             Some(mount_down::Msg::Reply(reply)) => {
                 answer(shared, reply);
@@ -437,8 +459,7 @@ fn answer(shared: &Shared, reply: pb::MountReply) {
 }
 
 fn learn_time(shared: &Shared, pong: &pb::Pong, pulse: &Pulse) {
-    let (seq, sent) = *lock(&pulse.ping);
-    if let Some(now) = pong.now.filter(|_| pong.seq == seq) {
+    if let Some((sent, now)) = pulse.answered(pong.seq).zip(pong.now) {
         lock(&shared.clock).learn(now, Instant::now(), sent.elapsed());
     }
 }

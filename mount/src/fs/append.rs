@@ -309,7 +309,7 @@ impl Fs {
         handle.appends();
         let file = &handle.file;
         let turn = turn(file, &self.client).await?;
-        file.refresh(&self.client).await?;
+        file.refresh_changed(&self.client).await?;
         let at = handle.writer.append(data, &|| file.committed_size()).await?;
         turn.wrote(data.len());
         Ok(at)
@@ -320,7 +320,7 @@ impl Fs {
         let handle = self.handles.get(handle).ok()?;
         let file = &handle.file;
         let turn = try_turn(file, &self.client)?;
-        if file.is_stale() {
+        if file.is_changed() {
             return None;
         }
         handle.appends();

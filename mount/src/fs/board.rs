@@ -10,6 +10,10 @@
 //!
 //! Several threads deliver, so that one that is blocked does not hold up the others. Notices of one directory, or of
 //! one inode, are delivered in their order.
+//!
+//! Only notices about names and pages can be blocked. That attributes are old the kernel is told at once, by a thread
+//! that does nothing else, and nothing is acknowledged before: where pages are stuck (a read of them waits for a
+//! keeper) an open file of an earlier size would else be read to its earlier end.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -42,11 +46,27 @@ pub struct Job {
 struct Unacked {
     directories: Vec<InodeNo>,
     since: Instant,
+    /// The kernel does not know yet that attributes are old.
+    untold: bool,
+    /// To be acknowledged as soon as it does.
+    early: bool,
+}
+
+/// Inodes whose attributes are old.
+#[derive(Debug, Default)]
+pub struct Quick {
+    /// Of the job that they belong to.
+    seq: Option<u64>,
+    /// Which.
+    pub inodes: Vec<InodeNo>,
+    /// Held until it is delivered.
+    pub lost: Option<Lost>,
 }
 
 #[derive(Default)]
 struct State {
     queue: VecDeque<Job>,
+    quick: VecDeque<Quick>,
     running: HashSet<InodeNo>,
     unacked: BTreeMap<u64, Unacked>,
     /// How many changes of names this mount has on their way in each directory.
@@ -60,6 +80,7 @@ struct State {
 pub struct Board {
     state: Mutex<State>,
     work: Condvar,
+    quick_work: Condvar,
     acknowledge: Box<dyn Fn(u64) + Send + Sync>,
 }
 
@@ -72,7 +93,12 @@ pub struct Changing {
 impl Board {
     /// `acknowledge` is called under the board's lock and must not wait.
     pub fn new(acknowledge: impl Fn(u64) + Send + Sync + 'static) -> Arc<Board> {
-        Arc::new(Board { state: Mutex::default(), work: Condvar::new(), acknowledge: Box::new(acknowledge) })
+        Arc::new(Board {
+            state: Mutex::default(),
+            work: Condvar::new(),
+            quick_work: Condvar::new(),
+            acknowledge: Box::new(acknowledge),
+        })
     }
 
     fn locked(&self) -> MutexGuard<'_, State> {
@@ -82,16 +108,59 @@ impl Board {
     /// Puts up a job. What it is about is forgotten by this process already.
     pub fn put(&self, job: Job) {
         let mut state = self.locked();
+        let attributes = |notice: &Notice| match notice {
+            Notice::Attributes(inode) | Notice::Content(inode) => Some(*inode),
+            Notice::Name(..) | Notice::Expire(..) | Notice::Settle(_) => None,
+        };
+        let inodes: Vec<InodeNo> = job.notices.iter().filter_map(attributes).collect();
         if let Some(seq) = job.seq {
-            if job.directories.iter().any(|directory| state.changing.contains_key(directory)) {
-                (self.acknowledge)(seq);
-            } else {
-                let unacked = Unacked { directories: job.directories.clone(), since: Instant::now() };
-                state.unacked.insert(seq, unacked);
-            }
+            let early = job.directories.iter().any(|directory| state.changing.contains_key(directory));
+            let (directories, untold) = (job.directories.clone(), !inodes.is_empty());
+            state.unacked.insert(seq, Unacked { directories, since: Instant::now(), untold, early });
+            self.acknowledge_early(&mut state, |_| false);
+        }
+        if !inodes.is_empty() {
+            state.quick.push_back(Quick { seq: job.seq, inodes, lost: job.lost.clone() });
+            self.quick_work.notify_one();
         }
         state.queue.push_back(job);
         self.work.notify_one();
+    }
+
+    /// Acknowledges what is to be early, now also those that `more` says, and of which the kernel knows enough.
+    fn acknowledge_early(&self, state: &mut State, more: impl Fn(&Unacked) -> bool) {
+        state.unacked.retain(|seq, waiting| {
+            waiting.early |= more(waiting);
+            let goes = waiting.early && !waiting.untold;
+            if goes {
+                (self.acknowledge)(*seq);
+            }
+            !goes
+        });
+    }
+
+    /// The next inodes of which the kernel has to be told that their attributes are old; waits for some. `None` when the
+    /// board is closed.
+    pub fn take_quick(&self) -> Option<Quick> {
+        let mut state = self.locked();
+        loop {
+            if state.closed {
+                return None;
+            }
+            if let Some(quick) = state.quick.pop_front() {
+                return Some(quick);
+            }
+            state = self.quick_work.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// The kernel took them.
+    pub fn delivered_quick(&self, quick: Quick) {
+        let mut state = self.locked();
+        if let Some(waiting) = quick.seq.and_then(|seq| state.unacked.get_mut(&seq)) {
+            waiting.untold = false;
+            self.acknowledge_early(&mut state, |_| false);
+        }
     }
 
     /// Jobs that are not delivered.
@@ -134,15 +203,12 @@ impl Board {
     /// A change of this mount is on its way: of names in these directories, or of something else.
     pub fn begin(self: &Arc<Self>, directories: &[InodeNo]) -> Changing {
         let mut state = self.locked();
-        let State { changing, unacked, changes, .. } = &mut *state;
-        *changes += 1;
-        directories.iter().for_each(|directory| *changing.entry(*directory).or_default() += 1);
-        unacked.retain(|seq, waiting| {
-            let early = waiting.directories.iter().any(|directory| directories.contains(directory));
-            if early {
-                (self.acknowledge)(*seq);
-            }
-            !early
+        state.changes += 1;
+        for directory in directories {
+            *state.changing.entry(*directory).or_default() += 1;
+        }
+        self.acknowledge_early(&mut state, |waiting| {
+            waiting.directories.iter().any(|directory| directories.contains(directory))
         });
         Changing { board: self.clone(), directories: directories.to_vec() }
     }
@@ -153,13 +219,12 @@ impl Board {
         if state.changes == 0 {
             return;
         }
-        state.unacked.retain(|seq, waiting| {
-            let early = waiting.since.elapsed() >= BLOCKED;
-            if early {
-                tracing::debug!(seq, directories = ?waiting.directories, "the kernel does not take a notice while changes are on their way; others go on without it");
-                (self.acknowledge)(*seq);
+        self.acknowledge_early(&mut state, |waiting| {
+            let blocked = waiting.since.elapsed() >= BLOCKED;
+            if blocked {
+                tracing::debug!(directories = ?waiting.directories, "the kernel does not take a notice while changes are on their way; others go on without it");
             }
-            !early
+            blocked
         });
     }
 
@@ -167,6 +232,7 @@ impl Board {
     pub fn close(&self) {
         self.locked().closed = true;
         self.work.notify_all();
+        self.quick_work.notify_all();
     }
 }
 
@@ -268,10 +334,28 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_acknowledged_before_the_kernel_knows_that_attributes_are_old() {
+        let (board, acked) = board();
+        let content = |seq| Job { notices: vec![Notice::Content(OTHER)], ..name(seq, DIR) };
+        let _changing = board.begin(&[DIR]);
+        board.put(content(1));
+        let _stuck = board.take().unwrap();
+        board.put(content(2));
+        assert!(acked.lock().unwrap().is_empty());
+        for seq in [1, 2] {
+            let quick = board.take_quick().unwrap();
+            assert_eq!(quick.inodes, [OTHER], "also of the one behind the one that is stuck");
+            board.delivered_quick(quick);
+            assert_eq!(acked.lock().unwrap().last(), Some(&seq));
+        }
+        assert_eq!(board.waiting(), 2);
+    }
+
+    #[test]
     fn a_closed_board_gives_out_nothing() {
         let (board, _) = board();
-        board.put(name(1, DIR));
+        board.put(Job { notices: vec![Notice::Content(OTHER)], ..name(1, DIR) });
         board.close();
-        assert!(board.take().is_none());
+        assert!(board.take().is_none() && board.take_quick().is_none());
     }
 }

@@ -23,7 +23,7 @@ impl Fs {
     /// How long the kernel may use attributes that it asked for at `asked`.
     pub fn may_cache_attr(&self, asked: Asked, attr: &pb::Attr) -> Duration {
         let inode = InodeNo(attr.inode);
-        let ttl = self.trust.attr(asked, inode, attr.no_xattrs);
+        let ttl = self.trust.attr(asked, attr);
         if self.changes_soon(inode) { Duration::ZERO } else { ttl }
     }
 
@@ -35,10 +35,9 @@ impl Fs {
         name: &[u8],
         attr: Option<&pb::Attr>,
     ) -> Ttl {
-        let inode = attr.map(|attr| (InodeNo(attr.inode), attr.no_xattrs));
-        let ttl = self.trust.entry(asked, parent, name, inode);
-        match inode {
-            Some((inode, _)) if self.changes_soon(inode) => Ttl { attr: Duration::ZERO, ..ttl },
+        let ttl = self.trust.entry(asked, parent, name, attr);
+        match attr {
+            Some(attr) if self.changes_soon(InodeNo(attr.inode)) => Ttl { attr: Duration::ZERO, ..ttl },
             _ => ttl,
         }
     }

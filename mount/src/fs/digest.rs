@@ -82,7 +82,7 @@ impl Fs {
         for _ in 0..ATTEMPTS {
             self.upload(inode).await?;
             let held = Held { client: &self.client, attr: self.client.open(inode, 0).await? };
-            let md5 = md5_of(&self.client, &held.attr).await?;
+            let Some(md5) = md5_of(&self.client, &held.attr).await? else { continue };
             match self.client.set_digest(inode, held.attr.content_version, md5).await {
                 Err(error) if error.code == ErrorCode::Busy => {}
                 done => return done.map(|()| md5),
@@ -100,7 +100,8 @@ fn late(inode: InodeNo) -> DfsError {
     DfsError::new(ErrorCode::TimedOut, message)
 }
 
-async fn md5_of(client: &Client, attr: &pb::Attr) -> Result<[u8; 16], DfsError> {
+/// `None`: the content changed meanwhile.
+async fn md5_of(client: &Client, attr: &pb::Attr) -> Result<Option<[u8; 16]>, DfsError> {
     let inode = InodeNo(attr.inode);
     if attr.mode & libc::S_IFMT != libc::S_IFREG {
         return Err(DfsError::new(ErrorCode::NoData, format!("inode {inode} is not a regular file")));
@@ -121,11 +122,17 @@ async fn md5_of(client: &Client, attr: &pb::Attr) -> Result<[u8; 16], DfsError> 
         // At most STEP.
         let length = STEP.min(attr.size - at);
         let piece = reader.read(&stream, at, length as usize).await?;
+        if piece.attr.content_version != attr.content_version {
+            return Ok(None);
+        }
         at += length;
-        if pieces.send(piece).await.is_err() {
+        if pieces.send(piece.bytes).await.is_err() {
             break;
         }
     }
     drop(pieces);
-    hasher.await.map_err(|error| DfsError::new(ErrorCode::Io, format!("inode {inode}: MD5: {error}")))
+    hasher
+        .await
+        .map(Some)
+        .map_err(|error| DfsError::new(ErrorCode::Io, format!("inode {inode}: MD5: {error}")))
 }

@@ -77,7 +77,7 @@ impl DirHandle {
     }
 
     /// Gives the entries from `cookie` on to `take`, until it says that it is full or there are no more. What the
-    /// master says of them goes to `security`.
+    /// master says of them goes to `lacking`.
     ///
     /// # Errors
     /// The master's.
@@ -157,9 +157,9 @@ impl DirHandle {
         };
         // A number that was never given out: nothing is there.
         let Some(after) = after else { return Ok(()) };
-        let (mark, asked) = (fs.security.mark(), fs.trust.ask());
+        let (mark, asked) = (fs.lacking.mark(), fs.trust.ask());
         let entries = fs.client.readdir(self.inode, &after, PAGE).await?;
-        entries.entries.iter().flat_map(|entry| &entry.attr).for_each(|attr| fs.security.learn(mark, attr));
+        entries.entries.iter().flat_map(|entry| &entry.attr).for_each(|attr| fs.lacking.learn(mark, attr));
         let mut state = self.locked();
         let goes_on = index == state.page_start + state.page.len();
         state.noted &= index != 0;

@@ -73,27 +73,24 @@ impl Fs {
     fn take_event(&self, event: Event) {
         match event {
             Event::Invalidate(old) => {
-                self.security.forget(InodeNo(old.inode));
+                self.lacking.forget(InodeNo(old.inode));
                 self.board.put(self.forget(&old));
             }
             Event::Recall(inode) => self.recall_append(inode),
             Event::SessionLost(lost) => {
                 self.ledger.forget_all();
-                self.security.forget_all();
+                // First: who appends asks for what is not known, unless nothing can be asked.
+                self.forget_open_files(Some(&lost));
+                self.lacking.forget_all();
                 let handed = self.trust.lost();
                 self.forget_handed(handed, Some(&lost));
             }
             // What was cached before the break may have changed during it.
             Event::SessionResumed { .. } => {
                 self.ledger.forget_all();
-                self.security.forget_all();
+                self.lacking.forget_all();
                 let handed = self.trust.resumed();
-                let open = self.files.all();
-                for file in open {
-                    file.changed_elsewhere();
-                    let notices = vec![Notice::Content(file.inode)];
-                    self.board.put(Job { key: file.inode, notices, ..Job::default() });
-                }
+                self.forget_open_files(None);
                 self.forget_handed(handed, None);
             }
         }
@@ -122,6 +119,18 @@ impl Fs {
             job.notices.push(Notice::Content(parent));
         }
         job
+    }
+
+    /// Whoever reads one waits until the master says what it is now.
+    fn forget_open_files(&self, lost: Option<&Lost>) {
+        for file in self.files.all() {
+            match lost {
+                Some(_) => file.doubt(),
+                None => file.end_doubt(),
+            }
+            let notices = vec![Notice::Content(file.inode)];
+            self.board.put(Job { key: file.inode, notices, lost: lost.cloned(), ..Job::default() });
+        }
     }
 
     fn forget_handed(&self, handed: Handed, lost: Option<&Lost>) {

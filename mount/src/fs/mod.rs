@@ -4,16 +4,18 @@
 //! - [`open_file`]: the files that handles hold open, their newest known attributes, and how unfinished writes
 //!   change what the master says of them.
 //! - [`dir`]: directory handles, and how a listing goes on where it left off.
-//! - [`caller`]: whose call it is. [`security`]: which inodes have no attributes that the kernel asks for by itself.
+//! - [`caller`]: whose call it is.
+//! - `xattrs`: extended attributes. `lacking`: which inodes are known to have none, or nothing that a write takes away;
+//!   `privileges`: taking that away.
 //! - [`cached`]: what the kernel may still have in its page cache.
-//! - `names`: changes of names.
+//! - `names`: changes of names. `reading`: read(2).
 //! - `locks`: locks of programs, against those of other mounts. [`append`]: O_APPEND, together with other mounts.
 //! - `caching`: for how long the kernel may use each answer.
 //! - [`trust`]: what the kernel was told, and how long it may believe it.
 //! - [`board`]: notices for the kernel, and when the master hears that they were delivered.
 //! - [`events`]: what the master pushes, and what the kernel is told of it.
 //! - `lists`: the names of directories whose list the kernel may have.
-//! - `seek`: where data and holes begin. `set_ids`: bits that a write clears.
+//! - `seek`: where data and holes begin.
 //! - [`extent_ops`]: fallocate and copy_file_range.
 //! - [`atime`]: which reads change an atime, and telling the master.
 //! - [`virtual_xattr`]: attributes that are computed when they are asked for. `digest`: the one that is an MD5.
@@ -32,15 +34,17 @@ mod digest;
 pub mod dir;
 pub mod events;
 pub mod extent_ops;
+mod lacking;
 pub mod lists;
 mod locks;
 mod names;
 pub mod open_file;
-pub mod security;
+mod privileges;
+mod reading;
 mod seek;
-mod set_ids;
 pub mod trust;
 pub mod virtual_xattr;
+pub mod xattrs;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -59,9 +63,9 @@ use cached::PageCacheLedger;
 pub use caller::Caller;
 use digest::Digests;
 use dir::{DirHandle, DirHandles};
+use lacking::Lacking;
 use lists::Lists;
 use open_file::{FileHandles, Handle, OpenFiles};
-use security::{SecurityLedger, is_access_list, is_security};
 pub use seek::Seek;
 use trust::{Asked, Trust};
 
@@ -92,13 +96,16 @@ pub struct Fs {
     ledger: Arc<PageCacheLedger>,
     atimes: Arc<Atimes>,
     digests: Digests,
-    security: SecurityLedger,
+    lacking: Lacking,
     trust: Arc<Trust>,
     lists: Lists,
     board: Arc<Board>,
 }
 
 type Result<T> = std::result::Result<T, DfsError>;
+
+/// A file of which the kernel may have so many pages that dropping them takes long, in bytes.
+const LARGE: u64 = 32 << 20;
 
 impl Fs {
     /// Over a connected client; `cache_bytes` and `write_buffer_bytes` bound its memory. Must be called
@@ -123,7 +130,7 @@ impl Fs {
             handles: FileHandles::default(),
             dirs: DirHandles::default(),
             ledger,
-            security: SecurityLedger::new(longest),
+            lacking: Lacking::new(longest),
         })
     }
 
@@ -159,9 +166,9 @@ impl Fs {
 
     /// Notes what an answer of the master says of an inode.
     async fn seen(&self, ask: impl Future<Output = Result<pb::Attr>>) -> Result<pb::Attr> {
-        let mark = self.security.mark();
+        let mark = self.lacking.mark();
         let attr = ask.await?;
-        self.security.learn(mark, &attr);
+        self.lacking.learn(mark, &attr);
         Ok(attr)
     }
 
@@ -213,9 +220,11 @@ impl Fs {
             ));
         }
         if let Some(file) = &file {
-            // Also what a new size will cut off: it may be refused, and those bytes may be another writer's.
-            if setattr.size.is_some()
-                || setattr.mtime.is_some()
+            if setattr.size.is_some() {
+                // All of it, also what will be cut off: that may be refused, and those bytes may be another writer's.
+                // What cannot be uploaded its writers hear of; a file can be cut all the same, if there is no room, say.
+                let _ = file.writer.settle().await;
+            } else if setattr.mtime.is_some()
                 || setattr.mtime_now
                 || setattr.atime.is_some()
                 || setattr.atime_now
@@ -227,6 +236,9 @@ impl Fs {
         let _changing = self.board.begin(&[]);
         let changed = client.setattr(setattr).await;
         self.trust.attrs_changed(InodeNo(setattr.inode));
+        if setattr.mode.is_some() {
+            self.lacking.forget(InodeNo(setattr.inode));
+        }
         if resized
             && changed.is_err()
             && let Some(file) = &file
@@ -242,70 +254,6 @@ impl Fs {
             }
         }
         Ok(self.files.adjust(attr))
-    }
-
-    /// Value of an extended attribute.
-    pub async fn getxattr(&self, caller: Caller, inode: InodeNo, name: &[u8]) -> Result<Bytes> {
-        xattr_namespace(name)?;
-        if virtual_xattr::is_virtual(name) {
-            caller.check_read_attribute(&self.client, inode, name).await?;
-            return self.virtual_xattr(inode, name).await;
-        }
-        if self.trust.has_no_xattrs(inode) || is_security(name) && self.has_no_security(inode).await? {
-            return Err(DfsError::new(ErrorCode::NoData, format!("inode {inode} is known to have none")));
-        }
-        caller.client(&self.client).getxattr(inode, name).await
-    }
-
-    /// Has the inode none of the attributes that the kernel asks for by itself? What is not known is asked, for
-    /// whoever asks for one will ask for the others.
-    async fn has_no_security(&self, inode: InodeNo) -> Result<bool> {
-        if !self.security.has_none(inode) {
-            self.seen(self.client.getattr(inode)).await?;
-        }
-        Ok(self.security.has_none(inode))
-    }
-
-    /// Sets an extended attribute.
-    pub async fn setxattr(&self, caller: Caller, setxattr: pb::Setxattr) -> Result<()> {
-        xattr_namespace(&setxattr.name)?;
-        virtual_xattr::check_writable(&setxattr.name)?;
-        let inode = InodeNo(setxattr.inode);
-        // Whether the set-group-id bit stays hangs on the groups of who sets an access list.
-        let client = match is_access_list(&setxattr.name) {
-            true => caller.known_client(&self.client).await,
-            false => caller.client(&self.client),
-        };
-        let _changing = self.board.begin(&[]);
-        self.security.forget(inode);
-        let set = client.setxattr(setxattr).await;
-        // Also what was asked while it was being done.
-        self.security.forget(inode);
-        self.trust.attrs_changed(inode);
-        set
-    }
-
-    /// Names of the extended attributes, each with a NUL behind it (listxattr(2)). Those of `trusted` are for root
-    /// alone; the kernel leaves that to us.
-    pub async fn listxattr(&self, caller: Caller, inode: InodeNo) -> Result<Vec<u8>> {
-        if self.trust.has_no_xattrs(inode) {
-            return Ok(Vec::new());
-        }
-        let names = self.client.listxattr(inode).await?;
-        let shown = names.iter().filter(|name| caller.is_root() || !name.starts_with(b"trusted."));
-        Ok(shown.flat_map(|name| name.iter().copied().chain([0])).collect())
-    }
-
-    /// Takes an extended attribute away.
-    pub async fn removexattr(&self, caller: Caller, inode: InodeNo, name: &[u8]) -> Result<()> {
-        xattr_namespace(name)?;
-        virtual_xattr::check_writable(name)?;
-        let _changing = self.board.begin(&[]);
-        self.security.forget(inode);
-        let removed = caller.client(&self.client).removexattr(inode, name).await;
-        self.security.forget(inode);
-        self.trust.attrs_changed(inode);
-        removed
     }
 
     /// Space, as users have it.
@@ -387,55 +335,25 @@ impl Fs {
         let no_atime = flags & libc::O_NOATIME != 0;
         // Reads from the kernel's pages are never heard of: the first one after a change must not come from there.
         let atime_due = reads && !no_atime && self.atimes.file_is_due(&attr);
-        let keep_cache = self.ledger.opened(&attr) && !atime_due;
+        let known = self.ledger.opened(&attr);
+        // To give up the pages of a large file takes the kernel seconds, which cp of it must not: there the open counts as
+        // the read.
+        let counts_as_read = known && atime_due && attr.size >= LARGE;
+        let keep_cache = known && (!atime_due || counts_as_read);
         let file = self.files.open(attr);
-        if self.trust.attr(asked, file.inode, attr.no_xattrs).is_zero() {
-            // It may have changed since, when the file was not known to be open.
+        if counts_as_read {
+            self.atimes.read_file(&file);
+            // After a read the kernel asks for times by itself.
+            let notices = vec![events::Notice::Attributes(file.inode)];
+            self.board.put(board::Job { key: file.inode, notices, ..board::Job::default() });
+        }
+        if self.trust.has_told_newer(&attr) || self.trust.attr(asked, &attr).is_zero() {
+            // It changed since, or may have, when the file was not known to be open.
             file.changed_elsewhere();
         }
         let handle = self.handles.insert(Handle::new(file, read_only, no_atime));
         let appends = !read_only && flags & libc::O_APPEND != 0;
         Opened { handle, keep_cache, read_only, appends }
-    }
-
-    /// At most `length` bytes at `offset`; fewer only at the end of the file.
-    pub async fn read(&self, handle: u64, offset: u64, length: usize) -> Result<Bytes> {
-        let handle = self.handles.get(handle)?;
-        let file = &handle.file;
-        file.refresh(&self.client).await?;
-        let length = file.clip(offset, length);
-        if length == 0 {
-            return Ok(Bytes::new());
-        }
-        // First what is here alone, then what is committed: a commit in between is then seen twice, not never.
-        let pending = file.writer.pending(offset, length);
-        let bytes = match pending.whole(offset, length) {
-            Some(whole) => whole,
-            None => pending.lay_over(offset, file.reader.read(&handle.stream, offset, length).await?),
-        };
-        self.was_read(&handle);
-        Ok(bytes)
-    }
-
-    /// The same, when it can be answered at once from memory.
-    pub fn try_read(&self, handle: u64, offset: u64, length: usize) -> Option<Bytes> {
-        let handle = self.handles.get(handle).ok()?;
-        let file = &handle.file;
-        if file.is_stale() || file.writer.has_pending() {
-            return None;
-        }
-        let bytes = match file.clip(offset, length) {
-            0 => Bytes::new(),
-            length => file.reader.try_cached(&handle.stream, offset, length)?,
-        };
-        self.was_read(&handle);
-        Some(bytes)
-    }
-
-    fn was_read(&self, handle: &Handle) {
-        if !handle.no_atime {
-            self.atimes.read_file(&handle.file);
-        }
     }
 
     /// Writes all of `data`; waits for memory.
@@ -528,17 +446,4 @@ impl Fs {
     pub fn releasedir(&self, handle: u64) {
         self.dirs.remove(handle);
     }
-}
-
-/// Attributes that mean something to us or to nobody but their owners.
-fn xattr_namespace(name: &[u8]) -> Result<()> {
-    let known = [&b"user."[..], b"trusted.", b"security."].iter().any(|known| name.starts_with(known));
-    if known || is_access_list(name) {
-        return Ok(());
-    }
-    let name = String::from_utf8_lossy(name);
-    Err(DfsError::new(
-        ErrorCode::NotSupported,
-        format!("extended attribute '{name}': only user.*, trusted.*, security.* and access lists are kept"),
-    ))
 }

@@ -40,17 +40,18 @@ struct Known {
     changes: AtomicU64,
     /// How many of these an answer of the master was asked for after; while it is fewer, ask before a read.
     answered: AtomicU64,
+    /// The session is broken: whatever is known may be old.
+    in_doubt: AtomicBool,
     reader: Arc<FileReader>,
 }
 
 impl Known {
-    /// Answers come from several tasks and so in any order: the newer content wins. The reader forgets its
-    /// layout before a newer size is known: a read up to that size through an older layout would see a hole
-    /// where there are bytes.
+    /// Answers come from several tasks and so in any order: the newer content wins. The reader forgets an older
+    /// layout before a newer size is known.
     fn take(&self, attr: &pb::Attr) {
         let newer = attr.content_version > lock(&self.attr).content_version;
         if newer {
-            self.reader.invalidate();
+            self.reader.outdate(attr.content_version);
         }
         let mut known = lock(&self.attr);
         if attr.content_version >= known.content_version {
@@ -75,13 +76,13 @@ impl OpenFile {
     ) -> Arc<OpenFile> {
         let inode = InodeNo(attr.inode);
         let reader = readers.file(inode);
-        // It may have been kept by something of an earlier open, with a layout older than `attr`: a read up to the newer
-        // size would see a hole where there are bytes.
+        // It may have been kept by something of an earlier open, with a layout older than `attr`.
         reader.invalidate();
         let known = Arc::new(Known {
             attr: Mutex::new(attr),
             changes: AtomicU64::new(0),
             answered: AtomicU64::new(0),
+            in_doubt: AtomicBool::new(false),
             reader: reader.clone(),
         });
         let on_outcome = {
@@ -159,23 +160,55 @@ impl OpenFile {
         self.known.changed();
     }
 
-    /// Has to ask the master before it answers?
-    pub fn is_stale(&self) -> bool {
+    /// The session is broken. What is appended under the lease goes on: if the lease is lost, the master refuses it.
+    pub fn doubt(&self) {
+        self.known.in_doubt.store(true, Ordering::Release);
+        self.known.reader.invalidate();
+    }
+
+    /// The session is back: what is known may be old, and can be asked for.
+    pub fn end_doubt(&self) {
+        self.known.changed();
+        self.known.in_doubt.store(false, Ordering::Release);
+    }
+
+    /// Is the session broken, so that nothing can be asked?
+    pub fn is_in_doubt(&self) -> bool {
+        self.known.in_doubt.load(Ordering::Acquire)
+    }
+
+    /// Has the content changed to what is not known?
+    pub fn is_changed(&self) -> bool {
         self.known.answered.load(Ordering::Acquire) < self.known.changes.load(Ordering::Acquire)
     }
 
-    /// Asks the master, if it has to.
+    /// Has to ask the master before it answers a read?
+    pub fn is_stale(&self) -> bool {
+        self.is_changed() || self.is_in_doubt()
+    }
+
+    /// Asks the master, if that has to be done before a read.
     ///
     /// # Errors
     /// The master's.
     pub async fn refresh(&self, client: &Client) -> Result<(), DfsError> {
+        if self.is_stale() { self.ask(client).await } else { Ok(()) }
+    }
+
+    /// The same before something is appended.
+    ///
+    /// # Errors
+    /// The master's.
+    pub async fn refresh_changed(&self, client: &Client) -> Result<(), DfsError> {
+        if self.is_changed() { self.ask(client).await } else { Ok(()) }
+    }
+
+    async fn ask(&self, client: &Client) -> Result<(), DfsError> {
         // Changes that come after the question are not answered by it.
         let changes = self.known.changes.load(Ordering::Acquire);
-        if self.known.answered.load(Ordering::Acquire) < changes {
-            let attr = client.getattr(self.inode).await?;
-            self.known.take(&attr);
-            self.known.answered.fetch_max(changes, Ordering::AcqRel);
-        }
+        let attr = client.getattr(self.inode).await?;
+        self.known.take(&attr);
+        self.known.answered.fetch_max(changes, Ordering::AcqRel);
         Ok(())
     }
 }
@@ -257,8 +290,6 @@ pub struct Handle {
     pub read_only: bool,
     /// Reading through it changes no atime (O_NOATIME).
     pub no_atime: bool,
-    /// The file's set-id bits were cleared for a write through it.
-    pub set_ids_cleared: AtomicBool,
     /// Something was appended through it.
     appended: AtomicBool,
 }
@@ -272,7 +303,6 @@ impl Handle {
             stream: ReadStream::new(),
             read_only,
             no_atime,
-            set_ids_cleared: AtomicBool::new(false),
             appended: AtomicBool::new(false),
         }
     }

@@ -6,13 +6,15 @@
 //! session is broken. Names and inodes that the kernel may have are kept as long as it may have them, for when
 //! everything has to be forgotten: two generations of tables take turns, so memory is bounded.
 //!
-//! What must hold: whatever the kernel may use without asking is in the tables here.
+//! What must hold: whatever the kernel may use without asking is in the tables here. So is the content that it was last
+//! told of, whether it may use that or not: a file's size must not go back to an earlier one when it is opened.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use dfs_proto::ids::InodeNo;
+use dfs_proto::pb;
 
 use crate::lock::lock;
 
@@ -70,8 +72,8 @@ impl Changes {
 
 #[derive(Clone, Copy)]
 struct Told {
-    asked: Asked,
-    no_xattrs: bool,
+    /// Of the newest attributes that it was told.
+    content_version: u64,
     /// The directory through which it was last told, and when.
     through: Option<(InodeNo, Instant)>,
 }
@@ -127,7 +129,7 @@ impl Trust {
     }
 
     /// The kernel will be told that `name` in `parent` is `inode`, or is not there. How long may it believe that?
-    pub fn entry(&self, asked: Asked, parent: InodeNo, name: &[u8], inode: Option<(InodeNo, bool)>) -> Ttl {
+    pub fn entry(&self, asked: Asked, parent: InodeNo, name: &[u8], attr: Option<&pb::Attr>) -> Ttl {
         let left = self.left(asked);
         let mut state = self.locked();
         state.rotate(self.longest);
@@ -136,12 +138,11 @@ impl Trust {
         if !entry.is_zero() {
             state.young.names.insert((parent, name.into()));
         }
-        let attr = match inode {
-            Some((inode, no_xattrs)) => {
-                let through = Some((parent, Instant::now()));
-                let may = may && !state.attrs.since(inode, asked);
+        let attr = match attr {
+            Some(attr) => {
+                let may = may && !state.attrs.since(InodeNo(attr.inode), asked);
                 // Also when it may not be cached: the notice that came too early for it has to be repeated.
-                state.young.inodes.insert(inode, Told { asked, no_xattrs: may && no_xattrs, through });
+                state.tell(attr, Some((parent, Instant::now())));
                 if may { left } else { Duration::ZERO }
             }
             None => Duration::ZERO,
@@ -150,16 +151,24 @@ impl Trust {
     }
 
     /// The kernel will be told an inode's attributes.
-    pub fn attr(&self, asked: Asked, inode: InodeNo, no_xattrs: bool) -> Duration {
+    pub fn attr(&self, asked: Asked, attr: &pb::Attr) -> Duration {
         let left = self.left(asked);
+        let inode = InodeNo(attr.inode);
         let mut state = self.locked();
         state.rotate(self.longest);
-        if state.is_old(asked) || !state.has_room() || state.attrs.since(inode, asked) {
+        if !state.has_room() {
             return Duration::ZERO;
         }
+        let may = !state.is_old(asked) && !state.attrs.since(inode, asked);
         let through = state.told(inode).and_then(|told| told.through);
-        state.young.inodes.insert(inode, Told { asked, no_xattrs, through });
-        left
+        state.tell(attr, through);
+        if may { left } else { Duration::ZERO }
+    }
+
+    /// Was the kernel told of a newer content of this inode than that one?
+    pub fn has_told_newer(&self, attr: &pb::Attr) -> bool {
+        let told = self.locked().told(InodeNo(attr.inode)).copied();
+        told.is_some_and(|told| told.content_version > attr.content_version)
     }
 
     /// A directory was listed from its start to its end, beginning at `asked`.
@@ -202,17 +211,6 @@ impl Trust {
             });
         }
         old
-    }
-
-    /// Is it known that this inode has no extended attributes?
-    pub fn has_no_xattrs(&self, inode: InodeNo) -> bool {
-        let state = self.locked();
-        state.told(inode).is_some_and(|told| {
-            told.no_xattrs
-                && !state.is_old(told.asked)
-                && !state.attrs.since(inode, told.asked)
-                && !self.left(told.asked).is_zero()
-        })
     }
 
     /// The attributes of this inode changed, whoever did it.
@@ -275,6 +273,14 @@ impl State {
         self.young.names.len() < MAX_HANDED && self.young.inodes.len() < MAX_HANDED
     }
 
+    /// The kernel will be told this.
+    fn tell(&mut self, attr: &pb::Attr, through: Option<(InodeNo, Instant)>) {
+        let inode = InodeNo(attr.inode);
+        let before = self.told(inode).map_or(0, |told| told.content_version);
+        let content_version = attr.content_version.max(before);
+        self.young.inodes.insert(inode, Told { content_version, through });
+    }
+
     fn told(&self, inode: InodeNo) -> Option<&Told> {
         self.young.inodes.get(&inode).or_else(|| self.old.inodes.get(&inode))
     }
@@ -308,8 +314,12 @@ mod tests {
     const DIR: InodeNo = InodeNo(1);
     const FILE: InodeNo = InodeNo(5);
 
+    fn attr(inode: u64, content_version: u64) -> pb::Attr {
+        pb::Attr { inode, content_version, ..Default::default() }
+    }
+
     fn entry(trust: &Trust, asked: Asked) -> (bool, bool) {
-        let ttl = trust.entry(asked, DIR, b"f", Some((FILE, true)));
+        let ttl = trust.entry(asked, DIR, b"f", Some(&attr(FILE.0, 1)));
         assert!(ttl.entry <= LONGEST && ttl.attr <= LONGEST);
         (!ttl.entry.is_zero(), !ttl.attr.is_zero())
     }
@@ -321,7 +331,7 @@ mod tests {
         assert_eq!(entry(&trust, asked), (true, true));
         trust.attrs_changed(FILE);
         assert_eq!(entry(&trust, asked), (true, false));
-        assert!(trust.attr(asked, FILE, true).is_zero());
+        assert!(trust.attr(asked, &attr(FILE.0, 1)).is_zero());
         trust.names_changed(DIR, false);
         assert_eq!(entry(&trust, asked), (false, false));
         assert_eq!(entry(&trust, trust.ask()), (true, true));
@@ -364,14 +374,22 @@ mod tests {
     }
 
     #[test]
-    fn having_no_xattrs_is_known_until_a_change() {
+    fn through_which_directory_an_inode_was_told_is_known_for_a_while() {
         let trust = Trust::new(LONGEST);
-        assert!(!trust.has_no_xattrs(FILE));
+        assert_eq!(trust.being_told_through(FILE), None);
         entry(&trust, trust.ask());
-        assert!(trust.has_no_xattrs(FILE));
         assert_eq!(trust.being_told_through(FILE), Some(DIR));
+    }
+
+    #[test]
+    fn the_newest_content_that_was_told_is_known_also_when_it_may_not_be_cached() {
+        let trust = Trust::new(LONGEST);
+        let asked = trust.ask();
         trust.attrs_changed(FILE);
-        assert!(!trust.has_no_xattrs(FILE));
+        assert!(trust.attr(asked, &attr(FILE.0, 7)).is_zero());
+        entry(&trust, trust.ask());
+        assert!(trust.has_told_newer(&attr(FILE.0, 6)));
+        assert!(!trust.has_told_newer(&attr(FILE.0, 7)) && !trust.has_told_newer(&attr(9, 0)));
     }
 
     #[test]
@@ -379,10 +397,10 @@ mod tests {
         let trust = Trust::new(LONGEST);
         let asked = trust.ask();
         for inode in 0..=MAX_HANDED as u64 {
-            trust.attr(asked, InodeNo(inode), false);
+            trust.attr(asked, &attr(inode, 1));
         }
-        assert!(trust.attr(asked, InodeNo(u64::MAX), false).is_zero());
+        assert!(trust.attr(asked, &attr(u64::MAX, 1)).is_zero());
         (0..=MAX_CHANGED as u64).for_each(|inode| trust.attrs_changed(InodeNo(inode)));
-        assert!(trust.attr(asked, InodeNo(7), false).is_zero(), "it may be among those that changed");
+        assert!(trust.attr(asked, &attr(7, 1)).is_zero(), "it may be among those that changed");
     }
 }

@@ -27,8 +27,8 @@ use super::root::Root;
 use super::signals;
 use super::writes::forget_pages;
 use crate::fs::extent_ops::Allocate;
-use crate::fs::security::is_access_list;
 use crate::fs::virtual_xattr::is_virtual;
+use crate::fs::xattrs::is_access_list;
 use crate::fs::{Caller, Fs, Seek};
 
 /// Largest write request that we ask the kernel for, in bytes. It sends at most 1 MiB.
@@ -342,12 +342,14 @@ impl Filesystem for Adapter {
         if self.fs.lost_lock(fh.0) {
             return reply.error(Errno::EIO);
         }
-        if write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID) && self.fs.may_have_set_ids(fh.0) {
-            let appends = flags.0 & libc::O_APPEND != 0;
-            return self.write_without_privileges(call, fh, (!appends).then_some(offset), data, reply);
-        }
         // Not of the kernel's pages: what mmap wrote has its place.
-        if flags.0 & libc::O_APPEND != 0 && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE) {
+        let appends = flags.0 & libc::O_APPEND != 0 && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let keeps_set_ids = !write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        if (appends || !keeps_set_ids) && self.fs.may_be_privileged(fh.0, keeps_set_ids) {
+            let offset = (!appends).then_some(offset);
+            return self.write_and_clear(call, fh, offset, keeps_set_ids, data, reply);
+        }
+        if appends {
             return self.append(call, fh, offset, data, reply);
         }
         // The kernel never sends more than MAX_WRITE.

@@ -16,6 +16,9 @@ use crate::fs::events::Notice;
 /// Threads: so many notices can be blocked before the others have to wait.
 const THREADS: usize = 8;
 
+/// Threads for what nothing blocks, but an inode that the kernel is just letting go.
+const QUICK_THREADS: usize = 2;
+
 /// No entry can have this name: a notice of it does nothing but wait for the directory's lock.
 const NO_NAME: &str = "/";
 
@@ -36,6 +39,16 @@ pub fn start(fs: &Arc<Fs>, notifier: &fuser::Notifier, device: OwnedFd, root: Ro
             while let Some(job) = fs.notices().take() {
                 job.notices.iter().for_each(|notice| tell(&notifier, &device, root, notice));
                 fs.notices().delivered(job);
+            }
+        })?;
+    }
+    for number in 0..QUICK_THREADS {
+        let (fs, notifier, device) = (fs.clone(), notifier.clone(), device.clone());
+        std::thread::Builder::new().name(format!("fuse-notices-quick-{number}")).spawn(move || {
+            while let Some(quick) = fs.notices().take_quick() {
+                let told = |inode: &InodeNo| tell(&notifier, &device, root, &Notice::Attributes(*inode));
+                quick.inodes.iter().for_each(told);
+                fs.notices().delivered_quick(quick);
             }
         })?;
     }

@@ -38,13 +38,14 @@ impl Adapter {
         });
     }
 
-    /// Answers a write, at `offset` or to the end, of somebody who may not keep the file's set-id bits, past the
-    /// kernel's pages: there the kernel leaves it to us to clear them.
-    pub(super) fn write_without_privileges(
+    /// Answers a write, at `offset` or to the end, past the kernel's pages, of a file that may have what a write takes
+    /// away: there the kernel leaves that to us.
+    pub(super) fn write_and_clear(
         &self,
         call: Call,
         fh: FileHandle,
         offset: Option<u64>,
+        keeps_set_ids: bool,
         data: &[u8],
         reply: ReplyWrite,
     ) {
@@ -54,7 +55,7 @@ impl Adapter {
         let (fs, notifier, data) = (self.fs.clone(), self.notifier.clone(), data.to_vec());
         self.runtime.spawn(async move {
             let written = async {
-                if fs.clear_set_ids(fh.0).await? {
+                if fs.clear_privileges(fh.0, keeps_set_ids).await? {
                     forget_attributes(&notifier, ino).await;
                 }
                 match offset {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::CommandFactory;
 
 use super::words::{self, MountWords};
-use super::{Cli, OptionsError, absolute, is_mount_helper, read};
+use super::{Flags, OptionsError, absolute, is_mount_helper, read};
 
 /// `-o remount`: other options for a mount that is there.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -28,21 +28,21 @@ pub struct Remount {
 /// [`OptionsError`].
 pub fn parse_remount(args: &[OsString]) -> Result<Option<Remount>, OptionsError> {
     let as_helper = args.first().is_some_and(|name| is_mount_helper(Path::new(name)));
-    let (cli, _) = read(&Cli::command(), args.to_vec())?;
-    let mut words: Vec<String> = cli.options.iter().flat_map(|o| words::split(o)).collect();
+    let (flags, _) = read(&Flags::command(), args.to_vec())?;
+    let mut words: Vec<String> = flags.options.iter().flat_map(|o| words::split(o)).collect();
     if !words.iter().any(|word| word == "remount") {
         return Ok(None);
     }
-    let said = [(cli.read_only, "ro"), (cli.read_write, "rw")];
+    let said = [(flags.read_only, "ro"), (flags.read_write, "rw")];
     words.extend(said.iter().filter(|(said, _)| *said).map(|(_, word)| (*word).to_owned()));
     let mut known = MountWords { remount: true, ..MountWords::default() };
     for word in &words {
         known.take(word)?;
     }
     Ok(Some(Remount {
-        mountpoint: absolute(&cli.second.unwrap_or(cli.first))?,
+        mountpoint: absolute(&flags.second.unwrap_or(flags.first))?,
         words,
         subtype: known.subtype.unwrap_or_else(|| "dfs".to_owned()),
-        pretend: as_helper && cli.foreground,
+        pretend: as_helper && flags.foreground,
     }))
 }

@@ -39,7 +39,7 @@ fn joins(settings: &Settings) -> &str {
 
 #[test]
 fn the_command_is_well_formed() {
-    Cli::command().debug_assert();
+    Flags::command().debug_assert();
 }
 
 #[test]

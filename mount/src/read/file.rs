@@ -8,6 +8,7 @@ use dfs_proto::MAX_FILE_SIZE;
 use dfs_proto::block_sum::BLOCK_SIZE;
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::{ChunkId, InodeNo};
+use dfs_proto::pb;
 use tokio::sync::watch;
 
 use super::fetch::{Fetcher, Wanted};
@@ -56,12 +57,22 @@ pub struct FileReader {
     prefetcher: Arc<Prefetcher>,
 }
 
+/// What a read found.
+pub struct Content {
+    /// From the offset that was asked for on; fewer than were asked for when the file ends before.
+    pub bytes: Bytes,
+    /// The file of which these bytes are.
+    pub attr: pb::Attr,
+}
+
 /// Why a read failed: only what the keepers did may be cured by a new layout.
 enum Failure {
     Layout(DfsError),
     Copies(DfsError),
     /// Every keeper that the layout names says that it has no such chunk.
     Gone(ChunkId, DfsError),
+    /// The content changed between two pages of the layout.
+    Mixed,
 }
 
 impl FileReader {
@@ -75,14 +86,20 @@ impl FileReader {
         lock(&self.shared.state).layout.invalidate();
     }
 
-    /// Exactly `length` bytes of committed content from `offset`; holes, and everything beyond the last extent,
-    /// read as zeroes, so that the caller clips at the file's size.
+    /// Forgets of where the bytes lie what is older than this content.
+    pub fn outdate(&self, content_version: u64) {
+        lock(&self.shared.state).layout.outdate(content_version);
+    }
+
+    /// At most `length` bytes of committed content from `offset`, all of one content, and fewer only where that ends:
+    /// what is known of a file's size may be older, or newer, than where its bytes lie. Holes read as zeroes. `length`
+    /// is not 0.
     ///
     /// # Errors
     /// `Unavailable` when no keeper that has a chunk is live nor comes back within 5 s, `Lost` when none of those
     /// that should have it has it, `Io` when they do not give it, `TimedOut` after
     /// 30 s, and what the master refuses the layout with (`Stale`, ...).
-    pub async fn read(&self, stream: &ReadStream, offset: u64, length: usize) -> Result<Bytes, DfsError> {
+    pub async fn read(&self, stream: &ReadStream, offset: u64, length: usize) -> Result<Content, DfsError> {
         let in_sequence = self.prefetcher.note(stream, &self.shared, offset, length as u64);
         let read = self.shared.read(offset, length, in_sequence);
         // The master alone may take so long for the layout.
@@ -95,14 +112,18 @@ impl FileReader {
         })
     }
 
-    /// The same, only when it can be answered at once from memory.
+    /// All `length` bytes, only when they can be had at once from memory.
     pub fn try_cached(&self, stream: &ReadStream, offset: u64, length: usize) -> Option<Bytes> {
         let end = offset.checked_add(length as u64)?;
         let now = Instant::now();
         let mut pieces = Vec::new();
         let mut at = offset;
+        let mut version = None;
         while at < end {
             let page = lock(&self.shared.state).layout.find(at, now)?;
+            if end > page.attr.size || *version.get_or_insert(page.version()) != page.version() {
+                return None;
+            }
             let stop = end.min(page.end);
             pieces.extend(plan(&page.extents, at, stop - at, |_| 1));
             at = stop;
@@ -215,13 +236,15 @@ impl Shared {
         offset: u64,
         length: usize,
         in_sequence: bool,
-    ) -> Result<Bytes, DfsError> {
+    ) -> Result<Content, DfsError> {
         let began = Instant::now();
         let (mut asked_again, mut gone) = (false, Vec::new());
         loop {
             let error = match self.assemble(offset, length, in_sequence).await {
-                Ok(bytes) => return Ok(bytes),
+                Ok(content) => return Ok(content),
                 Err(Failure::Layout(error)) => return Err(error),
+                // The older page is not kept any more. It ends: each time a newer content was seen.
+                Err(Failure::Mixed) => continue,
                 // Another chunk each time: the file is changed, or compacted, while it is read.
                 Err(Failure::Gone(chunk, error)) if gone.len() < FRESH_LAYOUTS && !gone.contains(&chunk) => {
                     gone.push(chunk);
@@ -249,14 +272,26 @@ impl Shared {
         offset: u64,
         length: usize,
         in_sequence: bool,
-    ) -> Result<Bytes, Failure> {
+    ) -> Result<Content, Failure> {
         let too_far = || Failure::Layout(DfsError::new(ErrorCode::Invalid, "a read beyond the largest file"));
-        let end =
+        let wanted_end =
             offset.checked_add(length as u64).filter(|end| *end <= MAX_FILE_SIZE).ok_or_else(too_far)?;
+        assert!(length > 0, "a read of nothing");
         let mut pieces: Vec<(Piece, Option<Arc<Source>>)> = Vec::new();
+        let first = self.page(offset).await.map_err(Failure::Layout)?;
+        let attr = first.attr;
+        let end = wanted_end.min(attr.size.max(offset));
+        let mut next = Some(first);
         let mut at = offset;
         while at < end {
-            let page = self.page(at).await.map_err(Failure::Layout)?;
+            let page = match next.take() {
+                Some(first) => first,
+                None => self.page(at).await.map_err(Failure::Layout)?,
+            };
+            if page.version() != attr.content_version {
+                lock(&self.state).layout.outdate(page.version().max(attr.content_version));
+                return Err(Failure::Mixed);
+            }
             let stop = end.min(page.end);
             for piece in plan(&page.extents, at, stop - at, |chunk| page.copies(chunk)) {
                 let source = match &piece {
@@ -267,11 +302,12 @@ impl Shared {
             }
             at = stop;
         }
-        let mut parts = Parts::new(length);
+        // No longer than `length`.
+        let mut parts = Parts::new((end - offset) as usize);
         for group in pieces.chunks(RANGES_AT_ONCE) {
             self.add_group(group, &mut parts, in_sequence).await?;
         }
-        Ok(parts.finish())
+        Ok(Content { bytes: parts.finish(), attr })
     }
 
     /// Begins all fetches of the group, then takes them in order.

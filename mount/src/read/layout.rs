@@ -1,8 +1,9 @@
 //! What the master said of one file: where its bytes lie, and tickets to read them. Pure.
 //!
 //! A layout comes in pages, each of which is complete from its start to its end. What must hold: a page that was
-//! asked for before the last `invalidate` is never found; a page is not used once its tickets are about to expire,
-//! or once a keeper did not have what it names; and what the master sent is checked before it is believed.
+//! asked for before the last `invalidate` is never found; all pages that are kept are of one content; a page is not
+//! used once its tickets are about to expire, or once a keeper did not have what it names; and what the master sent is
+//! checked before it is believed.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -43,6 +44,8 @@ pub(super) struct Page {
     /// Sorted, not overlapping, each inside its chunk, which is in `sources`.
     pub(super) extents: Vec<pb::Extent>,
     pub(super) sources: HashMap<ChunkId, Arc<Source>>,
+    /// The file as it was then.
+    pub(super) attr: pb::Attr,
     outdated: Arc<AtomicBool>,
     asked_at: Instant,
 }
@@ -63,6 +66,7 @@ impl Page {
                 format!("the master's layout of inode {inode} from offset {start} makes no sense: {why}");
             DfsError::new(ErrorCode::Protocol, message)
         };
+        let attr = reply.attr.ok_or_else(|| wrong("it does not say of which content it is"))?;
         let outdated = Arc::new(AtomicBool::new(false));
         let sources: Option<HashMap<_, _>> =
             reply.chunks.into_iter().map(|chunk| source(chunk, &outdated)).collect();
@@ -87,7 +91,12 @@ impl Page {
         if reply.covered_to <= start {
             return Err(wrong("it covers nothing"));
         }
-        Ok(Page { start, end: reply.covered_to, extents, sources, outdated, asked_at })
+        Ok(Page { start, end: reply.covered_to, extents, sources, attr, outdated, asked_at })
+    }
+
+    /// Grows with each change of the file's content.
+    pub(super) fn version(&self) -> u64 {
+        self.attr.content_version
     }
 
     pub(super) fn covers(&self, offset: u64) -> bool {
@@ -130,6 +139,12 @@ impl Layout {
         self.pages.clear();
     }
 
+    /// Forgets what is older than this content, and what is on its way.
+    pub(super) fn outdate(&mut self, version: u64) {
+        self.generation += 1;
+        self.pages.retain(|_, page| page.version() >= version);
+    }
+
     /// Knows nothing.
     pub(super) fn is_empty(&self) -> bool {
         self.pages.is_empty()
@@ -144,11 +159,14 @@ impl Layout {
         usable.then(|| page.clone())
     }
 
-    /// Takes in a page that was asked for in `generation`; not, when everything was invalidated since.
+    /// Takes in a page that was asked for in `generation`; not, when everything was invalidated since, or a page of a
+    /// newer content is here. Pages of an older one go.
     pub(super) fn install(&mut self, generation: u64, page: Arc<Page>) {
-        if generation != self.generation {
+        if generation != self.generation || self.pages.values().any(|known| known.version() > page.version())
+        {
             return;
         }
+        self.pages.retain(|_, known| known.version() == page.version());
         if self.pages.len() >= MAX_PAGES {
             self.pages.clear();
         }
@@ -172,7 +190,7 @@ mod tests {
             extents: extents.collect(),
             chunks: vec![pb::ChunkSource { info: Some(info), grant: None }],
             covered_to: 1000,
-            ..Default::default()
+            attr: Some(pb::Attr { size: 1000, ..Default::default() }),
         }
     }
 
@@ -194,10 +212,12 @@ mod tests {
         nothing.covered_to = 0;
         let mut no_record = reply(&[]);
         no_record.chunks[0].info = None;
+        let no_attr = pb::FileLayout { attr: None, ..reply(&[]) };
         let bad = [
             foreign,
             nothing,
             no_record,
+            no_attr,
             reply(&[(0, 101, 0)]),
             reply(&[(0, 60, 50)]),
             reply(&[(0, 10, 0), (9, 10, 0)]),
@@ -231,6 +251,29 @@ mod tests {
         assert!(layout.find(500, now).is_some());
         assert!(layout.find(1000, now).is_none());
         assert!(layout.find(500, now + MAX_AGE).is_none());
+    }
+
+    #[test]
+    fn pages_of_two_contents_are_never_kept_together() {
+        let of = |start: u64, version: u64| {
+            let attr = pb::Attr { content_version: version, ..Default::default() };
+            let reply = pb::FileLayout { attr: Some(attr), covered_to: start + 10, ..Default::default() };
+            Arc::new(Page::new(InodeNo(1), start, reply, Instant::now()).unwrap())
+        };
+        let now = Instant::now();
+        let mut layout = Layout::default();
+        layout.install(0, of(0, 5));
+        layout.install(0, of(10, 5));
+        layout.install(0, of(20, 6));
+        assert!(layout.find(0, now).is_none() && layout.find(20, now).is_some());
+        layout.install(0, of(0, 5));
+        assert!(layout.find(0, now).is_none(), "older than what is known");
+        layout.outdate(6);
+        assert!(layout.find(20, now).is_some());
+        layout.install(0, of(30, 6));
+        assert!(layout.find(30, now).is_none(), "asked for before");
+        layout.outdate(7);
+        assert!(layout.find(20, now).is_none());
     }
 
     #[test]

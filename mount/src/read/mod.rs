@@ -17,6 +17,7 @@
 //! - nothing leaves this module, or enters the cache, that was not verified against the master's record;
 //! - each attempt owns its buffers, and only the winner's are published;
 //! - a read that starts after `invalidate` returned uses a layout that was asked for after it;
+//! - the bytes of a read are those of one content of the file, and end where that ends;
 //! - every read ends within a deadline.
 
 mod attempt;
@@ -37,7 +38,7 @@ use dfs_proto::ids::InodeNo;
 
 pub use cache::CacheCounters;
 use fetch::Fetcher;
-pub use file::FileReader;
+pub use file::{Content, FileReader};
 use prefetch::Prefetcher;
 pub use prefetch::ReadStream;
 

@@ -14,6 +14,7 @@
 pub mod dirty;
 mod file;
 mod handle;
+mod pending;
 mod upload;
 
 use std::collections::HashMap;
@@ -28,8 +29,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::client::Client;
 use crate::lock::lock;
 
-pub use file::{FileWriter, Pending};
+pub use file::FileWriter;
 pub use handle::WriteHandle;
+pub use pending::Pending;
 
 /// Dirty bytes are frozen and uploaded when the oldest of them is this old, without being asked.
 const DIRTY_AGE: Duration = Duration::from_secs(1);

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use dfs_mount::client::Client;
 use dfs_mount::read::{FileReader, ReadStream, Readers};
 use dfs_proto::block_sum::BlockSums;
@@ -31,6 +32,7 @@ fn layout(chunks: &[(u64, &[u8])], keepers: &[&Keeper]) -> pb::FileLayout {
         layout.chunks.push(pb::ChunkSource { info: Some(info), grant: Some(grant(chunk, keepers)) });
         at += length;
     }
+    layout.attr = Some(pb::Attr { size: at, content_version: 1, ..Default::default() });
     layout
 }
 
@@ -59,12 +61,16 @@ async fn bench(keepers: u64, chunks: u64, chunk_length: usize) -> Bench {
 }
 
 impl Bench {
+    async fn read(&self, stream: &ReadStream, offset: usize, length: usize) -> Bytes {
+        self.file.read(stream, offset as u64, length).await.unwrap().bytes
+    }
+
     async fn read_all(&self) -> Vec<u8> {
         let stream = ReadStream::new();
         let mut out = Vec::new();
         while out.len() < self.data.len() {
             let length = (self.data.len() - out.len()).min(128 * 1024);
-            out.extend_from_slice(&self.file.read(&stream, out.len() as u64, length).await.unwrap());
+            out.extend_from_slice(&self.read(&stream, out.len(), length).await);
         }
         out
     }
@@ -90,10 +96,10 @@ async fn what_is_read_again_comes_from_memory() {
     let bench = bench(1, 1, 2 * MIB).await;
     let stream = ReadStream::new();
     assert!(bench.file.try_cached(&stream, 0, 4096).is_none());
-    bench.file.read(&stream, 0, 4096).await.unwrap();
+    bench.read(&stream, 0, 4096).await;
     let sent = bench.keepers[0].reads();
     assert_eq!(bench.file.try_cached(&stream, 10, 4000).unwrap(), &bench.data[10..4010]);
-    assert_eq!(bench.file.read(&stream, 0, 65_536).await.unwrap(), &bench.data[..65_536]);
+    assert_eq!(bench.read(&stream, 0, 65_536).await, &bench.data[..65_536]);
     assert_eq!(bench.keepers[0].reads(), sent);
     assert!(bench.readers.cache_counters().hits >= 2);
 }
@@ -123,7 +129,7 @@ async fn a_keeper_that_never_answers_is_hedged() {
     let stream = ReadStream::new();
     for at in (0..4 * MIB).step_by(512 * 1024) {
         let began = Instant::now();
-        let got = bench.file.read(&stream, at as u64, 512 * 1024).await.unwrap();
+        let got = bench.read(&stream, at, 512 * 1024).await;
         assert!(got == bench.data[at..at + 512 * 1024]);
         assert!(began.elapsed() < Duration::from_secs(1), "{:?} at {at}", began.elapsed());
     }
@@ -151,19 +157,19 @@ async fn what_a_loser_sends_late_is_never_seen() {
     bench.keepers[0].set(Mode::LateAndWrong(late));
     bench.keepers[1].set(Mode::Good);
     let stream = ReadStream::new();
-    let got = bench.file.read(&stream, 0, MIB).await.unwrap();
+    let got = bench.read(&stream, 0, MIB).await;
     assert!(got == bench.data[..]);
     let began = Instant::now();
     while began.elapsed() < 2 * late {
         assert!(got == bench.data[..], "a buffer changed after it was handed out");
-        let again = bench.file.read(&stream, 0, MIB).await.unwrap();
+        let again = bench.read(&stream, 0, MIB).await;
         assert!(again == bench.data[..], "the cache changed");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     // The loser's connection is not used for anything else: what it still holds would answer another request.
     bench.keepers[0].set(Mode::Good);
     let other = bench.readers.file(InodeNo(51));
-    assert!(other.read(&ReadStream::new(), 0, MIB).await.unwrap() == bench.data[..]);
+    assert!(other.read(&ReadStream::new(), 0, MIB).await.unwrap().bytes == bench.data[..]);
 }
 
 #[tokio::test]
@@ -172,11 +178,11 @@ async fn readers_of_the_same_place_share_one_fetch() {
     let reads: Vec<_> = (0..20)
         .map(|_| {
             let file = bench.file.clone();
-            tokio::spawn(async move { file.read(&ReadStream::new(), 1000, 5000).await })
+            tokio::spawn(async move { file.read(&ReadStream::new(), 1000, 5000).await.unwrap().bytes })
         })
         .collect();
     for read in reads {
-        assert_eq!(read.await.unwrap().unwrap(), &bench.data[1000..6000]);
+        assert_eq!(read.await.unwrap(), &bench.data[1000..6000]);
     }
     assert_eq!(bench.keepers[0].reads(), 1);
     assert_eq!(bench.master.count(|op| matches!(op, Op::Layout(_))), 1);
@@ -188,21 +194,76 @@ async fn a_random_reader_fetches_no_more_than_its_blocks() {
     let stream = ReadStream::new();
     for n in 0..20usize {
         let at = n * 7919 * 4096 % (60 * MIB);
-        let got = bench.file.read(&stream, at as u64, 4096).await.unwrap();
+        let got = bench.read(&stream, at, 4096).await;
         assert!(got == bench.data[at..at + 4096]);
     }
     assert!(bench.keepers[0].bytes_read() <= 20 * 2 * 65_536, "{}", bench.keepers[0].bytes_read());
 }
 
 #[tokio::test]
-async fn holes_and_what_is_beyond_the_end_are_zeroes() {
+async fn holes_are_zeroes_and_beyond_the_end_is_nothing() {
     let bench = bench(1, 1, 100_000).await;
+    let mut longer = layout(&[(1, &bench.data)], &[&bench.keepers[0]]);
+    longer.attr.as_mut().unwrap().size = 102_000;
+    bench.master.with(|script| script.answer = Box::new(move |_| Some(Reply::Layout(longer.clone()))));
     let stream = ReadStream::new();
-    let got = bench.file.read(&stream, 99_000, 5000).await.unwrap();
+    let got = bench.read(&stream, 99_000, 5000).await;
     assert_eq!(&got[..1000], &bench.data[99_000..]);
-    assert_eq!(&got[1000..], &[0; 4000]);
-    assert_eq!(bench.file.read(&stream, 1 << 40, 10).await.unwrap(), &[0; 10][..]);
+    assert_eq!(&got[1000..], &[0; 2000]);
+    assert!(bench.read(&stream, 1 << 40, 10).await.is_empty());
     assert_eq!(bench.file.extents().await.unwrap(), [(0, 100_000)]);
+}
+
+#[tokio::test]
+async fn a_file_that_is_cut_while_it_is_read_ends_there_and_shows_no_zeroes() {
+    let bench = bench(1, 1, 4096).await;
+    let gone = Keeper::start(7);
+    gone.set(Mode::Refuses(ErrorCode::NotFound));
+    let before = layout(&[(5, &bench.data)], &[&gone]);
+    let cut = pb::FileLayout {
+        attr: Some(pb::Attr { size: 0, content_version: 2, ..Default::default() }),
+        covered_to: MAX_FILE_SIZE,
+        ..Default::default()
+    };
+    let asked = std::sync::atomic::AtomicBool::new(false);
+    bench.master.with(|script| {
+        script.answer = Box::new(move |_| {
+            let again = asked.swap(true, std::sync::atomic::Ordering::SeqCst);
+            Some(Reply::Layout(if again { cut.clone() } else { before.clone() }))
+        });
+    });
+    let found = bench.file.read(&ReadStream::new(), 0, 4096).await.unwrap();
+    assert_eq!((found.bytes.len(), found.attr.content_version), (0, 2));
+}
+
+#[tokio::test]
+async fn a_read_over_two_pages_of_the_layout_shows_one_content() {
+    let bench = bench(1, 1, 4096).await;
+    let contents: Vec<Vec<u8>> = (1..=2).map(|seed| noise(seed, 200_000)).collect();
+    let layouts: Vec<pb::FileLayout> = (1..)
+        .zip(&contents)
+        .map(|(version, data)| {
+            let parts: Vec<(u64, &[u8])> = (10 * version..).zip(data.chunks(100_000)).collect();
+            let mut layout = layout(&parts, &[&bench.keepers[0]]);
+            layout.attr.as_mut().unwrap().content_version = version;
+            layout
+        })
+        .collect();
+    let questions = std::sync::atomic::AtomicUsize::new(0);
+    bench.master.with(|script| {
+        script.answer = Box::new(move |op| {
+            let Op::Layout(asked) = op else { return None };
+            // The content changes between the first question and the second.
+            let content = questions.fetch_add(1, std::sync::atomic::Ordering::SeqCst).min(1);
+            let mut page = layouts[content].clone();
+            page.extents.retain(|extent| extent.file_offset + extent.length > asked.offset);
+            page.extents.truncate(1);
+            page.covered_to = if asked.offset < 100_000 { 100_000 } else { MAX_FILE_SIZE };
+            Some(Reply::Layout(page))
+        });
+    });
+    let got = bench.read(&ReadStream::new(), 50_000, 100_000).await;
+    assert!(got == contents[1][50_000..150_000]);
 }
 
 #[tokio::test]
@@ -216,7 +277,7 @@ async fn a_keeper_that_hangs_up_after_each_answer_is_connected_anew() {
 async fn when_all_copies_fail_the_layout_is_asked_for_once_more_and_then_it_is_an_error() {
     let bench = bench(2, 1, MIB).await;
     bench.keepers.iter().for_each(|keeper| keeper.set(Mode::Refuses(ErrorCode::NotFound)));
-    let error = bench.file.read(&ReadStream::new(), 0, 10).await.unwrap_err();
+    let error = bench.file.read(&ReadStream::new(), 0, 10).await.map(|_| ()).unwrap_err();
     assert_eq!(error.code, ErrorCode::Lost, "{error}");
     for named in ["inode 50", "chunk 0000000000000001", "keeper 1", "keeper 2"] {
         assert!(error.message.contains(named), "{named} in: {error}");
@@ -242,7 +303,7 @@ async fn a_chunk_that_is_gone_is_looked_for_in_a_new_layout_and_nobody_is_blamed
             Some(Reply::Layout(layouts[at.min(2)].clone()))
         });
     });
-    let got = bench.file.read(&ReadStream::new(), 0, 1000).await.unwrap();
+    let got = bench.read(&ReadStream::new(), 0, 1000).await;
     assert!(got == bench.data[..1000]);
     assert!(bench.master.reports().is_empty(), "{:?}", bench.master.reports());
 }
@@ -257,7 +318,7 @@ async fn a_missing_copy_is_reported_when_a_new_layout_still_names_it() {
     for range in [29, 19, 9] {
         assert!(bench.master.reports().is_empty() || range == 9);
         let at = range * 256 * 1024;
-        let got = bench.file.read(&stream, at as u64, 1000).await.unwrap();
+        let got = bench.read(&stream, at, 1000).await;
         assert!(got == bench.data[at..at + 1000]);
     }
     wait_until("a report", || !bench.master.reports().is_empty()).await;
@@ -278,7 +339,7 @@ async fn copies_that_moved_are_found_with_a_new_layout() {
             Some(Reply::Layout(if first { old.clone() } else { new.clone() }))
         });
     });
-    let got = bench.file.read(&ReadStream::new(), 0, MIB).await.unwrap();
+    let got = bench.read(&ReadStream::new(), 0, MIB).await;
     assert!(got == bench.data[..]);
 }
 
@@ -291,7 +352,7 @@ async fn a_read_after_an_invalidation_never_uses_a_layout_asked_for_before_it() 
     bench.master.with(|script| script.answer = Box::new(|_| None));
     let read = || {
         let file = bench.file.clone();
-        tokio::spawn(async move { file.read(&ReadStream::new(), 0, 4096).await.unwrap() })
+        tokio::spawn(async move { file.read(&ReadStream::new(), 0, 4096).await.unwrap().bytes })
     };
     let asked = |n| {
         let master = bench.master.clone();
@@ -330,9 +391,7 @@ async fn a_long_files_layout_is_fetched_in_pages() {
             Some(Reply::Layout(page))
         });
     });
-    assert!(
-        bench.file.read(&ReadStream::new(), 250_000, 120_000).await.unwrap() == bench.data[250_000..370_000]
-    );
+    assert!(bench.read(&ReadStream::new(), 250_000, 120_000).await == bench.data[250_000..370_000]);
     assert!(bench.read_all().await == bench.data);
     assert_eq!(bench.file.extents().await.unwrap(), [(0, 400_000)]);
 }

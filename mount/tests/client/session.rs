@@ -172,6 +172,25 @@ async fn invalidations_are_passed_on_in_order() {
 }
 
 #[tokio::test]
+async fn what_comes_late_is_no_sign_of_life() {
+    let master = Master::start(answer).await;
+    let (_client, mut events) = master.connect().await;
+    // As over a link that is slow: messages go on coming, answers to pings do not.
+    master.with(|script| script.mute = true);
+    let began = Instant::now();
+    loop {
+        master.push(Down::Recall(pb::Recall { inode: 5 }));
+        let event = tokio::time::timeout(Duration::from_millis(300), events.recv()).await;
+        if let Ok(Some(Event::SessionLost(_))) = event {
+            break;
+        }
+        assert!(began.elapsed() < Duration::from_secs(15), "it goes on trusting");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(began.elapsed() > Duration::from_secs(1));
+}
+
+#[tokio::test]
 async fn an_open_whose_caller_went_away_is_released() {
     let master = Master::start(|_| None).await;
     let (client, _events) = master.connect().await;

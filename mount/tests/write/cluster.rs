@@ -105,6 +105,12 @@ impl Mount {
                 kernel.notices().delivered(job);
             }
         });
+        let kernel = fs.clone();
+        std::thread::spawn(move || {
+            while let Some(quick) = kernel.notices().take_quick() {
+                kernel.notices().delivered_quick(quick);
+            }
+        });
         Mount { fs }
     }
 

@@ -11,3 +11,4 @@ mod line;
 mod listing;
 mod model;
 mod order;
+mod truth;

@@ -73,6 +73,7 @@ fn settings() -> Settings {
         chunk_size: 1 << 20,
         replicate_every_ms: 10_000,
         compact_after_ms: 10_000,
+        trash_ms: 0,
     }
 }
 

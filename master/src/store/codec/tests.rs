@@ -42,6 +42,10 @@ pub(crate) fn samples() -> Vec<Row> {
         Row::Reply { session: SessionId(5), request: 6, reply: Bytes::from_static(b"\x08\x06") },
         Row::Quota(InodeNo(1), QuotaRow { max_bytes: Some(0), max_inodes: None }),
         Row::Quota(InodeNo(258), QuotaRow { max_bytes: None, max_inodes: Some(300) }),
+        Row::Trash(
+            InodeNo(300),
+            TrashRow { path: (*b"/a/b").into(), deleted: pb::Time { sec: -1, nsec: 2 }, bytes: 300 },
+        ),
     ]
 }
 
@@ -76,6 +80,7 @@ const GOLDEN: &[&str] = &[
     "9 00000000000000050000000000000006 010806364a721a",
     "8 0000000000000001 010100005747337f",
     "8 0000000000000102 010001ac0292cabb45",
+    "10 000000000000012c 010102ac022f612f6241e4d9b5",
 ];
 
 #[test]
@@ -214,6 +219,11 @@ fn row() -> impl Strategy<Value = Row> {
         (n(), any::<[Option<u64>; 2]>()).prop_map(|(id, [max_bytes, max_inodes])| {
             Row::Quota(InodeNo(id), QuotaRow { max_bytes, max_inodes })
         }),
+        (n(), time(), n(), prop::collection::vec(any::<u8>(), 0..100)).prop_map(
+            |(id, deleted, bytes, path)| {
+                Row::Trash(InodeNo(id), TrashRow { path: path.into(), deleted, bytes })
+            }
+        ),
     ]
 }
 

@@ -15,7 +15,10 @@
 #   DFS_TEST_COMMITS=2000      commits of the git test (default 100)
 #   DFS_TEST_ENTRIES=100000    entries of one directory (default 10000)
 #   DFS_TEST_OPEN=10000        files open at once (default 2000)
+#   DFS_TEST_BACKUP_FILES=50000  files of the backup test (default 1000)
 #   DFS_TEST_ROUNDS=200        listings while entries come and go (default 12)
+#   DFS_TEST_FAULTS=500        rounds of a minute with faults (default one of 14 s)
+#   DFS_TEST_KEEP=DIRECTORY    where the logs of a round with faults go that found something
 #
 # docs/TESTING.md has the long forms with their commands.
 set -euo pipefail
@@ -33,7 +36,7 @@ fail() {
 wanted=(
     cc:gcc ffmpeg:ffmpeg ffprobe:ffmpeg mpv:mpv fusermount3:fuse3 rsync:rsync git:git tar:tar sed:sed getfattr:attr
     script:bsdutils setpriv:util-linux unshare:util-linux setsid:util-linux
-    nsenter:util-linux ip:iproute2 tc:iproute2 bash:bash
+    nsenter:util-linux ip:iproute2 tc:iproute2 ss:iproute2 bash:bash python3:python3
     findmnt:util-linux mount:mount cmp:diffutils find:findutils sqlite3:sqlite3 zip:zip unzip:unzip setfattr:attr setfacl:acl
 )
 

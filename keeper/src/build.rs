@@ -16,7 +16,7 @@ use dfs_proto::pb::keeper_up::Msg;
 
 use crate::fetch::{Peers, RemoteChunk};
 use crate::node::Node;
-use crate::orders::{NOTICE_PATIENCE, Pace, build_failed};
+use crate::orders::{NOTICE_PATIENCE, build_failed};
 use crate::store::ChunkFile;
 
 /// One build takes no longer; the master gives it up a little later.
@@ -84,7 +84,6 @@ impl<'a> Build<'a> {
         let length = self.check()?;
         let mut incoming = self.node.store.receive(chunk, length, false).map_err(|e| DfsError::from(&e))?;
         let mut summer = BlockSummer::new();
-        let mut pace = Pace::new();
         for piece in &self.order.pieces {
             let (source, end) = (piece.source as usize, piece.offset as usize + piece.length as usize);
             let mut at = piece.offset as usize;
@@ -94,10 +93,10 @@ impl<'a> Build<'a> {
                 let block = self.block(source, index)?;
                 let from = at - index * BLOCK_SIZE;
                 let part = block.slice(from..block.len().min(from + end - at));
+                self.node.spend(part.len(), false);
                 summer.update(&part);
                 incoming.append(&part).map_err(|error| DfsError::from(&error))?;
                 self.node.load.add_written(part.len());
-                pace.sent(self.node, part.len());
                 at += part.len();
             }
         }

@@ -1,9 +1,12 @@
 //! What a keeper is told when it starts, and the times that are constants in production and shorter
 //! in tests.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use dfs_proto::label;
 
 use crate::error::KeeperError;
 
@@ -19,9 +22,11 @@ pub struct Config {
     /// `HOST:PORT` under which clients and other keepers reach the data port. `None`: the address
     /// that it listens on, or, if that is every interface, this machine's address towards the master.
     pub advertise: Option<String>,
-    /// The failure domain: copies of a chunk go to different hosts where there are several.
+    /// The label `host`: copies of a chunk go to different hosts where there are several.
     /// `None`: this machine's host name.
     pub host: Option<String>,
+    /// The other labels, such as `rack`; one named `host` takes the place of `host`.
+    pub labels: Vec<(String, String)>,
     /// How long the first connection to the master may take.
     pub join_timeout: Duration,
     /// Connections to the data port at once; the next one is told that the keeper is busy.
@@ -44,6 +49,7 @@ impl Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             advertise: None,
             host: None,
+            labels: Vec::new(),
             join_timeout: Duration::from_secs(30),
             max_connections: 256,
             reserve_bytes: None,
@@ -73,7 +79,34 @@ impl Config {
                 remedy: "give --scrub-rate a size from 1MiB on, or --scrub-every off",
             });
         }
-        Ok(())
+        self.all_labels().map(drop)
+    }
+
+    /// Every label by name, `host` among them.
+    ///
+    /// # Errors
+    /// [`KeeperError::Config`] names the one that cannot be.
+    pub(crate) fn all_labels(&self) -> Result<BTreeMap<String, String>, KeeperError> {
+        let wrong = |what: String, why: String| KeeperError::Config {
+            what,
+            why,
+            remedy: "give each --label once, as --label rack=1",
+        };
+        let mut labels = BTreeMap::new();
+        let host = self.host.iter().map(|host| (label::HOST.to_owned(), host.clone()));
+        for (name, value) in host.chain(self.labels.iter().cloned()) {
+            label::check(&name, &value).map_err(|why| wrong(format!("label {name}={value}"), why))?;
+            if labels.insert(name.clone(), value).is_some() {
+                return Err(wrong(format!("label {name}"), "it is given twice".to_owned()));
+            }
+        }
+        if labels.len() > label::MAX_LABELS {
+            return Err(wrong(
+                format!("{} labels", labels.len()),
+                format!("{} are the most", label::MAX_LABELS),
+            ));
+        }
+        Ok(labels)
     }
 }
 
@@ -134,5 +167,23 @@ mod tests {
         for good in ["127.0.0.1:3000", "master.example:1", "[::1]:3000"] {
             assert!(Config::new("d", good).validate().is_ok(), "{good}");
         }
+    }
+
+    #[test]
+    fn a_label_is_given_once_and_makes_sense() {
+        let with = |host: Option<&str>, labels: &[(&str, &str)]| {
+            let labels =
+                labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            Config { host: host.map(str::to_owned), labels, ..Config::new("d", "m:1") }.all_labels()
+        };
+        let labels = with(None, &[("rack", "1"), ("host", "a")]).unwrap();
+        assert_eq!(
+            labels.into_iter().collect::<Vec<_>>(),
+            [("host", "a"), ("rack", "1")].map(|(n, v)| (n.into(), v.into()))
+        );
+        assert_eq!(with(Some("a"), &[]).unwrap()["host"], "a");
+        assert!(with(Some("a"), &[("host", "a")]).is_err());
+        assert!(with(None, &[("rack", "1"), ("rack", "2")]).is_err());
+        assert!(with(Some("a b"), &[]).is_err());
     }
 }

@@ -11,7 +11,7 @@
 //! - `scrub`: reads everything once in a set period.
 //! - `orders`: what the master has us do; `expected`: copies that it announced; `build`: a new chunk of parts of others;
 //!   `syncer`: group sync.
-//! - `node`: what all of those share; `load`: counters; `queue`: work for threads.
+//! - `node`: what all of those share; `load`: counters; `pace`: how fast background work goes; `queue`: work for threads.
 //!
 //! Control is asynchronous (tokio, tonic); the data plane and the disk are plain threads. Between them
 //! stand the outbox, and the queues of orders and syncs; all are bounded.
@@ -27,6 +27,7 @@ mod load;
 mod node;
 mod orders;
 mod outbox;
+mod pace;
 mod queue;
 mod relay;
 mod scrub;
@@ -45,6 +46,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use dfs_proto::ids::{ClusterId, KeeperId};
+use dfs_proto::label;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -90,6 +92,7 @@ impl Keeper {
     /// As `start`.
     pub async fn start_tuned(config: Config, tuning: Tuning) -> Result<Keeper, KeeperError> {
         config.validate()?;
+        let mut labels = config.all_labels()?;
         let (data, reserve) = (config.data.clone(), config.reserve_bytes);
         let opened = tokio::task::spawn_blocking(move || {
             let dir = DataDir::open(&data)?;
@@ -112,7 +115,8 @@ impl Keeper {
             master: config.master.clone(),
             listen: address,
             advertise: config.advertise.clone(),
-            host: config.host.clone().unwrap_or_else(host_name),
+            host: labels.remove(label::HOST).unwrap_or_else(host_name),
+            labels,
         };
         let link = session.join(config.join_timeout).await?;
         let (stop_session, stopped) = watch::channel(false);

@@ -7,8 +7,9 @@ use dfs_proto::pb;
 
 use crate::store::ChunkStore;
 
-/// A foreground request this recent makes background work go slowly.
-const FOREGROUND_LASTS: Duration = Duration::from_millis(20);
+/// A foreground request this recent makes background work go slowly. Longer than a reader of a busy machine takes
+/// from one request to the next.
+const FOREGROUND_LASTS: Duration = Duration::from_millis(200);
 
 /// Counters since the process started.
 #[derive(Debug)]

@@ -16,6 +16,7 @@ use crate::expected::Expected;
 use crate::load::Load;
 use crate::orders::Orders;
 use crate::outbox::Outbox;
+use crate::pace::Pace;
 use crate::queue::Stop;
 use crate::scrub::Scrub;
 use crate::store::ChunkStore;
@@ -64,6 +65,7 @@ pub(crate) struct Member {
 pub(crate) struct Node {
     pub store: Arc<ChunkStore>,
     pub load: Load,
+    pub pace: Pace,
     pub outbox: Outbox,
     pub orders: Orders,
     pub expected: Expected,
@@ -80,6 +82,7 @@ impl Node {
         Node {
             store,
             load: Load::new(),
+            pace: Pace::new(),
             outbox: Outbox::default(),
             orders: Orders::new(),
             expected: Expected::default(),
@@ -90,6 +93,11 @@ impl Node {
             stop: Arc::default(),
             member: RwLock::default(),
         }
+    }
+
+    /// Waits until background work may go on with so many bytes. `urgent`: without regard to clients.
+    pub fn spend(&self, bytes: usize, urgent: bool) {
+        self.pace.spend(bytes, urgent, &self.load, &self.stop);
     }
 
     /// A welcome came.

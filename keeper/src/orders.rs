@@ -1,7 +1,7 @@
 //! What the master orders: push a copy to another keeper, build a chunk, delete, verify. Orders are taken in at once
-//! and carried out by threads of their own (builds: `build.rs`). Pushes and builds yield to foreground traffic.
+//! and carried out by threads of their own (builds: `build.rs`). How fast pushes and builds go is `pace`'s business.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::ChunkId;
@@ -21,10 +21,6 @@ const PUSHES: usize = 64;
 const BUILDS: usize = 8;
 /// Chunks that may wait to be deleted or verified.
 const CHORES: usize = 1 << 20;
-
-/// While there is foreground traffic, a push goes no faster than this, in bytes a second: slow enough
-/// to leave most of a disk and a link, fast enough that repair goes on.
-const YIELDING_RATE: f64 = 50.0 * 1024.0 * 1024.0;
 
 /// Each frame of a push has this long; longer than a relay's, for nobody waits.
 pub(crate) const PUSH_PATIENCE: Duration = Duration::from_secs(5);
@@ -228,12 +224,11 @@ fn push(node: &Node, order: &pb::PushChunk) -> Result<(), DfsError> {
         relay: Vec::new(),
         relayed: true,
         order: order.order,
+        urgent: order.urgent,
     })?;
-    let mut pace = Pace::new();
     let sent = node.store.read_verified(&open, |run| {
-        link.data(run).map_err(PushError::Link)?;
-        pace.sent(node, run.len());
-        Ok(())
+        node.spend(run.len(), order.urgent);
+        link.data(run).map_err(PushError::Link)
     });
     sent.map_err(|error| match error {
         PushError::Link(error) => error,
@@ -246,27 +241,4 @@ fn push(node: &Node, order: &pb::PushChunk) -> Result<(), DfsError> {
     // The destination waits for its own session before it answers.
     link.done(PUSH_PATIENCE + node.tuning.notice_timeout)?;
     Ok(())
-}
-
-/// Holds a push or a build back while the foreground is busy.
-pub(crate) struct Pace {
-    last: Instant,
-}
-
-impl Pace {
-    pub fn new() -> Pace {
-        Pace { last: Instant::now() }
-    }
-
-    /// So many bytes were done.
-    pub fn sent(&mut self, node: &Node, bytes: usize) {
-        if node.load.foreground_is_busy() {
-            let due = Duration::from_secs_f64(bytes as f64 / YIELDING_RATE);
-            let left = due.saturating_sub(self.last.elapsed());
-            if !left.is_zero() {
-                std::thread::sleep(left);
-            }
-        }
-        self.last = Instant::now();
-    }
 }

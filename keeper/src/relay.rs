@@ -207,6 +207,7 @@ impl Relay {
             relay: rest.to_vec(),
             relayed: true,
             order: 0,
+            urgent: false,
         };
         let link = match spare.filter(|spare| spare.is_reusable_for(&first.address)) {
             Some(spare) => Ok(spare.be_patient(patience)),

@@ -5,6 +5,7 @@
 //! chunk stored meanwhile cannot be taken for missing; a session that is not acknowledged for 3 s is
 //! given up, as the master gives us up then.
 
+use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -53,6 +54,8 @@ pub(crate) struct Session {
     /// `HOST:PORT` to advertise, if it was given.
     pub advertise: Option<String>,
     pub host: String,
+    /// The other labels.
+    pub labels: BTreeMap<String, String>,
 }
 
 /// An open session, after its welcome.
@@ -214,6 +217,7 @@ impl Session {
             host: self.host.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             load: Some(self.node.report_load()),
+            labels: self.labels.clone().into_iter().map(|(name, value)| pb::Label { name, value }).collect(),
         })
     }
 
@@ -264,6 +268,7 @@ impl Session {
         // What a chunk file's header can hold, whatever the master says.
         let chunk_size = MAX_CHUNK_SIZE.min(welcome.chunk_size as usize);
         let checker = TicketChecker { key, cluster, keeper };
+        self.node.pace.set_rate(welcome.repair_rate);
         self.node.set_member(Member { checker, chunk_size });
         Ok(Duration::from_millis(u64::from(welcome.heartbeat_ms.clamp(50, 2_000))))
     }

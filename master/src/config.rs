@@ -19,6 +19,8 @@ pub const MAX_CHUNK_SIZE: u32 = block_sum::MAX_CHUNK_SIZE as u32;
 pub const MIN_REPLICATE_EVERY: Duration = Duration::from_millis(100);
 /// How long a file may have to be quiet before it is compacted; 0 is for never.
 pub const MAX_COMPACT_AFTER: Duration = Duration::from_secs(86_400);
+/// The least that a keeper may spend on copies and builds, in bytes a second: with less, transfers would time out.
+pub const MIN_REPAIR_RATE: u64 = 1 << 20;
 /// The longest time between two replication scans.
 pub const MAX_REPLICATE_EVERY: Duration = Duration::from_secs(3_600);
 
@@ -39,6 +41,8 @@ pub struct Config {
     pub replicate_every: Duration,
     /// How long a file has to be quiet before it is compacted; zero: never is one.
     pub compact_after: Duration,
+    /// What a keeper may spend on copies and builds, in bytes a second.
+    pub repair_rate: u64,
     /// How long files that were removed are kept in the trash; zero: they are not.
     pub trash: Duration,
 }
@@ -64,6 +68,8 @@ pub enum ConfigError {
     ReplicateEvery(Duration),
     #[error("compact-after: {} is not possible; choose up to {}, or 0 to compact nothing", Period(*.0), Period(MAX_COMPACT_AFTER))]
     CompactAfter(Duration),
+    #[error("repair-rate: {} a second is not possible; choose at least {}", Size(*.0), Size(MIN_REPAIR_RATE))]
+    RepairRate(u64),
 }
 
 impl Config {
@@ -77,6 +83,7 @@ impl Config {
             chunk_size: 8 * 1024 * 1024,
             replicate_every: Duration::from_secs(10),
             compact_after: Duration::from_secs(10),
+            repair_rate: 100 << 20,
             trash: Duration::ZERO,
         }
     }
@@ -101,6 +108,9 @@ impl Config {
         }
         if self.compact_after > MAX_COMPACT_AFTER {
             return Err(ConfigError::CompactAfter(self.compact_after));
+        }
+        if self.repair_rate < MIN_REPAIR_RATE {
+            return Err(ConfigError::RepairRate(self.repair_rate));
         }
         Ok(())
     }
@@ -140,6 +150,7 @@ mod tests {
             assert_eq!(check(|c| c.replicate_every = period), Err(ConfigError::ReplicateEvery(period)));
         }
         assert_eq!(check(|c| c.compact_after = Duration::ZERO), Ok(()));
+        assert_eq!(check(|c| c.repair_rate = 5), Err(ConfigError::RepairRate(5)));
         let week = Duration::from_secs(7 * 86_400);
         assert_eq!(check(|c| c.compact_after = week), Err(ConfigError::CompactAfter(week)));
     }

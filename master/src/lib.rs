@@ -4,6 +4,7 @@
 //!
 //! - [`Master`] (master.rs): starts and stops all of it inside somebody's tokio runtime.
 //! - [`config`]: what a user can choose, checked.
+//! - [`archive`]: dumps of a stopped master's directory, and directories made of dumps.
 //! - [`service`]: gRPC: the sessions of mounts and keepers, and the operators' calls.
 //! - [`runtime`]: owns the clock, the state, the connections and the group commit.
 //! - [`store`]: keeps rows: redb on disk, or memory; and the data directory.
@@ -12,6 +13,7 @@
 //! There is no process-wide state, so that several masters can live in one process (the embedded cluster
 //! of dfs-mount, and tests).
 
+pub mod archive;
 pub mod config;
 pub mod core;
 pub mod runtime;
@@ -19,6 +21,8 @@ pub mod service;
 pub mod store;
 
 mod master;
+#[cfg(test)]
+mod simulation;
 
 pub use config::{Config, ConfigError};
 pub use master::{Master, MasterError};

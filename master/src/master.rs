@@ -173,8 +173,10 @@ fn open(dir: DataDir, config: &Config) -> Result<(Engine, ClusterId), MasterErro
         copies: config.copies,
         min_copies: config.min_copies,
         chunk_size: config.chunk_size,
+        repair_rate: config.repair_rate,
         replicate_every_ms: u64::try_from(config.replicate_every.as_millis()).unwrap_or(u64::MAX),
         compact_after_ms: u64::try_from(config.compact_after.as_millis()).unwrap_or(u64::MAX),
+        spared: identity.spared,
         trash_ms: u64::try_from(config.trash.as_millis()).unwrap_or(u64::MAX),
     };
     let engine = Engine::start(Box::new(store), settings)?;
@@ -182,7 +184,8 @@ fn open(dir: DataDir, config: &Config) -> Result<(Engine, ClusterId), MasterErro
 }
 
 fn fresh_identity() -> Result<Identity, MasterError> {
-    let mut identity = Identity { cluster: ClusterId([0; 16]), secret: [0; 32], created: pb::Time::now() };
+    let mut identity =
+        Identity { cluster: ClusterId([0; 16]), secret: [0; 32], created: pb::Time::now(), spared: None };
     getrandom::fill(&mut identity.cluster.0).map_err(no_random)?;
     getrandom::fill(&mut identity.secret).map_err(no_random)?;
     Ok(identity)

@@ -9,6 +9,7 @@
 //! - [`ticket`]: what the master signs and the keepers check.
 //! - [`block_sum`]: the checksums of a chunk.
 //! - [`atime`]: when a read changes an atime.
+//! - [`label`]: what keepers are labelled with.
 //! - [`lock_ranges`]: the bytes that one owner has locked.
 //! - [`request_kind`]: what each request of a mount is to those who carry it.
 //! - [`time`]: points in time.
@@ -21,6 +22,7 @@ pub mod block_sum;
 pub mod error;
 pub mod frame;
 pub mod ids;
+pub mod label;
 pub mod lock_ranges;
 pub mod logging;
 pub mod request_kind;

@@ -113,7 +113,7 @@ impl Builder {
         };
         cluster.address = cluster.wait_master();
         for _ in 0..cluster.settings.keepers {
-            cluster.launch_keeper();
+            cluster.launch_keeper(&[]);
         }
         cluster.wait_live(cluster.settings.keepers);
         cluster
@@ -232,18 +232,27 @@ impl Cluster {
         assert_eq!(self.wait_master(), self.address);
     }
 
-    fn launch_keeper(&mut self) {
+    fn keeper_recipe(
+        &self,
+        index: usize,
+        data: &Path,
+        flags: &[&str],
+    ) -> impl Fn() -> Command + Send + 'static {
+        let data = data.display().to_string();
+        let usual = ["--data", &data, "--master", &self.address, "--log", &self.settings.log];
+        let more = self.settings.keeper_flags.iter().map(String::as_str);
+        let args = usual.into_iter().chain(more).chain(flags.iter().copied()).map(str::to_owned).collect();
+        recipe(&self.scratch, on(self.network.as_ref(), &format!("keeper-{index}")), "dfs-keeper", args)
+    }
+
+    fn launch_keeper(&mut self, flags: &[&str]) {
         let index = self.keepers.len();
         let name = format!("keeper-{index}");
-        let data = self.keeper_data(index).display().to_string();
-        let mut args = ["--data", &data, "--master", &self.address, "--log", &self.settings.log]
-            .map(str::to_owned)
-            .to_vec();
-        args.extend(self.settings.keeper_flags.iter().cloned());
-        if let Some(host) = self.join(&name) {
-            args.extend(["--listen".to_owned(), format!("{host}:0"), "--host".to_owned(), name.clone()]);
-        }
-        let recipe = recipe(&self.scratch, on(self.network.as_ref(), &name), "dfs-keeper", args);
+        let host = self.join(&name);
+        let listen = host.map(|host| format!("{host}:0"));
+        let on_a_host: Vec<&str> =
+            listen.iter().flat_map(|listen| ["--listen", listen, "--host", &name]).collect();
+        let recipe = self.keeper_recipe(index, &self.keeper_data(index), &[&on_a_host, flags].concat());
         self.keepers.push(Process::start(&self.scratch, &name, recipe));
     }
 
@@ -259,10 +268,21 @@ impl Cluster {
 
     /// One more keeper; waits until it is live. Returns its index.
     pub fn add_keeper(&mut self) -> usize {
+        self.add_keeper_with(&[])
+    }
+
+    /// The same, with more flags.
+    pub fn add_keeper_with(&mut self, flags: &[&str]) -> usize {
         let live = self.live();
-        self.launch_keeper();
+        self.launch_keeper(flags);
         self.wait_live(live + 1);
         self.keepers.len() - 1
+    }
+
+    /// Starts a keeper that was killed again, with another data directory and with more flags.
+    pub fn restart_keeper_as(&mut self, index: usize, data: &Path, flags: &[&str]) {
+        let recipe = self.keeper_recipe(index, data, flags);
+        self.keepers[index].restart_as(recipe);
     }
 
     /// How many keepers were started.

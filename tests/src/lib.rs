@@ -7,6 +7,7 @@
 //! - [`netns`]: a network for one test, and cuts in it.
 //! - [`run`]: a command with a deadline, and the form of a one-line error.
 //! - [`trace`]: the upload's seven steps, read back from the logs of several processes.
+//! - [`faults`]: random faults, programs that work meanwhile, and a checker of all that they wrote and saw.
 //! - [`film`]: real mp4 files, and playing them without a screen.
 //! - [`random`]: seeded random numbers and bytes.
 //! - [`wait`]: the one way to wait for something.
@@ -15,6 +16,7 @@
 //! Everything here panics when something is not as expected: that is how a test fails.
 
 pub mod cluster;
+pub mod faults;
 pub mod film;
 pub mod mount;
 pub mod netns;

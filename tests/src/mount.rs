@@ -47,8 +47,31 @@ impl Mount {
 
     /// Kills the process; the dead mount point is taken away.
     pub fn kill(&mut self) {
-        self.process.kill();
+        self.end();
         detach(&self.dir);
+    }
+
+    /// SIGKILL, and waits for its end. Returns whether it went by itself: a process that waits in the kernel for its own
+    /// mount ends only when the kernel is told to give up the connection.
+    pub fn end(&mut self) -> bool {
+        let by_itself = self.process.kill_within(secs(5));
+        if !by_itself {
+            abort(&self.dir);
+            assert!(
+                self.process.kill_within(secs(20)),
+                "dfs-mount of {} cannot be killed",
+                self.dir.display()
+            );
+        }
+        by_itself
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        if !self.process.kill_within(secs(5)) {
+            abort(&self.dir);
+        }
     }
 }
 
@@ -63,6 +86,25 @@ pub fn unmount(dir: &Path) {
 /// Takes a mount point away whatever state it is in.
 pub fn detach(dir: &Path) {
     run(Command::new("umount").arg("-l").arg(dir), secs(10));
+}
+
+/// Has the kernel give up the connections of all FUSE mounts on `dir`, which is in a scratch directory: who waits for
+/// them gets an error. For root alone; else nothing happens.
+pub fn abort(dir: &Path) {
+    let control = dir.ancestors().nth(2).unwrap().join("fusectl");
+    if fs::create_dir(&control).is_ok() {
+        run(Command::new("mount").args(["-t", "fusectl", "none"]).arg(&control), secs(10));
+    }
+    let table = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    for line in table.lines() {
+        let mut words = line.split(' ').skip(2);
+        let (Some(device), _, Some(point)) = (words.next(), words.next(), words.next()) else { continue };
+        if Path::new(point) == dir
+            && let Some((_, number)) = device.split_once(':')
+        {
+            let _ = fs::write(control.join(number).join("abort"), b"1");
+        }
+    }
 }
 
 /// The entry of /proc/self/mountinfo that is mounted on `dir`: (type, source).

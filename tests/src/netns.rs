@@ -111,6 +111,16 @@ impl Network {
         self.inside(name, &line);
     }
 
+    /// It goes as fast as it can again.
+    pub fn fast(&self, name: &str) {
+        self.inside(name, "tc qdisc del dev eth0 root");
+    }
+
+    /// All connections that there are between the two are reset, whatever they are in the middle of.
+    pub fn reset(&self, one: &str, other: &str) {
+        self.inside(one, &format!("ss -K -t dst {}", self.address(other)));
+    }
+
     fn file(&self, name: &str) -> PathBuf {
         self.dir.join(name)
     }
@@ -130,6 +140,9 @@ impl Network {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead, BufReader};
+    use std::process::Stdio;
+
     use super::*;
     use crate::wait_until;
 
@@ -141,6 +154,35 @@ mod tests {
         let ran = run(&mut command, secs(10));
         // Nobody listens: who is reached says so at once, and who is not says nothing.
         ran.stderr.contains("refused")
+    }
+
+    #[test]
+    fn connections_are_reset() {
+        let scratch = Scratch::new();
+        let mut network = Network::new(&scratch);
+        ["a", "b"].iter().for_each(|name| assert!(network.add(name).starts_with("10.")));
+        wait_until(secs(5), "the switch learns", || reaches(&network, "a", "b"));
+        let python = |host: &str, script: &str| {
+            let on = network.on(host);
+            let mut program = scratch.program(&on[0]);
+            program.args(&on[1..]).args(["python3", "-c", script, &network.address("b")]);
+            program.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap()
+        };
+        let server = "import socket\nserver = socket.create_server(('', 7)); print('ready', flush=True)\n\
+            one = server.accept()[0]; print('accepted', flush=True)\n\
+            try: one.recv(1); print('end')\nexcept ConnectionResetError: print('reset')";
+        let mut server = python("b", server);
+        let mut said = BufReader::new(server.stdout.take().unwrap()).lines().map(Result::unwrap);
+        assert_eq!(said.next().unwrap(), "ready");
+        let client =
+            "import socket, sys, time\ns = socket.create_connection((sys.argv[1], 7)); time.sleep(60)";
+        let mut client = python("a", client);
+        assert_eq!(said.next().unwrap(), "accepted");
+        network.reset("a", "b");
+        assert_eq!(said.next().unwrap(), "reset");
+        client.kill().unwrap();
+        client.wait().unwrap();
+        server.wait().unwrap();
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal};
 
@@ -98,6 +98,20 @@ impl Process {
         if let Some(child) = &mut self.child {
             let _ = child.kill();
             let _ = child.wait();
+        }
+    }
+
+    /// SIGKILL. Has it ended within `limit`? One that waits in the kernel cannot.
+    pub fn kill_within(&mut self, limit: Duration) -> bool {
+        let Some(child) = &mut self.child else { return true };
+        let _ = child.kill();
+        let begun = Instant::now();
+        loop {
+            match child.try_wait() {
+                Ok(None) if begun.elapsed() < limit => std::thread::sleep(Duration::from_millis(5)),
+                Ok(None) => return false,
+                _ => return true,
+            }
         }
     }
 

@@ -2,7 +2,8 @@
 //!
 //! What must hold: when the test is over, also by a panic, by SIGKILL or by a runner's time limit, every process that was
 //! started with this scratch's environment is gone (daemons too), every mount below the directory is gone, and so is the
-//! directory. A watchdog sees to that, a small shell in a session of its own: it waits for the end of a pipe that only
+//! directory. Mounts of a process that cannot be killed are aborted in the kernel.
+//! A watchdog sees to that, a small shell in a session of its own: it waits for the end of a pipe that only
 //! the test process holds. Processes are known by the environment variable [`MARK`], which names the directory.
 
 use std::ffi::{OsStr, OsString};
@@ -31,6 +32,13 @@ for turn in 1 2 3 4 5 6 7 8 9 10; do
     done
     sleep 0.05
 done
+mkdir -p "$dir/fusectl"
+[ -e "$dir/fusectl/waiting" ] || mount -t fusectl none "$dir/fusectl" 2>/dev/null
+while read -r _ _ device _ point _; do
+    case $point in
+        "$dir"/mnt/*) echo 1 >"$dir/fusectl/${device#*:}/abort" ;;
+    esac
+done </proc/self/mountinfo 2>/dev/null
 while read -r _ _ _ _ point _; do
     case $point in
         "$dir"/*) umount -l "$point" 2>/dev/null || fusermount3 -uz "$point" 2>/dev/null ;;

@@ -32,7 +32,9 @@ fn what_differs_is_found_named_and_mended() {
     let orphan = cluster.chunk_files(0).into_iter().find(|p| p.ends_with(format!("{chunk}.chunk"))).unwrap();
     let kept = fs::read(&orphan).unwrap();
     fs::remove_file(mount.path("one")).unwrap();
-    wait_until(secs(60), "its chunks are collected", || !orphan.exists());
+    wait_until(secs(60), "its chunks are collected", || {
+        !orphan.exists() && (0..3).all(|n| cluster.chunk_files(n).len() as u64 == cluster.status("chunks"))
+    });
     fs::write(&orphan, &kept).unwrap();
     let files = cluster.chunk_files(1);
     let right = [fs::read(&files[0]).unwrap(), fs::read(&files[1]).unwrap()];

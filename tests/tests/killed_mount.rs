@@ -32,7 +32,7 @@ fn end(mut children: Vec<Child>) {
 #[test]
 fn a_mount_killed_at_any_moment_ends_and_can_be_mounted_again_at_once() {
     let rounds = std::env::var("DFS_TEST_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
-    let mut cluster = Cluster::builder().keepers(2).log("warn").start();
+    let mut cluster = Cluster::builder().keepers(2).start();
     let (a, mut b) = (cluster.mount(), cluster.mount());
     let others: Vec<Child> = (0..3).map(|n| busy(a.dir(), n)).collect();
     for round in 0..rounds {

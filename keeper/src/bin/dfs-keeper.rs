@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::builder::FalseyValueParser;
 use dfs_keeper::{Config, Keeper};
+use dfs_proto::label;
 use dfs_proto::units::{Period, Size, period_or_off, socket_address};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -27,9 +28,13 @@ struct Args {
     /// 0.0.0.0, this machine's towards the master].
     #[arg(long, env = "DFS_ADVERTISE", value_name = "HOST:PORT")]
     advertise: Option<String>,
-    /// Failure domain: copies go to different hosts where there are several [default: the host name].
+    /// The same as --label host=NAME.
     #[arg(long, env = "DFS_HOST", value_name = "NAME")]
     host: Option<String>,
+    /// What this keeper is labelled with; may be given several times. Copies are spread over different values of
+    /// rack first, then of host [default: host=<the host name>].
+    #[arg(long = "label", env = "DFS_LABEL", value_name = "NAME=VALUE", value_delimiter = ',', value_parser = label::parse)]
+    labels: Vec<(String, String)>,
     /// How long to wait for the master at the start, as 30s or 2m.
     #[arg(long, env = "DFS_JOIN_TIMEOUT", value_name = "PERIOD", default_value = "30s")]
     join_timeout: Period,
@@ -74,6 +79,7 @@ fn run(args: Args) -> Result<(), String> {
         listen: args.listen,
         advertise: args.advertise,
         host: args.host,
+        labels: args.labels,
         join_timeout: args.join_timeout.0,
         max_connections: args.max_connections,
         reserve_bytes: None,

@@ -140,6 +140,9 @@ fn receive_data(
     conn.buffer.resize(PIECE, 0);
     while left > 0 {
         let piece = &mut conn.buffer[..PIECE.min(left)];
+        if admitted.copy {
+            conn.node.spend(piece.len(), admitted.open.urgent);
+        }
         conn.wire.data(piece)?;
         if !admitted.copy {
             conn.node.load.note_foreground();

@@ -127,6 +127,7 @@ pub fn write_open(grant: &pb::Grant, length: usize, sync: bool) -> pb::WriteOpen
         relay: grant.keepers[1..].to_vec(),
         relayed: false,
         order: 0,
+        urgent: false,
     }
 }
 

@@ -194,6 +194,7 @@ impl KeeperService for Service {
             key: TicketKey::derive(&SECRET, KeeperId(keeper)).to_bytes(),
             heartbeat_ms: 50,
             chunk_size: CHUNK_SIZE,
+            repair_rate: 0,
             now: Some(pb::Time::now()),
         }));
         shared.log.lock().unwrap().push((keeper, up::Msg::Hello(hello)));

@@ -34,7 +34,7 @@ async fn a_copy_is_pushed_and_the_destination_says_so() {
     let info = master.wait_stored(1, 5).await.info;
     master.order(2, down::Msg::Expect(pb::ExpectChunk { order: 8, info, source: 1 }));
     let grant = Some(master.grant(Copy, 5, &[&b]));
-    master.order(1, down::Msg::Push(pb::PushChunk { order: 8, chunk: 5, grant }));
+    master.order(1, down::Msg::Push(pb::PushChunk { order: 8, chunk: 5, grant, urgent: false }));
     let copied = master
         .wait("Copied", 2, |msg| match msg {
             Msg::Copied(copied) => Some(*copied),
@@ -60,7 +60,7 @@ async fn rot_is_never_replicated() {
     store(&master, &a, 5, &data(1_000_000));
     flip_byte(&chunk_file(&dirs[0], 5), 4096 + 900_000);
     let grant = Some(master.grant(Copy, 5, &[&b]));
-    master.order(1, down::Msg::Push(pb::PushChunk { order: 8, chunk: 5, grant }));
+    master.order(1, down::Msg::Push(pb::PushChunk { order: 8, chunk: 5, grant, urgent: false }));
     assert_eq!(copy_failed(&master, 1, 8).await.code(), pb::Code::Corrupt);
     assert_eq!(master.wait_bad(1, 5).await.code(), pb::Code::Corrupt);
     wait_until("the destination threw it away", || count_files(&dirs[1].path().join("tmp")) == 0);
@@ -75,16 +75,17 @@ async fn a_copy_that_cannot_be_made_is_reported() {
     store(&master, &keeper, 5, b"bytes");
     let dead = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let grant = Some(master.grant_at(Copy, 5, &[(2, dead)], |_| ()));
-    master.order(1, down::Msg::Push(pb::PushChunk { order: 1, chunk: 5, grant: grant.clone() }));
+    master
+        .order(1, down::Msg::Push(pb::PushChunk { order: 1, chunk: 5, grant: grant.clone(), urgent: false }));
     assert_eq!(copy_failed(&master, 1, 1).await.code(), pb::Code::Unavailable);
-    master.order(1, down::Msg::Push(pb::PushChunk { order: 2, chunk: 6, grant }));
+    master.order(1, down::Msg::Push(pb::PushChunk { order: 2, chunk: 6, grant, urgent: false }));
     assert_eq!(copy_failed(&master, 1, 2).await.code(), pb::Code::NotFound);
-    master.order(1, down::Msg::Push(pb::PushChunk { order: 3, chunk: 5, grant: None }));
+    master.order(1, down::Msg::Push(pb::PushChunk { order: 3, chunk: 5, grant: None, urgent: false }));
     assert_eq!(copy_failed(&master, 1, 3).await.code(), pb::Code::Invalid);
     // A refusal of the destination comes back in its own words.
     let me = [(1, keeper.address().to_string())];
     let expired = Some(master.grant_at(Copy, 5, &me, |t| t.expires_ms -= 62_000));
-    master.order(1, down::Msg::Push(pb::PushChunk { order: 4, chunk: 5, grant: expired }));
+    master.order(1, down::Msg::Push(pb::PushChunk { order: 4, chunk: 5, grant: expired, urgent: false }));
     assert_eq!(copy_failed(&master, 1, 4).await.code(), pb::Code::TicketExpired);
 }
 
@@ -112,7 +113,7 @@ async fn a_deletion_that_is_late_does_not_take_a_newer_copy() {
     // The stream to the destination is slower than the one to the source: the copy comes before the deletion that was
     // ordered before it.
     let grant = Some(master.grant(Copy, 5, &[&b]));
-    master.order(1, down::Msg::Push(pb::PushChunk { order: 8, chunk: 5, grant }));
+    master.order(1, down::Msg::Push(pb::PushChunk { order: 8, chunk: 5, grant, urgent: false }));
     let whole = || {
         let mut coming = std::fs::read_dir(dirs[1].path().join("tmp")).unwrap().flatten();
         coming.any(|file| {
@@ -139,7 +140,7 @@ async fn a_copy_that_nobody_announced_is_refused() {
     let (a, b) = (keeper(&dirs[0], &master).await, keeper(&dirs[1], &master).await);
     store(&master, &a, 5, b"bytes");
     let grant = Some(master.grant(Copy, 5, &[&b]));
-    master.order(1, down::Msg::Push(pb::PushChunk { order: 8, chunk: 5, grant }));
+    master.order(1, down::Msg::Push(pb::PushChunk { order: 8, chunk: 5, grant, urgent: false }));
     assert_eq!(copy_failed(&master, 1, 8).await.code(), pb::Code::Unavailable);
     assert!(!chunk_file(&dirs[1], 5).exists());
 }

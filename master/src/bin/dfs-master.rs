@@ -1,6 +1,6 @@
 //! The program dfs-master: flags, signals, exit codes. Everything else is in the library.
 //!
-//! Exit codes: 0 after SIGTERM or SIGINT, 1 when it cannot start or go on, 2 for flags that make no sense.
+//! Exit codes: 0 after SIGTERM or SIGINT, and when a dump was written or restored; 1 when it cannot start or go on, 2 for flags that make no sense.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -8,9 +8,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::builder::FalseyValueParser;
+use dfs_master::archive::{self, ArchiveError};
 use dfs_master::{Config, ConfigError, Master, MasterError};
-use dfs_proto::logging;
 use dfs_proto::units::{Period, Size, period_or_off, socket_address};
+use dfs_proto::{logging, pb};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// The Master Tracker of a distributed file system: names, the look-up table, who is alive, who copies
@@ -47,9 +48,26 @@ struct Flags {
     #[arg(long, env = "DFS_COMPACT_AFTER", value_name = "TIME", default_value = "10s", value_parser = period_or_off)]
     compact_after: Period,
 
+    /// Most that a keeper spends on repair a second, in and out together; a tenth of it while clients read or write,
+    /// except for chunks with fewer than --min-copies live copies
+    #[arg(long, env = "DFS_REPAIR_RATE", value_name = "SIZE", default_value = "100MiB")]
+    repair_rate: Size,
+
     /// Keep files that were removed for this long, for 'dfs trash' (1d, 12h); 0 or off: not at all
     #[arg(long, env = "DFS_TRASH", value_name = "TIME", default_value = "off", value_parser = period_or_off)]
     trash: Period,
+
+    /// Write a dump of all metadata in the data directory of a stopped master to FILE, and end
+    #[arg(long, value_name = "FILE", conflicts_with = "restore")]
+    dump: Option<PathBuf>,
+
+    /// Make the data directory, which must be empty or missing, of a dump (of --dump, or of dfs backup), and end
+    #[arg(long, value_name = "FILE")]
+    restore: Option<PathBuf>,
+
+    /// With --restore: how long keepers keep chunks that the dump does not know (168h, 30m)
+    #[arg(long, value_name = "TIME", default_value = "168h", requires = "restore")]
+    keep_unknown: Period,
 
     /// What to log to stderr: error, warn, info, debug, trace, or per module (dfs_master=debug)
     #[arg(long, env = "DFS_LOG", value_name = "FILTER", default_value = "info")]
@@ -71,6 +89,7 @@ impl Flags {
             chunk_size: u32::try_from(bytes).map_err(|_| ConfigError::ChunkSize(bytes))?,
             replicate_every: self.replicate_every.0,
             compact_after: self.compact_after.0,
+            repair_rate: self.repair_rate.0,
             trash: self.trash.0,
         };
         config.validate().map(|()| config)
@@ -94,11 +113,29 @@ fn run(flags: &Flags) -> Result<(), Failure> {
     let config = flags.config().map_err(|error| Failure(error.to_string(), 2))?;
     logging::init(&flags.log, flags.log_json).map_err(|message| Failure(message, 2))?;
     std::panic::set_hook(Box::new(|panic| tracing::error!("internal error, please report it: {panic}")));
+    if let Some(done) = archive(flags) {
+        return done.map_err(|error| Failure(error.to_string(), 1));
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| Failure(format!("start threads: {error}; raise the limit of processes"), 1))?;
     runtime.block_on(serve(config)).map_err(|error| Failure(error.to_string(), 1))
+}
+
+/// Does what needs no running master. `None`: nothing of it was asked for.
+fn archive(flags: &Flags) -> Option<Result<(), ArchiveError>> {
+    if let Some(file) = &flags.dump {
+        return Some(archive::dump(&flags.data, file).map(|dump| {
+            println!("{}: a dump of {} rows, {} bytes", file.display(), dump.rows, dump.bytes);
+        }));
+    }
+    let file = flags.restore.as_ref()?;
+    Some(archive::restore(file, &flags.data, flags.keep_unknown.0, pb::Time::now()).map(|restored| {
+        let (cluster, rows, data) = (restored.cluster, restored.rows, flags.data.display());
+        let ago = pb::Time::now().sec.saturating_sub(restored.taken.sec);
+        println!("{data}: cluster {cluster} as it was {ago} s ago, {rows} rows; start dfs-master on it");
+    }))
 }
 
 async fn serve(config: Config) -> Result<(), MasterError> {
@@ -170,6 +207,7 @@ mod tests {
             ("--min-copies", "4"),
             ("--replicate-every", "10"),
             ("--replicate-every", "1ms"),
+            ("--repair-rate", "1"),
             ("--compact-after", "10"),
             ("--compact-after", "48h"),
             ("--listen", "nowhere"),
@@ -182,9 +220,9 @@ mod tests {
 
     #[test]
     fn every_flag_can_come_from_the_environment() {
-        for flag in
-            Flags::command().get_arguments().filter(|a| !["help", "version"].contains(&a.get_id().as_str()))
-        {
+        // What is done once must not be done again because a variable is still there.
+        let once = ["help", "version", "dump", "restore", "keep_unknown"];
+        for flag in Flags::command().get_arguments().filter(|a| !once.contains(&a.get_id().as_str())) {
             let name = format!("DFS_{}", flag.get_id().as_str().to_uppercase());
             assert_eq!(flag.get_env().and_then(|env| env.to_str()), Some(name.as_str()));
             assert!(flag.get_help().is_some(), "{name}");

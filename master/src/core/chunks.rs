@@ -1,8 +1,8 @@
 //! The table of chunks: length, checksum, references, copies; and indexes over it.
 //!
 //! What must hold: `refs` is the number of extents that refer to the chunk, `used` the sum of their lengths; `keepers` is sorted, each once;
-//! the index by keeper has exactly the copies; `live` is the number of copies on live keepers, and each chunk
-//! with too few of those is in `wanting` under it, each with too many in `surplus`. So nothing ever has to
+//! the index by keeper has exactly the copies; `live` is the number of copies on live keepers; each chunk that wants
+//! copies ([`Tally`]) is in `wanting` under that number, each with too many in `surplus`. So nothing ever has to
 //! look at every chunk: neither the death of a keeper nor the replication scan.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +38,31 @@ impl Chunk {
     }
 }
 
+/// Copies of one chunk, counted by what they are worth.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub(super) struct Tally {
+    /// On live keepers.
+    pub live: u32,
+    /// Of those, on keepers that are not being drained.
+    pub staying: u32,
+    /// On keepers that are being drained, live or not.
+    leaving: u32,
+    /// Those that stay, and those on keepers that are away and in maintenance.
+    counted: u32,
+}
+
+impl Tally {
+    /// How many are to be made: up to `copies`, or, of what a keeper in maintenance has, up to `min_copies`.
+    pub fn missing(&self, copies: u32, min_copies: u32) -> u32 {
+        copies.saturating_sub(self.counted).max(min_copies.saturating_sub(self.live))
+    }
+
+    /// Is one too many?
+    pub fn is_surplus(&self, copies: u32) -> bool {
+        self.staying > copies || self.staying == copies && self.leaving > 0
+    }
+}
+
 /// All of them.
 #[derive(Default)]
 pub(super) struct Chunks {
@@ -60,12 +85,12 @@ impl Chunks {
         self.map.len()
     }
 
-    /// Chunks with too few live copies: (live copies, chunk), fewest first.
+    /// Chunks that want copies: (live copies, chunk), fewest first.
     pub fn wanting(&self) -> &BTreeSet<(u32, ChunkId)> {
         &self.wanting
     }
 
-    /// Chunks with more live copies than wanted.
+    /// Chunks with copies that are not wanted.
     pub fn surplus(&self) -> &BTreeSet<ChunkId> {
         &self.surplus
     }
@@ -73,6 +98,16 @@ impl Chunks {
     /// Copies that a keeper has.
     pub fn on(&self, keeper: KeeperId) -> impl Iterator<Item = ChunkId> {
         self.by_keeper.get(&keeper).into_iter().flatten().copied()
+    }
+
+    /// The same, from this chunk on.
+    pub fn on_from(&self, keeper: KeeperId, from: ChunkId) -> impl Iterator<Item = ChunkId> {
+        self.by_keeper.get(&keeper).into_iter().flat_map(move |on| on.range(from..)).copied()
+    }
+
+    /// The first chunk from this one on.
+    pub fn next(&self, from: ChunkId) -> Option<ChunkId> {
+        self.map.range(from..).next().map(|(chunk, _)| *chunk)
     }
 
     pub fn count_on(&self, keeper: KeeperId) -> usize {
@@ -120,14 +155,14 @@ impl Chunks {
         self.get(chunk).is_some_and(|chunk| chunk.keepers.binary_search(&keeper).is_ok())
     }
 
-    fn index(&mut self, id: ChunkId, live: u32, copies: u32) {
+    fn index(&mut self, id: ChunkId, tally: Tally, copies: u32, min_copies: u32) {
         let Some(chunk) = self.map.get_mut(&id) else { return };
         self.wanting.remove(&(chunk.live, id));
-        chunk.live = live;
-        if live < copies {
-            self.wanting.insert((live, id));
+        chunk.live = tally.live;
+        if tally.missing(copies, min_copies) > 0 {
+            self.wanting.insert((chunk.live, id));
         }
-        if live > copies {
+        if tally.is_surplus(copies) {
             self.surplus.insert(id);
         } else {
             self.surplus.remove(&id);
@@ -139,9 +174,32 @@ impl State {
     /// Brings the indexes of a chunk up to date with its copies and who is alive.
     pub(super) fn reindex(&mut self, chunk: ChunkId) {
         if let Some(row) = self.chunks.get(chunk) {
-            let live = self.count_live(&row.keepers);
-            self.chunks.index(chunk, live, self.settings.copies);
+            let tally = self.tally(&row.keepers);
+            self.chunks.index(chunk, tally, self.settings.copies, self.settings.min_copies);
         }
+    }
+
+    /// Of everything that is on a keeper.
+    pub(super) fn reindex_all_on(&mut self, keeper: KeeperId) {
+        let chunks: Vec<ChunkId> = self.chunks.on(keeper).collect();
+        for chunk in chunks {
+            self.reindex(chunk);
+        }
+    }
+
+    /// What copies on these keepers are worth.
+    pub(super) fn tally(&self, keepers: &[KeeperId]) -> Tally {
+        let mut tally = Tally::default();
+        for keeper in keepers.iter().filter_map(|id| self.keepers.get(id)) {
+            tally.live += u32::from(keeper.alive);
+            if keeper.row.draining {
+                tally.leaving += 1;
+            } else {
+                tally.staying += u32::from(keeper.alive);
+                tally.counted += u32::from(keeper.alive || keeper.row.in_maintenance());
+            }
+        }
+        tally
     }
 
     /// Records a copy. Was it new?

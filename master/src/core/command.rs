@@ -1,7 +1,7 @@
 //! What goes into the core and what comes out of it.
 
 use dfs_proto::error::DfsError;
-use dfs_proto::ids::{ClusterId, InodeNo, KeeperId, SessionId};
+use dfs_proto::ids::{ChunkId, ClusterId, InodeNo, KeeperId, SessionId};
 use dfs_proto::pb;
 
 use super::operator::{Operation, OperatorReply};
@@ -22,12 +22,26 @@ pub struct Settings {
     pub min_copies: u32,
     /// Bytes: no chunk is longer.
     pub chunk_size: u32,
+    /// What a keeper may spend on copies and builds, in bytes a second.
+    pub repair_rate: u64,
     /// Between two replication scans.
     pub replicate_every_ms: u64,
     /// A file whose extents have not changed for so long may be compacted; 0: none ever is.
     pub compact_after_ms: u64,
     /// How long a file whose last name went is kept; 0: it is not.
     pub trash_ms: u64,
+    /// Of a restored cluster.
+    pub spared: Option<Spared>,
+}
+
+/// Chunks that keepers of a restored cluster keep although no row knows them: they were stored after the dump was
+/// taken, and a newer dump may turn up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Spared {
+    /// Ids from this one on were handed out after the restoring.
+    pub below: ChunkId,
+    /// On the machine's clock, in ms since 1970.
+    pub until_ms: i64,
 }
 
 /// Everything that can happen to the master. Ids that have to be random or are bound to a connection

@@ -23,7 +23,7 @@ impl State {
             .keepers
             .iter()
             .filter(|(id, keeper)| {
-                keeper.is_writable() && keeper.has_room(upload.length) && !self.troubles.is_unreachable(**id)
+                keeper.takes(upload.length) && !self.troubles.is_unreachable(**id)
                     || keeper.alive && upload.holders.contains(id)
             })
             .count();

@@ -21,7 +21,7 @@ use super::compact_plan::Window;
 use super::content::Span;
 use super::grant::WRITE_LIFETIME_MS;
 use super::out::Out;
-use super::replicate::{MAX_ORDERS, Subject};
+use super::replicate::Subject;
 use super::row::RowKey;
 
 /// A job has this long to be built, and as long again to be copied.
@@ -97,7 +97,7 @@ impl State {
     /// A keeper that is not busy, and has as much as possible of what is packed. `None` also when there are not
     /// enough live keepers to hold the new chunk.
     fn select_machine_to_build_on(&self, window: &Window) -> Option<KeeperId> {
-        let able = self.keepers.values().filter(|k| k.is_writable() && k.has_room(window.length)).count();
+        let able = self.keepers.values().filter(|keeper| keeper.takes(window.length)).count();
         let jobs = &self.compaction.jobs;
         if able < self.settings.min_copies as usize || jobs.len() >= 2 * able {
             return None;
@@ -113,10 +113,10 @@ impl State {
             .iter()
             .filter(|(id, keeper)| {
                 let requests = keeper.load.active_reads.saturating_add(keeper.load.active_writes);
-                keeper.is_writable()
-                    && keeper.has_room(window.length)
+                keeper.takes(window.length)
+                    && !keeper.row.in_maintenance()
                     && requests <= BUSY_REQUESTS
-                    && keeper.orders_in + keeper.orders_out < MAX_ORDERS
+                    && keeper.orders_in + keeper.orders_out < self.max_orders()
                     && !builds(**id)
             })
             .max_by_key(|(id, keeper)| (here.get(id).copied(), keeper.load.free, std::cmp::Reverse(**id)))
@@ -191,16 +191,18 @@ impl State {
     pub(super) fn built_subject(&self, chunk: ChunkId) -> Option<Subject> {
         let job = self.compaction.jobs.get(&chunk)?;
         let info = pb::ChunkInfo { chunk: chunk.0, length: job.length, checksum: job.checksum? };
-        let want = self.copies_before_swap(job);
-        Some(Subject { info, holders: job.holders.clone(), want, max_orders: MAX_ORDERS })
+        let missing = self.copies_before_swap(job).saturating_sub(self.count_live(&job.holders));
+        let holders = job.holders.clone();
+        Some(Subject { info, holders, missing, urgent: false, max_orders: self.max_orders() })
     }
 
     /// No byte may rest on fewer copies after the swap than before: as many as are wanted, if there are so many
     /// keepers.
     fn copies_before_swap(&self, job: &Job) -> u32 {
-        let able = self.keepers.iter().filter(|(id, keeper)| {
-            keeper.is_writable() && keeper.has_room(job.length) || keeper.alive && job.holders.contains(id)
-        });
+        let able = self
+            .keepers
+            .iter()
+            .filter(|(id, keeper)| keeper.takes(job.length) || keeper.alive && job.holders.contains(id));
         let able = u32::try_from(able.count()).unwrap_or(u32::MAX);
         able.min(self.settings.copies).max(self.settings.min_copies)
     }

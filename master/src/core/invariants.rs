@@ -192,10 +192,11 @@ impl State {
             }
             let live = self.count_live(&chunk.keepers);
             ensure!(chunk.live == live, "chunk {id} has {live} live copies, its index says {}", chunk.live);
-            let wants = live < self.settings.copies;
+            let tally = self.tally(&chunk.keepers);
+            let wants = tally.missing(self.settings.copies, self.settings.min_copies) > 0;
             ensure!(self.chunks.wanting().contains(&(live, id)) == wants, "chunk {id}: wanting is wrong");
             wanting += usize::from(wants);
-            let too_many = live > self.settings.copies;
+            let too_many = tally.is_surplus(self.settings.copies);
             ensure!(self.chunks.surplus().contains(&id) == too_many, "chunk {id}: surplus is wrong");
             surplus += usize::from(too_many);
         }

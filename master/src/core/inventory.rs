@@ -65,8 +65,11 @@ impl State {
         inventory.seen.insert(chunk);
         let dropped = inventory.dropped.contains(&chunk);
         let Some(row) = self.chunks.get(chunk) else {
-            // One that was ticketed and is not in the table yet stays; what else is not there is garbage.
-            if !self.is_under_way(chunk) {
+            if !dropped && self.subject(chunk).is_some_and(|subject| subject.info == *info) {
+                // Word that it arrived was lost with the stream.
+                self.copy_under_way(chunk, id, out);
+            } else if !self.is_under_way(chunk) && !self.is_spared(chunk, out.now) {
+                // One that was ticketed and is not in the table yet stays; what else is not there is garbage.
                 self.fsck.found(pb::FsckKind::Orphan, id, chunk);
                 if !self.fsck.only_looks(id) {
                     self.delete_at(id, chunk, out);
@@ -96,6 +99,10 @@ impl State {
                 self.delete_at(id, chunk, out);
             }
         }
+    }
+
+    fn is_spared(&self, chunk: ChunkId, now: pb::Time) -> bool {
+        self.settings.spared.is_some_and(|spared| chunk < spared.below && now.as_millis() < spared.until_ms)
     }
 
     fn inventory_over(&mut self, id: KeeperId, inventory: &Inventory, out: &mut Out) {
@@ -163,7 +170,7 @@ impl State {
     }
 
     /// At most once a second for one copy.
-    fn ask_to_verify(&mut self, chunk: ChunkId, keeper: KeeperId, out: &mut Out) {
+    pub(super) fn ask_to_verify(&mut self, chunk: ChunkId, keeper: KeeperId, out: &mut Out) {
         let connected = self.keepers.get(&keeper).is_some_and(|keeper| keeper.connected);
         if !connected
             || self.verify_asked.len() >= VERIFY_KEPT
@@ -185,7 +192,8 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testkit::Kit;
+    use super::super::command::Spared;
+    use super::super::testkit::{Kit, checksum};
     use super::*;
     use dfs_proto::ids::InodeNo;
     use dfs_proto::pb::keeper_up;
@@ -218,6 +226,22 @@ mod tests {
     }
 
     #[test]
+    fn after_a_restoring_chunks_of_before_are_kept_for_a_while() {
+        let mut kit = Kit::with_keepers(1);
+        let (old, new) = (ChunkId(500), ChunkId(2000));
+        let until_ms = kit.now().as_millis() + 60_000;
+        kit.state.settings.spared = Some(Spared { below: ChunkId(1000), until_ms });
+        let infos = [old, new].map(|chunk| pb::ChunkInfo { chunk: chunk.0, length: 1, checksum: 1 });
+        kit.reconnect(KeeperId(1));
+        kit.inventory(KeeperId(1), infos.to_vec());
+        assert!(!kit.was_deleted(KeeperId(1), old) && kit.was_deleted(KeeperId(1), new));
+        kit.pass_ms(60_000);
+        kit.reconnect(KeeperId(1));
+        kit.inventory(KeeperId(1), infos.to_vec());
+        assert!(kit.was_deleted(KeeperId(1), old));
+    }
+
+    #[test]
     fn copies_recorded_or_dropped_during_an_inventory_are_not_mistaken() {
         let mut kit = Kit::with_keepers(2);
         let file = kit.create(InodeNo::ROOT, "f");
@@ -230,6 +254,20 @@ mod tests {
         kit.inventory(KeeperId(1), stale);
         assert!(kit.state.chunks.get(old).is_none() && kit.state.chunks.get(new).is_none());
         assert_eq!(copies(&kit, newer), [1, 2]);
+    }
+
+    #[test]
+    fn a_copy_that_arrived_and_was_not_heard_of_counts() {
+        let mut kit = Kit::with_keepers(2);
+        let file = kit.create(InodeNo::ROOT, "f");
+        let placed = kit.alloc(file, 0, 10);
+        kit.store_on(&placed, &[KeeperId(1)]);
+        assert_eq!(kit.pushes().len(), 1, "it waits for a second copy");
+        kit.reconnect(KeeperId(2));
+        let info = pb::ChunkInfo { chunk: placed.chunk, length: 10, checksum: checksum(placed.chunk) };
+        kit.inventory(KeeperId(2), vec![info]);
+        assert_eq!(copies(&kit, ChunkId(placed.chunk)), [1, 2]);
+        assert_eq!(kit.attr(file).size, 10);
     }
 
     #[test]

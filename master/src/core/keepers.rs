@@ -9,6 +9,7 @@ use std::collections::BTreeSet;
 
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::{ChunkId, KeeperId};
+use dfs_proto::label;
 use dfs_proto::pb::{self, keeper_down, keeper_up};
 use dfs_proto::ticket::TicketKey;
 use dfs_proto::{DEAD_AFTER_MS, PROTOCOL_VERSION};
@@ -22,9 +23,6 @@ use super::row::{KeeperRow, RowKey};
 
 /// Between two heartbeats.
 const HEARTBEAT_MS: u32 = 1_000;
-
-/// A keeper takes no new chunk when it would be left with less than this.
-const FREE_RESERVE_BYTES: u64 = 16 << 20;
 
 /// One keeper.
 pub(super) struct Keeper {
@@ -71,21 +69,16 @@ impl Keeper {
         }
     }
 
-    /// Can be given orders, and has not run out of ways to take bytes.
-    pub fn is_writable(&self) -> bool {
-        self.alive && self.connected && !self.load.read_only
-    }
-
-    /// Has room for a chunk of this length, beside all that is on its way.
-    pub fn has_room(&self, length: u32) -> bool {
-        let need = self.pending_bytes.saturating_add(u64::from(length)).saturating_add(FREE_RESERVE_BYTES);
-        self.load.free >= need
-    }
-
     /// A chunk arrived; the next heartbeat will count it.
     pub fn took(&mut self, length: u32) {
         self.load.free = self.load.free.saturating_sub(u64::from(length));
         self.load.used = self.load.used.saturating_add(u64::from(length));
+    }
+
+    /// And one went.
+    pub fn gave(&mut self, length: u32) {
+        self.load.free = self.load.free.saturating_add(u64::from(length));
+        self.load.used = self.load.used.saturating_sub(u64::from(length));
     }
 
     /// Begins listening to its inventory of this number.
@@ -127,15 +120,17 @@ impl State {
         let id = if hello.keeper == 0 { self.ids.keeper(out) } else { KeeperId(hello.keeper) };
         self.ids.keeper_in_use(id, out);
         let key = TicketKey::derive(&self.settings.secret, id);
+        let known = self.keepers.get(&id).map(|keeper| keeper.row.clone());
         let row = KeeperRow {
             address: hello.address,
             data_dir: hello.data_dir,
             host: hello.host,
             version: hello.version,
+            labels: hello.labels.into_iter().map(|label| (label.name, label.value)).collect(),
+            ..known.clone().unwrap_or_default()
         };
-        let known = self.keepers.contains_key(&id);
         let keeper = self.keepers.entry(id).or_insert_with(|| Keeper::away(row.clone(), key.clone()));
-        if !known || keeper.row != row {
+        if known.as_ref() != Some(&row) {
             keeper.row = row;
             out.touch(RowKey::Keeper(id));
         }
@@ -149,8 +144,10 @@ impl State {
             key: key.to_bytes(),
             heartbeat_ms: HEARTBEAT_MS,
             chunk_size: self.settings.chunk_size,
+            repair_rate: self.settings.repair_rate,
             now: Some(out.steady()),
         })));
+        self.moves.want_spread();
         // Orders that the broken stream may have lost are forgotten, and made again.
         self.cancel_orders_at(id);
         self.drop_builds_at(id, out);
@@ -209,13 +206,6 @@ impl State {
         }
     }
 
-    fn reindex_all_on(&mut self, keeper: KeeperId) {
-        let chunks: Vec<ChunkId> = self.chunks.on(keeper).collect();
-        for chunk in chunks {
-            self.reindex(chunk);
-        }
-    }
-
     pub(super) fn find_dead_keepers(&mut self, out: &mut Out) {
         let limit = i64::try_from(DEAD_AFTER_MS).unwrap_or(i64::MAX);
         let dead: Vec<KeeperId> = self
@@ -250,62 +240,6 @@ impl State {
         }
     }
 
-    /// Keepers for a new chunk: the primary, then companions in relay order, `want` in all if there are
-    /// so many. Least bytes under way first, then the one that waited longest; companions on other
-    /// hosts first; those of `avoid`, and those that others have trouble with, only when nobody else is left.
-    ///
-    /// # Errors
-    /// `NoKeeper`: none is live. `NoSpace`: those that are have no room.
-    pub(super) fn place(&mut self, length: u32, want: u32, avoid: &[u64]) -> Result<Vec<KeeperId>, DfsError> {
-        let mut chosen: Vec<KeeperId> = Vec::new();
-        while chosen.len() < want as usize {
-            let next = self
-                .keepers
-                .iter()
-                .filter(|(id, keeper)| {
-                    keeper.is_writable() && keeper.has_room(length) && !chosen.contains(id)
-                })
-                .min_by_key(|(id, keeper)| {
-                    let same_host = chosen.iter().any(|c| self.host_of(*c) == Some(&keeper.row.host));
-                    let avoided = avoid.contains(&id.0) || self.troubles.is_shunned(**id);
-                    let last = if chosen.is_empty() { keeper.last_primary } else { keeper.last_placed };
-                    (avoided, same_host, keeper.pending_bytes, last, **id)
-                })
-                .map(|(id, _)| *id);
-            let Some(next) = next else { break };
-            // A companion that just failed would only fail again.
-            if (avoid.contains(&next.0) || self.troubles.is_shunned(next)) && !chosen.is_empty() {
-                break;
-            }
-            chosen.push(next);
-        }
-        if chosen.is_empty() {
-            return Err(if self.keepers.values().any(|keeper| keeper.alive && keeper.connected) {
-                DfsError::new(
-                    ErrorCode::NoSpace,
-                    "every live keeper is full or read-only; add a keeper or make room",
-                )
-            } else {
-                DfsError::new(ErrorCode::NoKeeper, "no keeper is live: start one, or see why they are gone")
-            });
-        }
-        for (at, id) in chosen.iter().enumerate() {
-            self.placements += 1;
-            if let Some(keeper) = self.keepers.get_mut(id) {
-                keeper.last_placed = self.placements;
-                if at == 0 {
-                    keeper.last_primary = self.placements;
-                }
-                keeper.pending_bytes += u64::from(length);
-            }
-        }
-        Ok(chosen)
-    }
-
-    pub(super) fn host_of(&self, keeper: KeeperId) -> Option<&String> {
-        self.keepers.get(&keeper).map(|keeper| &keeper.row.host)
-    }
-
     /// What was on its way to a keeper arrived, or will not.
     pub(super) fn not_pending(&mut self, keeper: KeeperId, length: u32) {
         if let Some(keeper) = self.keepers.get_mut(&keeper) {
@@ -331,6 +265,14 @@ fn check_hello(hello: &pb::KeeperHello) -> Result<(), DfsError> {
     if hello.keeper >= MAX_FOREIGN_ID {
         let message = format!("{} cannot be a keeper's id: the data directory is damaged", hello.keeper);
         return Err(DfsError::new(ErrorCode::Invalid, message));
+    }
+    if hello.labels.len() > label::MAX_LABELS {
+        let message =
+            format!("{} labels are too many; give at most {}", hello.labels.len(), label::MAX_LABELS);
+        return Err(DfsError::new(ErrorCode::Invalid, message));
+    }
+    for label in &hello.labels {
+        label::check(&label.name, &label.value).map_err(|why| DfsError::new(ErrorCode::Invalid, why))?;
     }
     Ok(())
 }
@@ -360,40 +302,5 @@ mod tests {
         assert_eq!(kit.keeper_hello(KeeperId(2), "h2"), KeeperId(2));
         kit.restart();
         assert_eq!(kit.keeper_hello(KeeperId(0), "h9"), KeeperId(9));
-    }
-
-    #[test]
-    fn uploads_spread_and_companions_are_on_other_hosts() {
-        let mut kit = Kit::new();
-        for (id, host) in [(1, "a"), (2, "a"), (3, "b"), (4, "b")] {
-            kit.keeper_hello(KeeperId(id), host);
-        }
-        let file = kit.create(dfs_proto::ids::InodeNo::ROOT, "f");
-        let mut primaries = [0; 5];
-        for i in 0..40 {
-            let placed = kit.alloc(file, i * 10, 10);
-            let keepers: Vec<u64> = placed.grant.unwrap().keepers.iter().map(|k| k.keeper).collect();
-            assert_eq!(keepers.len(), 2);
-            assert_ne!(keepers[0] <= 2, keepers[1] <= 2, "{keepers:?} share a host");
-            primaries[keepers[0] as usize] += 1;
-        }
-        assert!(primaries[1..].iter().all(|n| (5..=15).contains(n)), "{primaries:?}");
-    }
-
-    #[test]
-    fn full_and_missing_keepers_are_told_apart() {
-        let mut kit = Kit::new();
-        let file = kit.create(dfs_proto::ids::InodeNo::ROOT, "f");
-        assert_eq!(kit.alloc_code(file, 0, 10, &[]), Some(ErrorCode::NoKeeper));
-        kit.keeper_hello(KeeperId(1), "h1");
-        assert_eq!(kit.alloc_code(file, 0, 10, &[]), None);
-        // Nobody else is there, so even one to be avoided is used.
-        assert_eq!(kit.alloc_code(file, 0, 10, &[1]), None);
-        kit.state.keepers.get_mut(&KeeperId(1)).unwrap().load.read_only = true;
-        assert_eq!(kit.alloc_code(file, 0, 10, &[]), Some(ErrorCode::NoSpace));
-        kit.keeper_hello(KeeperId(2), "h2");
-        kit.state.keepers.get_mut(&KeeperId(2)).unwrap().load.free = FREE_RESERVE_BYTES + 5;
-        assert_eq!(kit.alloc_code(file, 0, 10, &[]), Some(ErrorCode::NoSpace));
-        assert_eq!(kit.alloc_code(file, 0, 5, &[]), None);
     }
 }

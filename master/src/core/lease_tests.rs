@@ -148,6 +148,35 @@ fn after_a_restart_the_holder_keeps_the_lease_and_is_asked_for_it() {
 }
 
 #[test]
+fn a_mount_that_lost_the_lease_does_not_get_it_back_by_a_restart() {
+    let (mut kit, file) = setup();
+    kit.ok(set(lease(file, Mode::Exclusive), true));
+    kit.gone(SESSION);
+    kit.pass_ms(11_000);
+    kit.ok_as(OTHER, set(lease(file, Mode::Exclusive), true));
+    kit.restart();
+    for keeper in 1..=2 {
+        kit.keeper_hello(dfs_proto::ids::KeeperId(keeper), "h");
+    }
+    // The one that lost it comes back first, and does not know.
+    kit.sent.clear();
+    resume(&mut kit, SESSION, &[lease(file, Mode::Exclusive)]);
+    let lost = kit.sent.iter().any(|effect| match effect {
+        Effect::MountAnswer(mount_down::Msg::Welcome(welcome)) => welcome.lost_locks.len() == 1,
+        _ => false,
+    });
+    assert!(lost, "it was not told");
+    assert_eq!(append(&mut kit, SESSION, file, 0), Err(ErrorCode::WouldBlock));
+    resume(&mut kit, OTHER, &[lease(file, Mode::Exclusive)]);
+    assert!(append(&mut kit, OTHER, file, 0).is_ok());
+    // Nobody sees how that is remembered.
+    let names = kit.ok(Op::Listxattr(pb::Listxattr { inode: file.0 }));
+    assert_eq!(names, Reply::Names(pb::Names { names: Vec::new() }));
+    assert!(kit.attr(file).no_xattrs);
+    kit.compare_with_stored();
+}
+
+#[test]
 fn leases_are_no_locks_and_waiting_for_two_is_no_deadlock() {
     let (mut kit, file) = setup();
     let other_file = kit.create(InodeNo::ROOT, "g");

@@ -2,9 +2,13 @@
 //! lease is an exclusive lock of a kind of its own (`locks`), so it lives and dies as locks do; besides, its holder is
 //! asked to give it back as soon as another mount waits.
 //!
+//! Who had a file's lease last is stored with it, as an attribute that nobody sees: locks are declared again after a restart
+//! of the master, and a mount that does not know yet that it lost the lease must not get it back before the one that has it.
+//!
 //! What must hold: bytes that were placed under a lease never become visible after the session lost it, since others
-//! may have appended at the same place since.
+//! may have appended at the same place since; no grant is told before it is stored whose it is.
 
+use bytes::Bytes;
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::{ChunkId, InodeNo, SessionId};
 use dfs_proto::pb::{self, mount_down};
@@ -12,8 +16,33 @@ use dfs_proto::pb::{self, mount_down};
 use super::State;
 use super::lock_table::{LockFile, LockKind};
 use super::out::{Out, Res, fail};
+use super::row::{Name, RowKey};
+
+/// The attribute with the session that had the lease last: 8 bytes, big-endian. (Names like this are reserved, see `digest`.)
+const HOLDER_NAME: &[u8] = b"user.dfs.appender";
 
 impl State {
+    fn last_holder(&self, inode: InodeNo) -> Option<SessionId> {
+        let stored = self.xattrs.get(&(inode, Name::from(HOLDER_NAME)))?;
+        Some(SessionId(u64::from_be_bytes(stored[..].try_into().ok()?)))
+    }
+
+    /// A lock was granted: if it is a lease, it is stored whose it is now.
+    pub(super) fn note_lease(&mut self, file: LockFile, holder: SessionId, out: &mut Out) {
+        let LockFile { inode, kind } = file;
+        let is_known = kind != LockKind::Append || self.last_holder(inode) == Some(holder);
+        if !is_known && self.inodes.contains_key(&inode) {
+            let name = Name::from(HOLDER_NAME);
+            out.touch(RowKey::Xattr { inode, name: name.clone() });
+            self.xattrs.insert((inode, name), Bytes::copy_from_slice(&holder.0.to_be_bytes()));
+        }
+    }
+
+    /// May a session still have this lock, as far as is stored? Not the lease, if another had it since.
+    pub(super) fn may_still_have(&self, file: LockFile, session: SessionId) -> bool {
+        file.kind != LockKind::Append || self.last_holder(file.inode).is_none_or(|last| last == session)
+    }
+
     /// Asks the holder of an append lease for it, if somebody waits.
     pub(super) fn recall(&self, file: LockFile, out: &mut Out) {
         if file.kind != LockKind::Append || !self.locks.table.is_waited_for(file) {

@@ -186,7 +186,10 @@ impl State {
         };
         self.say_granted(granted, out);
         match asked {
-            Asked::Granted => Ok(Some(self.granted(inode))),
+            Asked::Granted => {
+                self.note_lease(want.file, by, out);
+                Ok(Some(self.granted(inode)))
+            }
             Asked::Waits => {
                 self.recall(want.file, out);
                 Ok(None)
@@ -201,8 +204,9 @@ impl State {
         Reply::Lock(pb::LockInfo { conflict: None, attr: self.attr(inode).ok() })
     }
 
-    fn say_granted(&self, granted: Vec<Granted>, out: &mut Out) {
+    fn say_granted(&mut self, granted: Vec<Granted>, out: &mut Out) {
         for grant in granted {
+            self.note_lease(grant.file, grant.owner.session, out);
             out.show(grant.file.inode);
             push(reply(grant.owner.session, grant.request, Ok(self.granted(grant.file.inode))), out);
             // Others wait behind it.
@@ -262,7 +266,10 @@ impl State {
         for lock in held {
             match wanted(id, Some(lock)) {
                 Ok(Wanted { mode: Some(mode), file, owner, start, end, pid })
-                    if trusted && kept.len() < MAX_RANGES && self.inodes.contains_key(&file.inode) =>
+                    if trusted
+                        && kept.len() < MAX_RANGES
+                        && self.inodes.contains_key(&file.inode)
+                        && self.may_still_have(file, id) =>
                 {
                     let range = LockRange { start, end, mode };
                     match self.locks.table.conflict(file, owner, &range) {

@@ -11,7 +11,8 @@
 //! - `session`: mounts, what they hold open, and inodes without a name. `request`: their requests; `replies`: each done once.
 //! - `upload`: steps 1, 2, 4 to 7; `commit`: what becomes visible, in which order.
 //! - `keepers`, `inventory`, `grant`: who is alive, what they have, and tickets for them.
-//! - `replicate`: who copies what to whom, and trimming. `sync`: fsync.
+//! - `placement`: where copies go, and which is one too many. `duty`: what operators order of keepers.
+//! - `replicate`: who copies what to whom, and trimming. `moves`: copies that would be better elsewhere. `sync`: fsync.
 //! - `compact`: files of many small extents get new, full chunks; `compact_plan`: which extents;
 //!   `compact_jobs`: the chunks that are built.
 //! - `locks`, `lock_table`: locks of files. `leases`: append leases, which are locks of mounts.
@@ -40,6 +41,7 @@ mod compact_jobs;
 mod compact_plan;
 mod content;
 mod digest;
+pub mod duty;
 mod extent_ops;
 mod fsck;
 mod grant;
@@ -55,10 +57,12 @@ mod locate;
 mod lock_table;
 mod locks;
 mod lookup_table;
+mod moves;
 mod namespace;
 pub mod operator;
 mod out;
 mod permission;
+mod placement;
 mod quarantine;
 mod quota;
 mod rename;
@@ -103,7 +107,7 @@ use bytes::Bytes;
 use dfs_proto::ids::{ChunkId, InodeNo, KeeperId, SessionId};
 use dfs_proto::pb;
 
-pub use command::{Applied, Command, Effect, Now, Settings};
+pub use command::{Applied, Command, Effect, Now, Settings, Spared};
 pub use load::CorruptRow;
 pub use lookup_table::LookupCursor;
 pub use row::{Row, RowChange, RowKey};
@@ -152,6 +156,7 @@ pub struct State {
     uploads: BTreeMap<ChunkId, Upload>,
     orders: Orders,
     troubles: Troubles,
+    moves: moves::Moves,
     syncs: Syncs,
     compaction: Compaction,
     locks: locks::Locks,
@@ -193,6 +198,7 @@ impl State {
             uploads: BTreeMap::new(),
             orders: Orders::default(),
             troubles: Troubles::default(),
+            moves: moves::Moves::default(),
             syncs: Syncs::default(),
             compaction: Compaction::default(),
             locks: locks::Locks::default(),
@@ -238,6 +244,7 @@ impl State {
 
     fn tick(&mut self, out: &mut Out) {
         self.find_dead_keepers(out);
+        self.end_maintenance(out);
         self.expire_orders(out);
         self.troubles.tick(out.now_ms);
         self.expire_uploads(out);
@@ -251,6 +258,7 @@ impl State {
         self.verify_asked.retain(|_, asked_ms| out.now_ms.saturating_sub(*asked_ms) < VERIFY_EVERY_MS);
         self.recheck_uploads(out);
         self.replicate_tick(out);
+        self.moves_tick(out);
         self.empty_quarantines(out);
         self.end_late_fsck(out);
         self.purge_trash(out);

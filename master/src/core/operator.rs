@@ -7,6 +7,7 @@ use dfs_proto::pb::{self, keeper_down};
 
 use super::State;
 use super::command::Effect;
+use super::duty::Duty;
 use super::out::{Out, Res, fail};
 use super::row::QuotaRow;
 use super::trash::TrashOperation;
@@ -33,6 +34,18 @@ pub enum Operation {
     },
     /// Changes the trash.
     Trash(TrashOperation),
+    /// Orders something of a keeper.
+    Duty {
+        /// Its id or address, as typed.
+        keeper: String,
+        /// What.
+        duty: Duty,
+    },
+    /// Starts or stops rebalancing.
+    Rebalance {
+        /// Start.
+        run: bool,
+    },
 }
 
 /// What an operator's command was answered with.
@@ -46,6 +59,10 @@ pub enum OperatorReply {
     Fsck(pb::FsckStarted),
     /// To [`Operation::Trash`].
     Trash(pb::TrashList),
+    /// To [`Operation::Duty`]: the keeper as it is now; after [`Duty::Forget`], as it was.
+    Keeper(Box<pb::KeeperRow>),
+    /// To [`Operation::Rebalance`].
+    Rebalance(pb::RebalanceStatus),
 }
 
 impl State {
@@ -57,6 +74,13 @@ impl State {
             Operation::Scrub { keepers } => self.start_scrub(&keepers, out).map(OperatorReply::Scrub),
             Operation::Fsck { repair } => self.start_fsck(repair, out).map(OperatorReply::Fsck),
             Operation::Trash(operation) => self.change_trash(&operation, out).map(OperatorReply::Trash),
+            Operation::Duty { keeper, duty } => {
+                self.change_duty(&keeper, duty, out).map(|row| OperatorReply::Keeper(Box::new(row)))
+            }
+            Operation::Rebalance { run } => {
+                self.change_rebalance(run);
+                Ok(OperatorReply::Rebalance(self.rebalance_status()))
+            }
         };
         out.answer(Effect::OperatorAnswer(answer));
     }

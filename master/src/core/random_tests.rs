@@ -7,7 +7,9 @@ use dfs_proto::ids::{ChunkId, InodeNo, KeeperId, SessionId};
 use dfs_proto::pb::{self, keeper_down, keeper_up, mount_request::Op};
 use proptest::prelude::*;
 
+use super::duty::Duty;
 use super::lookup_table::Walk;
+use super::operator::Operation;
 use super::row::QuotaRow;
 use super::testkit::{Kit, SESSION, checksum};
 use super::{Effect, acl};
@@ -288,6 +290,24 @@ impl World {
         self.kit.apply(super::Command::Operator(quota));
     }
 
+    /// An operator orders something of a keeper.
+    fn duty(&mut self, a: u8, b: u8) {
+        let duty = match b % 8 {
+            0..=2 => Duty::Drain,
+            3 => Duty::CancelDrain,
+            4 => Duty::Maintenance { for_ms: u64::from(a) * 500 },
+            5 => Duty::Maintenance { for_ms: 0 },
+            _ => Duty::Forget,
+        };
+        let keeper = World::keeper(a);
+        self.kit.apply(super::Command::Operator(Operation::Duty { keeper: keeper.to_string(), duty }));
+        if !self.kit.state.keepers.contains_key(&keeper) {
+            // Told so if it lived, and gone.
+            self.kit.beating.retain(|other| *other != keeper);
+        }
+        self.kit.apply(super::Command::Operator(Operation::Rebalance { run: !b.is_multiple_of(3) }));
+    }
+
     fn step(&mut self, step: Step) {
         let (what, a, b, c) = step;
         match what {
@@ -314,6 +334,7 @@ impl World {
             }
             57..=59 => self.extents(step),
             60..=61 => self.quota(a, b, c),
+            62 => self.duty(a, b),
             63..=66 => self.build(a, b),
             _ => self.kit.pass_ms(i64::from(a) * 10),
         }
@@ -327,6 +348,12 @@ impl World {
         }
         for keeper in 1..=4 {
             self.step((51, keeper, 0, 0));
+        }
+        for keeper in 1..=4 {
+            for duty in [Duty::CancelDrain, Duty::Maintenance { for_ms: 0 }] {
+                self.kit
+                    .apply(super::Command::Operator(Operation::Duty { keeper: keeper.to_string(), duty }));
+            }
         }
         for round in 0..100 {
             while !self.kit.pushes().is_empty() || !self.kit.builds().is_empty() {

@@ -19,10 +19,16 @@ use super::out::Out;
 use super::upload::Phase;
 
 /// Orders at once of one keeper as source, and as destination.
-pub(super) const MAX_ORDERS: u32 = 4;
+const MAX_ORDERS: u32 = 4;
 /// As many more for chunks that a client waits for.
 const MAX_URGENT_ORDERS: u32 = 2 * MAX_ORDERS;
-/// An order that has not ended after this is forgotten.
+/// Keepers that yield have one part of so many of the repair rate, and no less than so many bytes a second (the
+/// keeper's `pace`).
+const YIELDING: u64 = 10;
+const YIELDING_AT_LEAST: u64 = 2 << 20;
+/// What is soon, for orders.
+const SOON_S: u64 = 20;
+/// An order that has not ended after this is forgotten; more time is given for what the repair rate makes slow.
 const ORDER_LIFETIME_MS: i64 = 60_000;
 /// A pair of keepers that failed to copy a chunk is not asked again for this long.
 const SHUN_MS: i64 = 10_000;
@@ -82,17 +88,20 @@ enum Looked {
 pub(super) struct Subject {
     pub info: pb::ChunkInfo,
     pub holders: Vec<KeeperId>,
-    /// Live copies wanted.
-    pub want: u32,
+    /// Copies to be made.
+    pub missing: u32,
+    /// It has fewer live copies than are safe, or somebody waits for it.
+    pub urgent: bool,
     pub max_orders: u32,
 }
 
 impl State {
-    fn subject(&self, chunk: ChunkId) -> Option<Subject> {
+    pub(super) fn subject(&self, chunk: ChunkId) -> Option<Subject> {
         if let Some(row) = self.chunks.get(chunk) {
-            let want = self.settings.copies;
-            let holders = row.keepers.clone();
-            return Some(Subject { info: row.info(chunk), holders, want, max_orders: MAX_ORDERS });
+            let missing = self.tally(&row.keepers).missing(self.settings.copies, self.settings.min_copies);
+            let urgent = row.live < self.settings.min_copies;
+            let (info, holders) = (row.info(chunk), row.keepers.clone());
+            return Some(Subject { info, holders, missing, urgent, max_orders: self.max_orders() });
         }
         if let Some(subject) = self.built_subject(chunk) {
             return Some(subject);
@@ -100,8 +109,9 @@ impl State {
         let upload = self.uploads.get(&chunk)?;
         let Phase::Stored { checksum } = upload.phase else { return None };
         let info = pb::ChunkInfo { chunk: chunk.0, length: upload.length, checksum };
-        let (want, holders) = (self.copies_needed(upload), upload.holders.clone());
-        Some(Subject { info, holders, want, max_orders: MAX_URGENT_ORDERS })
+        let missing = self.copies_needed(upload).saturating_sub(self.count_live(&upload.holders));
+        let holders = upload.holders.clone();
+        Some(Subject { info, holders, missing, urgent: true, max_orders: MAX_URGENT_ORDERS })
     }
 
     /// The live keeper that the chunk is copied from: the least busy. `refused` cannot.
@@ -116,53 +126,39 @@ impl State {
             .map(|(id, _)| *id)
     }
 
-    /// The live keeper that gets the copy: one that has none, on another host if there is one, then the
-    /// one with the fewest orders, then the emptiest.
+    /// The live keeper that gets the copy: one that has none, chosen as `placement` does. Copies that are to go count
+    /// for nothing.
     fn select_machine_to_copy_to(
         &self,
         chunk: ChunkId,
         subject: &Subject,
         source: KeeperId,
     ) -> Option<KeeperId> {
-        let coming = self.orders.destinations(chunk);
-        let taken = |id: &KeeperId| subject.holders.contains(id) || coming.contains(id) || *id == source;
-        let hosts: BTreeSet<&String> = subject
-            .holders
-            .iter()
-            .filter(|id| self.is_alive(**id))
-            .chain(&coming)
-            .filter_map(|id| self.host_of(*id))
-            .collect();
-        self.keepers
-            .iter()
-            .filter(|(id, keeper)| {
-                !taken(id)
-                    && keeper.is_writable()
-                    && keeper.has_room(subject.info.length)
-                    && keeper.orders_in < subject.max_orders
-                    && !self.orders.shunned.contains_key(&(chunk, source, **id))
-            })
-            .min_by_key(|(id, keeper)| {
-                let free = keeper.load.free.saturating_sub(keeper.pending_bytes);
-                let shunned = self.troubles.is_shunned(**id);
-                (shunned, hosts.contains(&keeper.row.host), keeper.orders_in, std::cmp::Reverse(free), **id)
-            })
-            .map(|(id, _)| *id)
+        let counts = |id: &&KeeperId| self.is_alive(**id) && !self.is_draining(**id);
+        let mut others: Vec<KeeperId> = subject.holders.iter().filter(counts).copied().collect();
+        others.extend(self.orders.destinations(chunk));
+        self.select_beside(subject.info.length, &others, |id, keeper| {
+            id != source
+                && !subject.holders.contains(&id)
+                && keeper.orders_in < subject.max_orders
+                && !self.orders.shunned.contains_key(&(chunk, source, id))
+        })
     }
 
     /// Tells both: the destination what will come, then the source where to send it.
     fn notify_machine_data_transfer(
         &mut self,
-        info: pb::ChunkInfo,
+        subject: &Subject,
         source: KeeperId,
         destination: KeeperId,
         out: &mut Out,
     ) {
+        let (info, urgent) = (subject.info, subject.urgent);
         assert_ne!(source, destination, "a chunk cannot be copied to where it is");
         let chunk = ChunkId(info.chunk);
         self.orders.last += 1;
         let number = self.orders.last;
-        let deadline_ms = out.now_ms + ORDER_LIFETIME_MS;
+        let deadline_ms = out.now_ms.saturating_add(self.order_lifetime_ms());
         let order = Order { chunk, source, destination, length: info.length, deadline_ms };
         self.orders.map.insert(number, order);
         self.orders.by_chunk.insert((chunk, number));
@@ -177,19 +173,18 @@ impl State {
         let grant = self.grant(chunk, pb::TicketOp::Copy, &[destination], info.length, expires_ms);
         let expect = pb::ExpectChunk { order: number, info: Some(info), source: source.0 };
         out.for_keeper(destination, keeper_down::Msg::Expect(expect));
-        let push = pb::PushChunk { order: number, chunk: chunk.0, grant: Some(grant) };
+        let push = pb::PushChunk { order: number, chunk: chunk.0, grant: Some(grant), urgent };
         out.for_keeper(source, keeper_down::Msg::Push(push));
     }
 
     /// Orders what one chunk lacks.
     fn look_at(&mut self, chunk: ChunkId, out: &mut Out) -> Looked {
         let Some(subject) = self.subject(chunk) else { return Looked::Done };
-        let live = self.count_live(&subject.holders);
-        if live == 0 {
+        if self.count_live(&subject.holders) == 0 {
             return Looked::Done;
         }
         let coming = u32::try_from(self.orders.of(chunk).count()).unwrap_or(u32::MAX);
-        for _ in live.saturating_add(coming)..subject.want {
+        for _ in coming..subject.missing {
             let mut refused = Vec::new();
             let pair = loop {
                 let Some(source) = self.get_source_machine(&subject, &refused) else { break None };
@@ -200,7 +195,7 @@ impl State {
             };
             match pair {
                 Some((source, destination)) => {
-                    self.notify_machine_data_transfer(subject.info, source, destination, out);
+                    self.notify_machine_data_transfer(&subject, source, destination, out);
                 }
                 None if self.is_busy(&subject) => return Looked::Busy,
                 None => return Looked::Done,
@@ -216,7 +211,7 @@ impl State {
             if subject.holders.contains(id) {
                 full(id, keeper.orders_out)
             } else {
-                full(id, keeper.orders_in) && keeper.is_writable()
+                full(id, keeper.orders_in) && keeper.is_writable() && !keeper.row.draining
             }
         })
     }
@@ -268,8 +263,49 @@ impl State {
     fn has_free_slots(&self) -> bool {
         let mut keepers = self.keepers.values().filter(|keeper| keeper.alive && keeper.connected);
         let mut others = keepers.clone();
-        keepers.any(|keeper| keeper.orders_out < MAX_ORDERS)
-            && others.any(|keeper| keeper.is_writable() && keeper.orders_in < MAX_ORDERS)
+        let max_orders = self.max_orders();
+        keepers.any(|keeper| keeper.orders_out < max_orders)
+            && others.any(|keeper| keeper.is_writable() && keeper.orders_in < max_orders)
+    }
+
+    /// What is left of the repair rate while keepers yield to clients, in bytes a second.
+    fn slowest_rate(&self) -> u64 {
+        (self.settings.repair_rate / YIELDING).max(YIELDING_AT_LEAST).min(self.settings.repair_rate).max(1)
+    }
+
+    /// No more orders at once than a keeper can carry out soon, also while it yields.
+    pub(super) fn max_orders(&self) -> u32 {
+        let soon =
+            self.slowest_rate().saturating_mul(SOON_S) / (2 * u64::from(self.settings.chunk_size.max(1)));
+        u32::try_from(soon).unwrap_or(u32::MAX).clamp(1, MAX_ORDERS)
+    }
+
+    /// A keeper has up to so many orders out, as many in, and a build.
+    fn order_lifetime_ms(&self) -> i64 {
+        let at_once = u64::from(2 * self.max_orders() + 1) * u64::from(self.settings.chunk_size);
+        let slow_ms = at_once.saturating_mul(2_000) / self.slowest_rate();
+        ORDER_LIFETIME_MS.saturating_add(i64::try_from(slow_ms).unwrap_or(i64::MAX))
+    }
+
+    /// Is there, or may there be, something that is more important than moves?
+    pub(super) fn is_repairing(&self, now_ms: i64) -> bool {
+        now_ms < self.orders.quiet_until_ms || self.orders.cursor.is_some()
+    }
+
+    pub(super) fn orders_of(&self, chunk: ChunkId) -> usize {
+        self.orders.of(chunk).count()
+    }
+
+    /// Has one copy more made there. False: nobody can give it now.
+    pub(super) fn copy_to(&mut self, chunk: ChunkId, to: KeeperId, out: &mut Out) -> bool {
+        let Some(subject) = self.subject(chunk) else { return false };
+        let shunned = |source: &KeeperId| self.orders.shunned.contains_key(&(chunk, *source, to));
+        let refused: Vec<KeeperId> = subject.holders.iter().copied().filter(shunned).collect();
+        let Some(source) = self.get_source_machine(&subject, &refused).filter(|source| *source != to) else {
+            return false;
+        };
+        self.notify_machine_data_transfer(&subject, source, to, out);
+        true
     }
 
     pub(super) fn replicate_tick(&mut self, out: &mut Out) {
@@ -283,34 +319,45 @@ impl State {
         self.trim(out);
     }
 
-    /// Deletes what is too much, one copy of a chunk at a time: of those on stable storage the one on the
-    /// fullest keeper, if after it `copies` on stable storage are left.
+    /// Deletes what is too much, one copy of a chunk at a time: the one that is needed least, if after it `copies` on
+    /// stable storage are left.
     fn trim(&mut self, out: &mut Out) {
         let Some(from) = self.orders.trim_cursor else { return };
         let step: Vec<ChunkId> = self.chunks.surplus().range(from..).take(STEP).copied().collect();
         self.orders.trim_cursor = step.last().map(|chunk| ChunkId(chunk.0.saturating_add(1)));
         for chunk in step {
-            let Some(row) = self.chunks.get(chunk) else { continue };
-            let synced: Vec<KeeperId> = row
-                .keepers
-                .iter()
-                .copied()
-                .filter(|id| self.is_alive(*id) && self.syncs.is_synced(chunk, *id))
-                .collect();
-            if synced.len() <= self.settings.copies as usize {
-                continue;
+            self.trim_one(chunk, out);
+        }
+    }
+
+    pub(super) fn trim_one(&mut self, chunk: ChunkId, out: &mut Out) {
+        let Some(row) = self.chunks.get(chunk) else { return };
+        let is_safe = |id: &KeeperId| self.is_alive(*id) && self.syncs.is_synced(chunk, *id);
+        let (leaving, staying): (Vec<KeeperId>, Vec<KeeperId>) =
+            row.keepers.iter().partition(|id| self.is_draining(**id));
+        let staying: Vec<KeeperId> = staying.into_iter().filter(is_safe).collect();
+        let copies = self.settings.copies as usize;
+        let victim = match leaving.first() {
+            _ if staying.len() > copies => {
+                let is_connected =
+                    |id: &KeeperId| self.keepers.get(id).is_some_and(|keeper| keeper.connected);
+                let here: Vec<KeeperId> = staying.into_iter().filter(is_connected).collect();
+                let moving = self.moves.loser_of(chunk).filter(|loser| here.contains(loser));
+                moving.or_else(|| self.least_needed(&here))
             }
-            let fullest = synced
-                .into_iter()
-                .filter_map(|id| self.keepers.get(&id).map(|keeper| (id, keeper)))
-                .filter(|(_, keeper)| keeper.connected)
-                .min_by_key(|(id, keeper)| (keeper.load.free, *id))
-                .map(|(id, _)| id);
-            if let Some(keeper) = fullest {
-                self.cancel_orders_from(chunk, keeper);
-                self.remove_copy(chunk, keeper, out);
-                self.delete_at(keeper, chunk, out);
-            }
+            Some(leaving) if staying.len() == copies => Some(*leaving),
+            _ => None,
+        };
+        let length = row.length;
+        let Some(keeper) = victim else {
+            // Word that the others are synced may have been lost with a stream.
+            return self.ask_to_sync(chunk, out);
+        };
+        self.cancel_orders_from(chunk, keeper);
+        self.remove_copy(chunk, keeper, out);
+        self.delete_at(keeper, chunk, out);
+        if let Some(keeper) = self.keepers.get_mut(&keeper) {
+            keeper.gave(length);
         }
     }
 
@@ -318,17 +365,18 @@ impl State {
     pub(super) fn copied(&mut self, by: KeeperId, copied: &pb::Copied, out: &mut Out) {
         let Some(info) = copied.info else { return };
         let chunk = ChunkId(info.chunk);
-        self.end_order(copied.order, chunk, |order| order.destination == by);
+        let ordered = self.end_order(copied.order, chunk, |order| order.destination == by).is_some();
         self.troubles.served(by);
         match self.subject(chunk) {
             Some(subject) if subject.info == info => {
-                if self.compaction.jobs.contains_key(&chunk) {
-                    self.built_gained_copy(chunk, by, out);
-                } else if self.chunks.get(chunk).is_none() {
-                    self.upload_gained_copy(chunk, by, false);
-                    self.advance(chunk, out);
+                if self.chunks.get(chunk).is_none() {
+                    self.copy_under_way(chunk, by, out);
                 } else if self.add_copy(chunk, by, out) {
                     self.syncs.add(chunk, by);
+                    if !ordered {
+                        // Old news: it may have been deleted since.
+                        self.ask_to_verify(chunk, by, out);
+                    }
                     if let Some(keeper) = self.keepers.get_mut(&by) {
                         keeper.took(info.length);
                         keeper.inventory_recorded(chunk);
@@ -343,6 +391,16 @@ impl State {
             }
         }
         self.go_on(out);
+    }
+
+    /// A keeper has a copy of a chunk that is not in the table yet.
+    pub(super) fn copy_under_way(&mut self, chunk: ChunkId, at: KeeperId, out: &mut Out) {
+        if self.compaction.jobs.contains_key(&chunk) {
+            self.built_gained_copy(chunk, at, out);
+        } else {
+            self.upload_gained_copy(chunk, at, false);
+            self.advance(chunk, out);
+        }
     }
 
     pub(super) fn copy_failed(&mut self, by: KeeperId, failed: &pb::CopyFailed, out: &mut Out) {

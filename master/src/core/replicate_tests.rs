@@ -47,7 +47,10 @@ fn a_death_is_repaired_at_once_and_on_another_host() {
     assert_eq!(pushes.len(), 1);
     kit.copy_all();
     let live: Vec<u64> = holders(&kit, chunk).into_iter().filter(|id| *id != victim).collect();
-    let hosts: BTreeSet<&String> = live.iter().filter_map(|id| kit.state.host_of(KeeperId(*id))).collect();
+    let hosts: BTreeSet<&String> = live
+        .iter()
+        .filter_map(|id| kit.state.keepers.get(&KeeperId(*id)).map(|keeper| &keeper.row.host))
+        .collect();
     assert_eq!((live.len(), hosts.len()), (3, 3), "{live:?}");
 }
 

@@ -1,9 +1,9 @@
 //! What operators see of the cluster and its keepers. From memory; changes nothing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use dfs_proto::ids::{ChunkId, InodeNo};
-use dfs_proto::pb;
+use dfs_proto::ids::{ChunkId, InodeNo, KeeperId};
+use dfs_proto::{label, pb};
 
 use super::State;
 use super::command::Now;
@@ -84,27 +84,39 @@ impl State {
     /// Every keeper that has ever joined, by id.
     pub fn keepers(&self, now: impl Into<Now>) -> Vec<pb::KeeperRow> {
         let now_ms = now.into().steady_ms;
-        self.keepers
-            .iter()
-            .map(|(id, keeper)| pb::KeeperRow {
-                keeper: id.0,
-                address: keeper.row.address.clone(),
-                data_dir: keeper.row.data_dir.clone(),
-                host: keeper.row.host.clone(),
-                version: keeper.row.version.clone(),
-                alive: keeper.alive,
-                last_heard_ms: u64::try_from(now_ms.saturating_sub(keeper.last_heard_ms)).unwrap_or(0),
-                total: keeper.load.total,
-                used: keeper.load.used,
-                free: keeper.load.free,
-                chunks: self.chunks.count_on(*id) as u64,
-                bytes_read: keeper.load.bytes_read,
-                bytes_written: keeper.load.bytes_written,
-                read_only: keeper.load.read_only,
-                quarantine_bytes: keeper.load.quarantine_bytes,
-                quarantine_files: keeper.load.quarantine_files,
-                scrub: keeper.load.scrub,
-            })
-            .collect()
+        self.keepers.keys().map(|id| self.keeper_report(*id, now_ms)).collect()
+    }
+
+    /// One of them; nothing, if there is none.
+    pub(super) fn keeper_report(&self, id: KeeperId, now_ms: i64) -> pb::KeeperRow {
+        let Some(keeper) = self.keepers.get(&id) else { return pb::KeeperRow::default() };
+        let row = &keeper.row;
+        let host = (label::HOST.to_owned(), row.host.clone());
+        let labels: BTreeMap<String, String> = row.labels.clone().into_iter().chain([host]).collect();
+        let left_ms = row.maintenance_until_ms.saturating_sub(now_ms);
+        pb::KeeperRow {
+            keeper: id.0,
+            address: row.address.clone(),
+            data_dir: row.data_dir.clone(),
+            host: row.host.clone(),
+            version: row.version.clone(),
+            alive: keeper.alive,
+            last_heard_ms: u64::try_from(now_ms.saturating_sub(keeper.last_heard_ms)).unwrap_or(0),
+            total: keeper.load.total,
+            used: keeper.load.used,
+            free: keeper.load.free,
+            chunks: self.chunks.count_on(id) as u64,
+            bytes_read: keeper.load.bytes_read,
+            bytes_written: keeper.load.bytes_written,
+            read_only: keeper.load.read_only,
+            quarantine_bytes: keeper.load.quarantine_bytes,
+            quarantine_files: keeper.load.quarantine_files,
+            scrub: keeper.load.scrub,
+            labels: labels.into_iter().map(|(name, value)| pb::Label { name, value }).collect(),
+            draining: row.draining,
+            drained: self.is_drained(id),
+            maintenance_left_ms: u64::try_from(left_ms).unwrap_or(0),
+            stuck: self.why_stuck(id),
+        }
     }
 }

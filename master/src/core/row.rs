@@ -4,6 +4,8 @@
 //! Everything that must outlive the process is in one of these. Liveness, sessions, uploads under way and
 //! reference counts are not: they are learned or derived again.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use dfs_proto::ids::{ChunkId, InodeNo, KeeperId, SessionId};
 use dfs_proto::pb;
@@ -136,14 +138,28 @@ pub struct ChunkRow {
 }
 
 /// What is remembered of a keeper while it is away.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[allow(missing_docs)]
 pub struct KeeperRow {
     /// HOST:PORT of its data port, as it last said.
     pub address: String,
     pub data_dir: String,
+    /// The label `host`.
     pub host: String,
     pub version: String,
+    /// The other labels.
+    pub labels: BTreeMap<String, String>,
+    /// An operator wants all copies off it.
+    pub draining: bool,
+    /// It may be away until then without being missed, in ms; 0: it may not.
+    pub maintenance_until_ms: i64,
+}
+
+impl KeeperRow {
+    /// Is it expected to be away for a while?
+    pub fn in_maintenance(&self) -> bool {
+        self.maintenance_until_ms != 0
+    }
 }
 
 /// What may be below a directory; `None`: no limit. One of them is there.

@@ -1,8 +1,8 @@
 //! fsync: which copies are not known to be on stable storage, and who waits for them.
 //!
 //! A copy is unsynced from when it is recorded until its keeper says otherwise. That outlives the keeper's
-//! death: a keeper that comes back has not therefore synced anything. Not stored: after a restart of the
-//! master copies count as synced, since keepers sync all they have within a second.
+//! death: a keeper that comes back has not therefore synced anything. Not stored: some time after a restart of the
+//! master copies count as synced, since keepers sync all they have within a second; until then none does.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,6 +20,9 @@ const FSYNC_DEADLINE_MS: i64 = 20_000;
 /// Most fsyncs of all sessions that wait.
 const MAX_WAITS: usize = 4096;
 
+/// After a restart nobody knows what keepers have synced; by then they have all of it.
+const UNKNOWN_AFTER_LOAD_MS: i64 = 2_000;
+
 struct Wait {
     session: SessionId,
     request: u64,
@@ -35,9 +38,16 @@ pub(super) struct Syncs {
     unsynced: BTreeSet<(ChunkId, KeeperId)>,
     waits: BTreeMap<u64, Wait>,
     next_wait: u64,
+    /// Until then any copy may be unsynced.
+    unknown_until_ms: Option<i64>,
 }
 
 impl Syncs {
+    /// The master was restarted.
+    pub fn begin_after_load(&mut self, now_ms: i64) {
+        self.unknown_until_ms = Some(now_ms.saturating_add(UNKNOWN_AFTER_LOAD_MS));
+    }
+
     pub fn add(&mut self, chunk: ChunkId, keeper: KeeperId) {
         self.unsynced.insert((chunk, keeper));
     }
@@ -47,7 +57,7 @@ impl Syncs {
     }
 
     pub fn is_synced(&self, chunk: ChunkId, keeper: KeeperId) -> bool {
-        !self.unsynced.contains(&(chunk, keeper))
+        self.unknown_until_ms.is_none() && !self.unsynced.contains(&(chunk, keeper))
     }
 
     pub fn unsynced(&self) -> impl Iterator<Item = (ChunkId, KeeperId)> {
@@ -65,6 +75,10 @@ impl State {
     /// least, live or not? One that has left the table is nobody's any more.
     fn is_durable(&self, chunk: ChunkId) -> bool {
         let Some(row) = self.chunks.get(chunk) else { return true };
+        if self.syncs.unknown_until_ms.is_some() {
+            // Those that were not heard of since the restart may have more.
+            return false;
+        }
         let (mut live, mut live_synced, mut synced) = (0, 0, 0);
         for keeper in &row.keepers {
             let (lives, is_synced) =
@@ -76,7 +90,7 @@ impl State {
         synced > 0 && live_synced >= self.settings.min_copies.min(live)
     }
 
-    fn ask_to_sync(&self, chunk: ChunkId, out: &mut Out) {
+    pub(super) fn ask_to_sync(&self, chunk: ChunkId, out: &mut Out) {
         for keeper in self.chunks.get(chunk).into_iter().flat_map(|row| &row.keepers) {
             let connected = self.keepers.get(keeper).is_some_and(|keeper| keeper.alive && keeper.connected);
             if connected && !self.syncs.is_synced(chunk, *keeper) {
@@ -96,7 +110,9 @@ impl State {
         out.show(inode);
         self.inode(inode)?;
         let doubtful: BTreeSet<ChunkId> = self.syncs.unsynced().map(|(chunk, _)| chunk).collect();
-        let chunks: BTreeSet<ChunkId> = if doubtful.is_empty() {
+        let chunks: BTreeSet<ChunkId> = if self.syncs.unknown_until_ms.is_some() {
+            self.chunks_of(inode)
+        } else if doubtful.is_empty() {
             doubtful
         } else {
             let of_file = self.chunks_of(inode);
@@ -140,6 +156,9 @@ impl State {
     }
 
     pub(super) fn expire_syncs(&mut self, out: &mut Out) {
+        if self.syncs.unknown_until_ms.is_some_and(|until_ms| out.now_ms >= until_ms) {
+            self.syncs.unknown_until_ms = None;
+        }
         self.recheck_syncs(out);
         let late: Vec<u64> = self
             .syncs

@@ -28,8 +28,10 @@ pub(super) fn settings() -> Settings {
         copies: 3,
         min_copies: 2,
         chunk_size: CHUNK_SIZE,
+        repair_rate: 100 << 20,
         replicate_every_ms: 10_000,
         compact_after_ms: 10_000,
+        spared: None,
         trash_ms: 0,
     }
 }
@@ -343,6 +345,21 @@ impl Kit {
     // Keepers
 
     pub fn keeper_hello(&mut self, keeper: KeeperId, host: &str) -> KeeperId {
+        self.keeper_joins(keeper, host, &[])
+    }
+
+    pub fn keeper_joins(&mut self, keeper: KeeperId, host: &str, labels: &[(&str, &str)]) -> KeeperId {
+        self.try_keeper_joins(keeper, host, labels).unwrap()
+    }
+
+    pub fn try_keeper_joins(
+        &mut self,
+        keeper: KeeperId,
+        host: &str,
+        labels: &[(&str, &str)],
+    ) -> Result<KeeperId, DfsError> {
+        let label =
+            |(name, value): &(&str, &str)| pb::Label { name: (*name).to_owned(), value: (*value).to_owned() };
         let hello = pb::KeeperHello {
             protocol_version: dfs_proto::PROTOCOL_VERSION,
             cluster: bytes::Bytes::new(),
@@ -352,18 +369,22 @@ impl Kit {
             host: host.to_owned(),
             version: "1".to_owned(),
             load: Some(pb::Load { total: FREE, free: FREE, ..pb::Load::default() }),
+            labels: labels.iter().map(label).collect(),
         };
         let from = self.sent.len();
         self.apply(Command::KeeperHello(hello));
         let welcomed = self.sent[from..].iter().find_map(|effect| match effect {
-            Effect::KeeperAnswer(keeper_down::Msg::Welcome(welcome)) => Some(KeeperId(welcome.keeper)),
+            Effect::KeeperAnswer(keeper_down::Msg::Welcome(welcome)) => Some(Ok(KeeperId(welcome.keeper))),
+            Effect::KeeperAnswer(keeper_down::Msg::Refused(error)) => {
+                Some(Err(DfsError::from_wire(error.clone())))
+            }
             _ => None,
         });
-        let id = welcomed.expect("refused");
+        let id = welcomed.expect("no answer")?;
         if !self.beating.contains(&id) {
             self.beating.push(id);
         }
-        id
+        Ok(id)
     }
 
     /// Its stream breaks and comes back; its inventory is still to come.

@@ -213,7 +213,10 @@ impl State {
 
     /// A keeper has a chunk that is not in the table yet.
     pub(super) fn upload_gained_copy(&mut self, chunk: ChunkId, keeper: KeeperId, synced: bool) {
-        let Some(upload) = self.uploads.get_mut(&chunk) else { return };
+        // One that was forgotten meanwhile has nothing.
+        let Some(upload) = self.uploads.get_mut(&chunk).filter(|_| self.keepers.contains_key(&keeper)) else {
+            return;
+        };
         if upload.add_holder(keeper) {
             if let Some(keeper) = self.keepers.get_mut(&keeper) {
                 keeper.took(upload.length);

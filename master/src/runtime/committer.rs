@@ -30,22 +30,28 @@ pub(super) fn commit_thread(shared: &Shared, store: Box<dyn Store>) {
     inner.close_all();
 }
 
-/// Until the engine stops: one batch after the other.
+/// Until the engine stops: one batch after the other, and snapshots between them.
 fn commit_batches(shared: &Shared, store: &mut dyn Store) -> Result<(), StoreError> {
     loop {
-        let changes = {
+        let (changes, snapshots) = {
             let Ok(mut inner) = shared.inner.lock() else { return Ok(()) };
-            while !inner.group.has_open() && !inner.stopping {
+            while !inner.group.has_open() && inner.snapshots.is_empty() && !inner.stopping {
                 inner = match shared.work.wait(inner) {
                     Ok(inner) => inner,
                     Err(_) => return Ok(()),
                 };
             }
-            if !inner.group.has_open() || shared.has_failed() {
+            let snapshots = std::mem::take(&mut inner.snapshots);
+            if shared.has_failed() || (!inner.group.has_open() && snapshots.is_empty()) {
                 return Ok(());
             }
-            inner.group.take()
+            (inner.group.has_open().then(|| inner.group.take()), snapshots)
         };
+        for wanted in snapshots {
+            // Whoever wanted it may have given up.
+            let _ = wanted.send(store.snapshot());
+        }
+        let Some(changes) = changes else { continue };
         if !changes.is_empty() {
             store.commit(&changes)?;
         }

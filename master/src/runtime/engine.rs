@@ -25,7 +25,7 @@ use super::group::{self, Admitted, GroupCommit};
 use super::outbox::{ConnectionNo, Outboxes};
 use crate::core::operator::{Operation, OperatorReply};
 use crate::core::{Applied, Command, CorruptRow, Effect, Now, Settings, State};
-use crate::store::{Store, StoreError};
+use crate::store::{Snapshot, Store, StoreError};
 
 /// Commands that may wait for their batch. The next ones wait to be applied.
 const MAX_QUEUED_COMMANDS: usize = 4096;
@@ -73,6 +73,8 @@ pub(super) struct Shared {
     pub(super) finished: watch::Sender<bool>,
 }
 
+pub(super) type SnapshotSender = oneshot::Sender<Result<Box<dyn Snapshot>, StoreError>>;
+
 pub(super) struct Inner {
     state: State,
     clock: Clock,
@@ -80,6 +82,8 @@ pub(super) struct Inner {
     mounts: Outboxes<SessionId, mount_down::Msg>,
     keepers: Outboxes<KeeperId, keeper_down::Msg>,
     connections: u64,
+    /// Those who wait for a snapshot of the store.
+    pub(super) snapshots: Vec<SnapshotSender>,
     pub(super) stopping: bool,
 }
 
@@ -99,6 +103,7 @@ impl Engine {
             mounts: Outboxes::default(),
             keepers: Outboxes::default(),
             connections: 0,
+            snapshots: Vec::new(),
             stopping: false,
         };
         let shared = Arc::new(Shared {
@@ -236,6 +241,21 @@ impl Engine {
         }
     }
 
+    /// What is durable at this moment: all that was ever acknowledged. The commit thread makes it between two batches,
+    /// and goes on at once.
+    ///
+    /// # Errors
+    /// The inner one is the store's. [`Stopped`]; also when the store takes too long.
+    pub async fn snapshot(&self) -> Result<Result<Box<dyn Snapshot>, StoreError>, Stopped> {
+        let (sender, snapshot) = oneshot::channel();
+        self.shared.lock()?.snapshots.push(sender);
+        self.shared.work.notify_one();
+        match tokio::time::timeout(SETTLE_DEADLINE, snapshot).await {
+            Ok(Ok(snapshot)) => Ok(snapshot),
+            Ok(Err(_)) | Err(_) => Err(Stopped),
+        }
+    }
+
     /// Takes no more commands. The last batch is committed and delivered, then every connection ends and
     /// the store is closed: see [`Engine::finished`].
     pub fn stop(&self) {
@@ -303,6 +323,7 @@ impl Inner {
     pub(super) fn close_all(&mut self) {
         self.mounts.close_all();
         self.keepers.close_all();
+        self.snapshots.clear();
     }
 
     fn next_connection(&mut self) -> ConnectionNo {

@@ -40,7 +40,7 @@ struct Batch {
 
 /// What became durable.
 #[derive(Debug, Default)]
-pub(super) struct Committed {
+pub struct Committed {
     /// To be sent now, in this order.
     pub effects: Vec<Effect>,
     /// How many commands waited in the batch.
@@ -49,7 +49,7 @@ pub(super) struct Committed {
 
 /// What is to be done with a command's effects.
 #[derive(Debug)]
-pub(super) enum Admitted {
+pub enum Admitted {
     /// Sent at once.
     Now(Vec<Effect>),
     /// They are in a batch.
@@ -58,7 +58,7 @@ pub(super) enum Admitted {
 
 /// See the head of this file.
 #[derive(Debug, Default)]
-pub(super) struct GroupCommit {
+pub struct GroupCommit {
     durable: BatchNo,
     open: Batch,
     in_flight: Option<Batch>,
@@ -196,7 +196,7 @@ fn touches(change: &RowChange, touched: &mut Vec<InodeNo>) {
 
 /// Whether a command does nothing but answer whoever sent it, so that `shows` names all that its effects
 /// depend on. To be asked before the command is applied; `effects_answer` after.
-pub(super) fn asks(command: &Command) -> bool {
+pub fn asks(command: &Command) -> bool {
     match command {
         Command::MountHello { .. }
         | Command::Mount { .. }
@@ -208,7 +208,7 @@ pub(super) fn asks(command: &Command) -> bool {
 }
 
 /// The other half of [`asks`].
-pub(super) fn effects_answer(effects: &[Effect]) -> bool {
+pub fn effects_answer(effects: &[Effect]) -> bool {
     use pb::{keeper_down, mount_down};
     effects.iter().all(|effect| match effect {
         Effect::MountAnswer(_) | Effect::KeeperAnswer(_) | Effect::OperatorAnswer(_) => true,

@@ -15,7 +15,7 @@
 mod clock;
 mod committer;
 mod engine;
-mod group;
+pub(crate) mod group;
 mod outbox;
 mod ticker;
 

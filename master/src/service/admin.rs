@@ -1,5 +1,5 @@
 //! What operators ask. All of it is answered from memory; the look-up table in pages, so that nobody else
-//! waits for a long listing.
+//! waits for a long listing. A backup is read from the store (`backup`).
 
 use std::time::Duration;
 
@@ -11,7 +11,9 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::backup;
 use crate::core::LookupCursor;
+use crate::core::duty::Duty;
 use crate::core::operator::{Operation, OperatorReply};
 use crate::core::row::QuotaRow;
 use crate::core::trash::TrashOperation;
@@ -45,6 +47,20 @@ impl Admin {
     ) -> Result<Response<pb::QuotaList>, Status> {
         match self.operate(Operation::Quota { path, limits }).await? {
             OperatorReply::Quotas(quotas) => Ok(Response::new(quotas)),
+            other => Err(wrong_answer(&other)),
+        }
+    }
+
+    async fn change_duty(&self, keeper: String, duty: Duty) -> Result<Response<pb::KeeperRow>, Status> {
+        match self.operate(Operation::Duty { keeper, duty }).await? {
+            OperatorReply::Keeper(keeper) => Ok(Response::new(*keeper)),
+            other => Err(wrong_answer(&other)),
+        }
+    }
+
+    async fn change_rebalance(&self, run: bool) -> Result<Response<pb::RebalanceStatus>, Status> {
+        match self.operate(Operation::Rebalance { run }).await? {
+            OperatorReply::Rebalance(status) => Ok(Response::new(status)),
             other => Err(wrong_answer(&other)),
         }
     }
@@ -139,6 +155,47 @@ impl admin_service_server::AdminService for Admin {
     ) -> Result<Response<pb::TrashList>, Status> {
         let pb::PurgeTrashRequest { entry } = request.into_inner();
         self.change_trash(TrashOperation::Purge((entry != 0).then_some(InodeNo(entry)))).await
+    }
+
+    type BackupStream = ReceiverStream<Result<pb::BackupPart, Status>>;
+
+    async fn backup(&self, _: Request<pb::BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
+        let now = self.engine.read(|_, now| now.time).await.map_err(stopped)?;
+        let snapshot = self.engine.snapshot().await.map_err(stopped)?;
+        let snapshot = snapshot.map_err(|error| Status::internal(error.to_string()))?;
+        Ok(Response::new(ReceiverStream::new(backup::send(snapshot, now))))
+    }
+
+    async fn drain(&self, request: Request<pb::DrainRequest>) -> Result<Response<pb::KeeperRow>, Status> {
+        let pb::DrainRequest { keeper, cancel } = request.into_inner();
+        self.change_duty(keeper, if cancel { Duty::CancelDrain } else { Duty::Drain }).await
+    }
+
+    async fn maintenance(
+        &self,
+        request: Request<pb::MaintenanceRequest>,
+    ) -> Result<Response<pb::KeeperRow>, Status> {
+        let pb::MaintenanceRequest { keeper, for_ms } = request.into_inner();
+        self.change_duty(keeper, Duty::Maintenance { for_ms }).await
+    }
+
+    async fn forget(&self, request: Request<pb::ForgetRequest>) -> Result<Response<pb::KeeperRow>, Status> {
+        self.change_duty(request.into_inner().keeper, Duty::Forget).await
+    }
+
+    async fn rebalance(
+        &self,
+        request: Request<pb::RebalanceRequest>,
+    ) -> Result<Response<pb::RebalanceStatus>, Status> {
+        use pb::rebalance_request::Action;
+        match request.into_inner().action() {
+            Action::Start => self.change_rebalance(true).await,
+            Action::Stop => self.change_rebalance(false).await,
+            Action::Status => {
+                let status = self.engine.read(|state, _| state.rebalance_status()).await;
+                status.map(Response::new).map_err(stopped)
+            }
+        }
     }
 
     type LookupTableStream = ReceiverStream<Result<pb::LookupRow, Status>>;

@@ -3,13 +3,14 @@
 //! - [`mount`] and [`keeper`]: one task per session. It reads the hello, checks it, and hands everything
 //!   that follows to the engine, one message at a time, in order. What is sent down comes from the engine
 //!   alone, through a bounded queue.
-//! - [`admin`]: status, keepers and the look-up table, from memory.
+//! - [`admin`]: status, keepers and the look-up table, from memory. `backup`: a dump, from the store.
 //! - [`router`]: one port for all of them.
 //!
 //! A session ends when either side closes it, when its peer is silent for too long or does not read, when
 //! another connection of the same peer takes over, and when the master stops.
 
 mod admin;
+mod backup;
 mod keeper;
 mod mount;
 mod router;

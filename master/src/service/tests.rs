@@ -151,6 +151,7 @@ impl KeeperClient {
             host: "h".to_owned(),
             version: "1.2.3".to_owned(),
             load: Some(pb::Load { total: 1 << 40, free: 1 << 39, ..Default::default() }),
+            labels: Vec::new(),
         };
         self.send(keeper_up::Msg::Hello(hello)).await;
         self.next().await.unwrap()

@@ -12,6 +12,7 @@
 //! chunk     chunk:8                    length checksum count keeper*count   (keepers ascending)
 //! xattr     inode:8 name               the value's bytes
 //! keeper    keeper:8                   address data_dir host version        (each: length, UTF-8)
+//!                                      count (name value)*count draining maintenance_until_ms   (from version 2 on)
 //! reply     session:8 request:8        the encoded reply
 //! quota     inode:8                    max_bytes max_inodes                 (each: 0 for none, else 1 and the number)
 //! ```
@@ -19,7 +20,7 @@
 //! Numbers in bodies are base-128 varints (as protobuf has them). A time is its seconds, zigzag, and its
 //! nanoseconds. A target is 0 for none, else its length + 1 and its bytes.
 //!
-//! A value is a version byte (1), the body, and a CRC-32C, 4 bytes little-endian, over table number, key,
+//! A value is a version byte (2 for keepers, else 1; older ones are read, newer ones refused), the body, and a CRC-32C, 4 bytes little-endian, over table number, key,
 //! version and body: the engines below do not notice every flipped bit, and a wrong row is worse than none.
 
 use bytes::Bytes;
@@ -30,7 +31,6 @@ use prost::encoding::{decode_varint, encode_varint};
 use crate::core::row::{ChunkRow, Counters, ExtentRow, InodeRow, KeeperRow, Name, QuotaRow, TrashRow};
 use crate::core::{Row, RowKey};
 
-const VALUE_VERSION: u8 = 1;
 const CRC_LEN: usize = 4;
 const MAX_NSEC: u64 = 999_999_999;
 
@@ -65,6 +65,14 @@ impl Table {
         Table::Quota,
         Table::Trash,
     ];
+
+    /// The version of its values, as they are written.
+    fn version(self) -> u8 {
+        match self {
+            Table::Keeper => 2,
+            _ => 1,
+        }
+    }
 
     /// Its name, part of the format of engines that name their tables.
     pub fn name(self) -> &'static str {
@@ -131,7 +139,7 @@ pub fn encode_key(key: &RowKey) -> (Table, Vec<u8>) {
 /// A row as table, key and value.
 pub fn encode(row: &Row) -> (Table, Vec<u8>, Vec<u8>) {
     let (table, key) = encode_key(&key_of(row));
-    let mut value = vec![VALUE_VERSION];
+    let mut value = vec![table.version()];
     encode_body(row, &mut value);
     let crc = checksum(table, &key, &value);
     value.extend_from_slice(&crc.to_le_bytes());
@@ -158,9 +166,14 @@ fn encode_body(row: &Row, out: &mut Vec<u8>) {
         Row::Xattr { value, .. } => out.extend_from_slice(value),
         Row::Keeper(_, keeper) => {
             for text in [&keeper.address, &keeper.data_dir, &keeper.host, &keeper.version] {
-                encode_varint(text.len() as u64, out);
-                out.extend_from_slice(text.as_bytes());
+                put_text(text, out);
             }
+            encode_varint(keeper.labels.len() as u64, out);
+            for text in keeper.labels.iter().flat_map(|(name, value)| [name, value]) {
+                put_text(text, out);
+            }
+            // Times of a row are after 1970.
+            put_numbers(out, &[u64::from(keeper.draining), keeper.maintenance_until_ms as u64]);
         }
         Row::Quota(_, quota) => {
             for limit in [quota.max_bytes, quota.max_inodes] {
@@ -198,6 +211,11 @@ fn encode_inode(inode: &InodeRow, out: &mut Vec<u8>) {
     }
 }
 
+fn put_text(text: &str, out: &mut Vec<u8>) {
+    encode_varint(text.len() as u64, out);
+    out.extend_from_slice(text.as_bytes());
+}
+
 fn put_numbers(out: &mut Vec<u8>, numbers: &[u64]) {
     numbers.iter().for_each(|&n| encode_varint(n, out));
 }
@@ -222,15 +240,15 @@ fn decode_row(table: Table, key: &[u8], value: &[u8]) -> Result<Row, Why> {
         return Err("its checksum is wrong");
     }
     let Some((&version, body)) = rest.split_first() else { return Err("it is too short") };
-    if version != VALUE_VERSION {
+    if version == 0 || version > table.version() {
         return Err("it is of another version");
     }
     let mut body = Body(body);
-    let row = decode_body(table, key, &mut body)?;
+    let row = decode_body(table, version, key, &mut body)?;
     if body.0.is_empty() { Ok(row) } else { Err("it is too long") }
 }
 
-fn decode_body(table: Table, key: &[u8], body: &mut Body<'_>) -> Result<Row, Why> {
+fn decode_body(table: Table, version: u8, key: &[u8], body: &mut Body<'_>) -> Result<Row, Why> {
     Ok(match table {
         Table::Counters => {
             key_end(key)?;
@@ -263,15 +281,7 @@ fn decode_body(table: Table, key: &[u8], body: &mut Body<'_>) -> Result<Row, Why
             let reply = Bytes::copy_from_slice(body.take_all());
             Row::Reply { session: SessionId(session), request, reply }
         }
-        Table::Keeper => {
-            let row = KeeperRow {
-                address: body.text()?,
-                data_dir: body.text()?,
-                host: body.text()?,
-                version: body.text()?,
-            };
-            Row::Keeper(KeeperId(whole_key(key)?), row)
-        }
+        Table::Keeper => Row::Keeper(KeeperId(whole_key(key)?), decode_keeper(version, body)?),
         Table::Quota => {
             let row = QuotaRow { max_bytes: body.limit()?, max_inodes: body.limit()? };
             Row::Quota(InodeNo(whole_key(key)?), row)
@@ -301,6 +311,31 @@ fn decode_inode(body: &mut Body<'_>) -> Result<InodeRow, Why> {
             more => Some(body.take(more - 1)?.into()),
         },
     })
+}
+
+fn decode_keeper(version: u8, body: &mut Body<'_>) -> Result<KeeperRow, Why> {
+    let mut row = KeeperRow {
+        address: body.text()?,
+        data_dir: body.text()?,
+        host: body.text()?,
+        version: body.text()?,
+        ..KeeperRow::default()
+    };
+    if version >= 2 {
+        let count = body.number()?;
+        for _ in 0..count {
+            if row.labels.insert(body.text()?, body.text()?).is_some() {
+                return Err("it has a label twice");
+            }
+        }
+        row.draining = match body.number()? {
+            0 => false,
+            1 => true,
+            _ => return Err("a mark in it is neither there nor not"),
+        };
+        row.maintenance_until_ms = i64::try_from(body.number()?).map_err(|_| "a time in it is impossible")?;
+    }
+    Ok(row)
 }
 
 fn decode_chunk(body: &mut Body<'_>) -> Result<ChunkRow, Why> {

@@ -8,13 +8,14 @@ use super::codec::key_of;
 use super::codec::tests::samples;
 use super::{DataDir, Identity, MemoryStore, RedbStore, Store, StoreError};
 use crate::core::row::{ChunkRow, ExtentRow};
-use crate::core::{Row, RowChange, RowKey};
+use crate::core::{Row, RowChange, RowKey, Spared};
 
 fn identity(byte: u8) -> Identity {
     Identity {
         cluster: ClusterId([byte; 16]),
         secret: [byte ^ 0xff; 32],
         created: pb::Time { sec: i64::from(byte), nsec: 5 },
+        spared: None,
     }
 }
 
@@ -134,6 +135,30 @@ fn the_first_identity_stays(engine: &dyn Engine) {
     assert_eq!(load(&mut *store), vec![], "an identity is no row");
 }
 
+fn a_restored_identity_comes_back_whole(engine: &dyn Engine) {
+    let spared = Some(Spared { below: ChunkId(77), until_ms: -5 });
+    let restored = Identity { spared, ..identity(4) };
+    assert_eq!(engine.open().identity(restored.clone()).unwrap(), restored);
+    assert_eq!(engine.open().snapshot().unwrap().identity().unwrap(), restored);
+}
+
+fn a_snapshot_is_of_one_moment(engine: &dyn Engine) {
+    let mut store = engine.open();
+    assert!(store.snapshot().unwrap().identity().is_err(), "there is none yet");
+    store.commit(&put(&samples())).unwrap();
+    let mut snapshot = store.snapshot().unwrap();
+    let all: Vec<RowChange> = samples().iter().map(|row| RowChange::Delete(key_of(row))).collect();
+    store.commit(&all).unwrap();
+    let mut rows = Vec::new();
+    let each = &mut |row| {
+        rows.push(row);
+        Ok(())
+    };
+    snapshot.load(each).unwrap();
+    assert_eq!(sorted(rows), sorted(samples()));
+    assert_eq!(load(&mut *store), vec![]);
+}
+
 fn a_load_stops_when_it_is_told_to(engine: &dyn Engine) {
     let mut store = engine.open();
     store.commit(&put(&samples())).unwrap();
@@ -157,6 +182,8 @@ macro_rules! suite {
         thousands_of_rows_in_one_commit,
         the_first_identity_stays,
         a_load_stops_when_it_is_told_to,
+        a_restored_identity_comes_back_whole,
+        a_snapshot_is_of_one_moment,
     );)* };
     (@ $engine:ident, $make:expr, $($test:ident,)*) => {
         mod $engine {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::codec::key_of;
-use super::{Identity, Store, StoreError};
+use super::{Identity, Snapshot, Store, StoreError};
 use crate::core::{Row, RowChange, RowKey};
 
 /// Rows in memory. Clones share them.
@@ -55,8 +55,9 @@ impl Store for MemoryStore {
         Ok(self.inner().identity.get_or_insert(fresh).clone())
     }
 
-    fn load(&mut self, each: &mut dyn FnMut(Row) -> Result<(), StoreError>) -> Result<(), StoreError> {
-        self.rows().into_iter().try_for_each(each)
+    fn snapshot(&mut self) -> Result<Box<dyn Snapshot>, StoreError> {
+        let identity = self.inner().identity.clone();
+        Ok(Box::new(MemorySnapshot { identity, rows: self.rows() }))
     }
 
     fn commit(&mut self, changes: &[RowChange]) -> Result<(), StoreError> {
@@ -72,5 +73,20 @@ impl Store for MemoryStore {
             }
         }
         Ok(())
+    }
+}
+
+struct MemorySnapshot {
+    identity: Option<Identity>,
+    rows: Vec<Row>,
+}
+
+impl Snapshot for MemorySnapshot {
+    fn identity(&mut self) -> Result<Identity, StoreError> {
+        self.identity.clone().ok_or_else(|| StoreError::Rows("it has no identity yet".to_owned()))
+    }
+
+    fn load(&mut self, each: &mut dyn FnMut(Row) -> Result<(), StoreError>) -> Result<(), StoreError> {
+        self.rows.iter().cloned().try_for_each(each)
     }
 }

@@ -3,10 +3,12 @@
 //! - [`Store`]: what an engine must do. [`RedbStore`] is the embedded one, [`MemoryStore`] is for tests.
 //!   One suite of tests (conformance.rs) runs on all of them.
 //! - [`codec`]: how a row looks as a key and a value, for engines that store bytes.
+//! - [`dump`]: all rows as one portable stream of bytes.
 //! - [`DataDir`]: the data directory, locked for one process.
 
 pub mod codec;
 mod data_dir;
+pub mod dump;
 mod memory;
 mod redb;
 
@@ -18,16 +20,17 @@ use std::path::PathBuf;
 use dfs_proto::ids::ClusterId;
 use dfs_proto::pb;
 
-use crate::core::{Row, RowChange};
+use crate::core::{Row, RowChange, Spared};
 
-pub use self::redb::RedbStore;
+pub use self::redb::{FILE_NAME as STORE_FILE, RedbStore};
 pub use data_dir::{DataDir, DataDirError};
 pub use memory::MemoryStore;
 
 /// The version of what is stored: tables, keys and values. A store of a newer one is refused.
 pub const FORMAT_VERSION: u32 = 1;
 
-/// What makes a store the store of one cluster. Made at its first start, and never changed.
+/// What makes a store the store of one cluster. Made at its first start, or when it is
+/// restored, and never changed.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Identity {
     /// The cluster.
@@ -36,6 +39,8 @@ pub struct Identity {
     pub secret: [u8; 32],
     /// When.
     pub created: pb::Time,
+    /// Of a restored cluster.
+    pub spared: Option<Spared>,
 }
 
 impl std::fmt::Debug for Identity {
@@ -60,17 +65,40 @@ pub trait Store: Send {
     /// [`StoreError`]; nothing was stored then.
     fn identity(&mut self, fresh: Identity) -> Result<Identity, StoreError>;
 
+    /// What is stored now, to be read whatever is committed meanwhile, and on another thread. Takes no time.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    fn snapshot(&mut self) -> Result<Box<dyn Snapshot>, StoreError>;
+
     /// Hands every row to `each`, in any order. Stops at the first error, of either side.
     ///
     /// # Errors
     /// [`StoreError`], or what `each` returned.
-    fn load(&mut self, each: &mut dyn FnMut(Row) -> Result<(), StoreError>) -> Result<(), StoreError>;
+    fn load(&mut self, each: &mut dyn FnMut(Row) -> Result<(), StoreError>) -> Result<(), StoreError> {
+        self.snapshot()?.load(each)
+    }
 
     /// Stores the changes, in order, atomically and durably.
     ///
     /// # Errors
     /// [`StoreError`]. It is then not known whether the changes are stored.
     fn commit(&mut self, changes: &[RowChange]) -> Result<(), StoreError>;
+}
+
+/// What a store held at one moment. When the store is closed, it gives errors.
+pub trait Snapshot: Send {
+    /// The identity.
+    ///
+    /// # Errors
+    /// [`StoreError`]; also when there is none.
+    fn identity(&mut self) -> Result<Identity, StoreError>;
+
+    /// As [`Store::load`].
+    ///
+    /// # Errors
+    /// As there.
+    fn load(&mut self, each: &mut dyn FnMut(Row) -> Result<(), StoreError>) -> Result<(), StoreError>;
 }
 
 /// Why a store cannot do what it must.

@@ -8,6 +8,7 @@
 //! cluster   16 bytes
 //! secret    32 bytes
 //! created   seconds, i64 little-endian; nanoseconds, u32 little-endian
+//! spared    of a restored cluster alone: chunk id, u64 little-endian; ms since 1970, i64 little-endian
 //! ```
 //!
 //! A commit is one redb write transaction of durability Immediate: redb syncs the file before it returns,
@@ -17,16 +18,21 @@ use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use dfs_proto::ids::ClusterId;
+use dfs_proto::ids::{ChunkId, ClusterId};
 use dfs_proto::pb;
-use redb::{Builder, Database, DatabaseError, Durability, ReadableDatabase, ReadableTable, TableDefinition};
+use redb::{
+    Builder, Database, DatabaseError, Durability, ReadTransaction, ReadableDatabase, ReadableTable,
+    TableDefinition,
+};
 
 use super::codec::{self, Table};
-use super::{DataDir, FORMAT_VERSION, Identity, Store, StoreError};
-use crate::core::{Row, RowChange};
+use super::{DataDir, FORMAT_VERSION, Identity, Snapshot, Store, StoreError};
+use crate::core::{Row, RowChange, Spared};
 
-const FILE_NAME: &str = "master.redb";
+/// In the data directory.
+pub const FILE_NAME: &str = "master.redb";
 const IDENTITY: TableDefinition<&str, &[u8]> = TableDefinition::new("identity");
 /// Rows are served from the master's own memory, so redb's cache need hold little more than the inner
 /// pages of its trees.
@@ -43,7 +49,7 @@ pub struct RedbStore {
     /// None only while this is dropped: before the lock is, and guarded like every other use.
     database: Option<Database>,
     path: PathBuf,
-    _dir: DataDir,
+    _dir: Arc<DataDir>,
 }
 
 impl Drop for RedbStore {
@@ -65,7 +71,15 @@ impl RedbStore {
     /// # Errors
     /// Damaged, of a newer format, or not to be read or written.
     pub fn open(dir: DataDir) -> Result<RedbStore, StoreError> {
-        let path = dir.path().join(FILE_NAME);
+        RedbStore::open_named(Arc::new(dir), FILE_NAME)
+    }
+
+    /// As [`RedbStore::open`], of a file of another name in the directory.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub fn open_named(dir: Arc<DataDir>, name: &str) -> Result<RedbStore, StoreError> {
+        let path = dir.path().join(name);
         let database = guarded(&path, || open_database(&path))?;
         let mut store = RedbStore { database: Some(database), path, _dir: dir };
         store.prepare()?;
@@ -111,30 +125,9 @@ impl RedbStore {
         Ok(write)
     }
 
-    fn read_identity(&self) -> Result<Option<Identity>, StoreError> {
+    fn begin_read(&self) -> Result<RedbSnapshot, StoreError> {
         let read = self.database()?.begin_read().map_err(|e| self.failed(e))?;
-        let table = read.open_table(IDENTITY).map_err(|e| self.failed(e))?;
-        let field = |name: &str| -> Result<Option<Vec<u8>>, StoreError> {
-            Ok(table.get(name).map_err(|e| self.failed(e))?.map(|value| value.value().to_vec()))
-        };
-        let (cluster, secret, created) = (field("cluster")?, field("secret")?, field("created")?);
-        let (Some(cluster), Some(secret), Some(created)) = (&cluster, &secret, &created) else {
-            return match (cluster, secret, created) {
-                (None, None, None) => Ok(None),
-                _ => Err(self.corrupt("its identity is not whole")),
-            };
-        };
-        let wrong = || self.corrupt("its identity has a wrong length");
-        let created: [u8; 12] = created.as_slice().try_into().map_err(|_| wrong())?;
-        let [s0, s1, s2, s3, s4, s5, s6, s7, n @ ..] = created;
-        Ok(Some(Identity {
-            cluster: ClusterId::from_bytes(cluster).ok_or_else(wrong)?,
-            secret: secret.as_slice().try_into().map_err(|_| wrong())?,
-            created: pb::Time {
-                sec: i64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]),
-                nsec: u32::from_le_bytes(n),
-            },
-        }))
+        Ok(RedbSnapshot { read, path: self.path.clone() })
     }
 
     fn write_identity(&self, identity: &Identity) -> Result<(), StoreError> {
@@ -151,24 +144,11 @@ impl RedbStore {
             for (name, value) in fields {
                 table.insert(name, value).map_err(|e| self.failed(e))?;
             }
+            if let Some(spared) = identity.spared {
+                table.insert("spared", encode_spared(spared).as_slice()).map_err(|e| self.failed(e))?;
+            }
         }
         write.commit().map_err(|e| self.failed(e))
-    }
-
-    fn load_table(
-        &self,
-        table: Table,
-        each: &mut dyn FnMut(Row) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        let read = self.database()?.begin_read().map_err(|e| self.failed(e))?;
-        let rows = read.open_table(definition(table)).map_err(|e| self.failed(e))?;
-        for entry in rows.iter().map_err(|e| self.failed(e))? {
-            let (key, value) = entry.map_err(|e| self.failed(e))?;
-            let row =
-                codec::decode(table, key.value(), value.value()).map_err(|e| self.corrupt(&e.to_string()))?;
-            each(row)?;
-        }
-        Ok(())
     }
 
     fn commit_in_order(&self, changes: &[RowChange]) -> Result<(), StoreError> {
@@ -209,7 +189,7 @@ impl RedbStore {
 impl Store for RedbStore {
     fn identity(&mut self, fresh: Identity) -> Result<Identity, StoreError> {
         guarded(&self.path, || {
-            if let Some(found) = self.read_identity()? {
+            if let Some(found) = self.begin_read()?.read_identity()? {
                 return Ok(found);
             }
             self.write_identity(&fresh)?;
@@ -217,13 +197,100 @@ impl Store for RedbStore {
         })
     }
 
-    fn load(&mut self, each: &mut dyn FnMut(Row) -> Result<(), StoreError>) -> Result<(), StoreError> {
-        guarded(&self.path, || Table::ALL.into_iter().try_for_each(|table| self.load_table(table, each)))
+    fn snapshot(&mut self) -> Result<Box<dyn Snapshot>, StoreError> {
+        guarded(&self.path, || Ok::<Box<dyn Snapshot>, StoreError>(Box::new(self.begin_read()?)))
     }
 
     fn commit(&mut self, changes: &[RowChange]) -> Result<(), StoreError> {
         guarded(&self.path, || self.commit_in_order(changes))
     }
+}
+
+/// redb keeps the pages of a snapshot until it is dropped, so a long one makes the file grow.
+struct RedbSnapshot {
+    read: ReadTransaction,
+    path: PathBuf,
+}
+
+impl RedbSnapshot {
+    fn read_identity(&self) -> Result<Option<Identity>, StoreError> {
+        let table = self.read.open_table(IDENTITY).map_err(|e| self.failed(e))?;
+        let field = |name: &str| -> Result<Option<Vec<u8>>, StoreError> {
+            Ok(table.get(name).map_err(|e| self.failed(e))?.map(|value| value.value().to_vec()))
+        };
+        let (cluster, secret, created) = (field("cluster")?, field("secret")?, field("created")?);
+        let (Some(cluster), Some(secret), Some(created)) = (&cluster, &secret, &created) else {
+            return match (cluster, secret, created) {
+                (None, None, None) => Ok(None),
+                _ => Err(self.corrupt("its identity is not whole")),
+            };
+        };
+        let spared = match field("spared")? {
+            None => None,
+            Some(bytes) => {
+                Some(decode_spared(&bytes).ok_or_else(|| self.corrupt("its identity is damaged"))?)
+            }
+        };
+        let wrong = || self.corrupt("its identity has a wrong length");
+        let created: [u8; 12] = created.as_slice().try_into().map_err(|_| wrong())?;
+        let [s0, s1, s2, s3, s4, s5, s6, s7, n @ ..] = created;
+        Ok(Some(Identity {
+            cluster: ClusterId::from_bytes(cluster).ok_or_else(wrong)?,
+            secret: secret.as_slice().try_into().map_err(|_| wrong())?,
+            created: pb::Time {
+                sec: i64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]),
+                nsec: u32::from_le_bytes(n),
+            },
+            spared,
+        }))
+    }
+
+    fn load_table(
+        &self,
+        table: Table,
+        each: &mut dyn FnMut(Row) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let rows = self.read.open_table(definition(table)).map_err(|e| self.failed(e))?;
+        for entry in rows.iter().map_err(|e| self.failed(e))? {
+            let (key, value) = entry.map_err(|e| self.failed(e))?;
+            let row =
+                codec::decode(table, key.value(), value.value()).map_err(|e| self.corrupt(&e.to_string()))?;
+            each(row)?;
+        }
+        Ok(())
+    }
+
+    fn failed(&self, error: impl Into<redb::Error>) -> StoreError {
+        explain(&self.path, error)
+    }
+
+    fn corrupt(&self, why: &str) -> StoreError {
+        StoreError::Corrupt { path: self.path.clone(), why: why.to_owned() }
+    }
+}
+
+impl Snapshot for RedbSnapshot {
+    fn identity(&mut self) -> Result<Identity, StoreError> {
+        let found = guarded(&self.path, || self.read_identity())?;
+        found.ok_or_else(|| self.corrupt("it has no identity"))
+    }
+
+    fn load(&mut self, each: &mut dyn FnMut(Row) -> Result<(), StoreError>) -> Result<(), StoreError> {
+        guarded(&self.path, || Table::ALL.into_iter().try_for_each(|table| self.load_table(table, each)))
+    }
+}
+
+fn encode_spared(spared: Spared) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&spared.below.0.to_le_bytes());
+    bytes[8..].copy_from_slice(&spared.until_ms.to_le_bytes());
+    bytes
+}
+
+fn decode_spared(bytes: &[u8]) -> Option<Spared> {
+    let (below, until_ms) = bytes.split_first_chunk::<8>()?;
+    let until_ms = i64::from_le_bytes(until_ms.try_into().ok()?);
+    Some(Spared { below: ChunkId(u64::from_le_bytes(*below)), until_ms })
 }
 
 fn open_database(path: &Path) -> Result<Database, StoreError> {

@@ -1,4 +1,4 @@
-//! `dfs status`, `dfs keepers`, `dfs lookup`: what the master knows.
+//! `dfs status`, `dfs lookup`: what the master knows.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -121,86 +121,6 @@ fn status_text(status: &pb::ClusterStatus) -> String {
     lines.extend(status.lost_files.iter().map(|file| format!("LOST        {}", printable(file.as_bytes()))));
     lines.push(String::new());
     lines.join("\n")
-}
-
-#[derive(Serialize)]
-struct Keeper<'a> {
-    keeper: u64,
-    address: &'a str,
-    data_dir: &'a str,
-    host: &'a str,
-    version: &'a str,
-    alive: bool,
-    last_heard_ms: u64,
-    total: u64,
-    used: u64,
-    free: u64,
-    chunks: u64,
-    bytes_read: u64,
-    bytes_written: u64,
-    read_only: bool,
-    quarantine_bytes: u64,
-    quarantine_files: u64,
-}
-
-pub(super) async fn keepers(master: &str, json: bool) -> Result<(), CliError> {
-    let columns = [
-        "KEEPER",
-        "ADDRESS",
-        "STATE",
-        "CHUNKS",
-        "USED",
-        "FREE",
-        "READ",
-        "WRITTEN",
-        "QUARANTINE",
-        "HOST",
-        "DATA",
-    ];
-    let mut rows = Rows::new(json, columns);
-    for keeper in admin::keepers(master).await? {
-        let value = Keeper {
-            keeper: keeper.keeper,
-            address: &keeper.address,
-            data_dir: &keeper.data_dir,
-            host: &keeper.host,
-            version: &keeper.version,
-            alive: keeper.alive,
-            last_heard_ms: keeper.last_heard_ms,
-            total: keeper.total,
-            used: keeper.used,
-            free: keeper.free,
-            chunks: keeper.chunks,
-            bytes_read: keeper.bytes_read,
-            bytes_written: keeper.bytes_written,
-            read_only: keeper.read_only,
-            quarantine_bytes: keeper.quarantine_bytes,
-            quarantine_files: keeper.quarantine_files,
-        };
-        rows.row(|| keeper_cells(&keeper), &value)?;
-    }
-    rows.finish()
-}
-
-fn keeper_cells(keeper: &pb::KeeperRow) -> [Cell; 11] {
-    let state = match (keeper.alive, keeper.read_only) {
-        (false, _) => "dead",
-        (true, true) => "read-only",
-        (true, false) => "live",
-    };
-    [
-        Cell::Number(keeper.keeper.to_string()),
-        Cell::Text(keeper.address.clone()),
-        Cell::Text(state.to_owned()),
-        Cell::Number(keeper.chunks.to_string()),
-        Cell::Number(human(keeper.used)),
-        Cell::Number(human(keeper.free)),
-        Cell::Number(human(keeper.bytes_read)),
-        Cell::Number(human(keeper.bytes_written)),
-        Cell::Number(human(keeper.quarantine_bytes)),
-        Cell::Text(printable(keeper.host.as_bytes())),
-        Cell::Text(printable(keeper.data_dir.as_bytes())),
-    ]
 }
 
 #[derive(Serialize)]

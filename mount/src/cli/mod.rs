@@ -1,7 +1,10 @@
 //! The commands of `dfs`.
 //!
-//! - `admin`: status, keepers, lookup: what the master knows, as tables or as JSON.
+//! - `admin`: status, lookup: what the master knows, as tables or as JSON.
+//! - `keepers`: the keepers, and what is ordered of one.
 //! - `ls`, `rm`, `put`, `get`: files of the cluster, without a mount.
+//! - `backup`: a dump of all metadata.
+//! - `rebalance`: evens out how full keepers are.
 //! - `quota`: limits of what is below a directory.
 //! - `scrub`: keepers check what they have. `fsck`: the look-up table is set against what they have.
 //! - `trash`: files that were removed and are kept.
@@ -13,14 +16,17 @@
 //! what failed, why, and what to do; one that looked for faults and found some leaves with 3, or with 4 when they are left; a half-done transfer is never seen under its name, neither here nor there.
 
 mod admin;
+mod backup;
 mod fsck;
 mod get;
+mod keepers;
 mod ls;
 mod output;
 mod path;
 mod progress;
 mod put;
 mod quota;
+mod rebalance;
 mod rm;
 mod scrub;
 mod trash;
@@ -100,6 +106,37 @@ enum Command {
         /// A file of the cluster
         path: OsString,
     },
+    /// Write a dump of all metadata to a local file, for dfs-master --restore
+    Backup {
+        /// A local file; one that is there is replaced when the dump is whole
+        file: OsString,
+    },
+    /// Empty a keeper: what it has is copied to others, and then it is safe to remove
+    Drain {
+        /// The id or the address of a keeper
+        keeper: String,
+        /// Stop doing so; the keeper gets new chunks again
+        #[arg(long)]
+        cancel: bool,
+        /// Do not wait for the end; 'dfs keepers' shows how far it is
+        #[arg(long)]
+        no_wait: bool,
+    },
+    /// Let a keeper be away for a while, without copying all that it has
+    Maintenance {
+        /// The id or the address of a keeper
+        keeper: String,
+        #[command(subcommand)]
+        switch: keepers::Switch,
+    },
+    /// Take a keeper out of the cluster that is drained, or dead for good and made up for
+    Forget {
+        /// The id or the address of a keeper
+        keeper: String,
+    },
+    /// Even out how full keepers are
+    #[command(subcommand)]
+    Rebalance(rebalance::Rebalance),
     /// Have keepers read and check all that they have; leaves with 3 when bad copies were found
     Scrub {
         /// Ids of keepers [default: every live one]
@@ -206,13 +243,20 @@ async fn command(args: &Args) -> Result<(), CliError> {
     let Args { master, json, .. } = args;
     match &args.command {
         Command::Status => admin::status(master, *json).await,
-        Command::Keepers => admin::keepers(master, *json).await,
+        Command::Keepers => keepers::keepers(master, *json).await,
+        Command::Drain { keeper, cancel, no_wait } => {
+            keepers::drain(master, keeper, *cancel, !*no_wait, *json).await
+        }
+        Command::Maintenance { keeper, switch } => keepers::maintenance(master, keeper, switch, *json).await,
+        Command::Rebalance(command) => rebalance::rebalance(master, command, *json).await,
+        Command::Forget { keeper } => keepers::forget(master, keeper, *json).await,
         Command::Lookup { path } => admin::lookup(master, path, *json).await,
         Command::Ls { path } => in_session(master, async |client| ls::ls(client, path, *json).await).await,
         Command::Put { file, path } => put::put(master, file, path.as_deref()).await,
         Command::Get { path, file } => {
             in_session(master, async |client| get::get(client, path, file.as_deref()).await).await
         }
+        Command::Backup { file } => backup::backup(master, file.as_ref(), *json).await,
         Command::Scrub { keepers } => scrub::scrub(master, keepers, *json).await,
         Command::Fsck { repair, timeout } => fsck::fsck(master, *repair, timeout.0, *json).await,
         Command::Trash(command) => trash::trash(master, command, *json).await,

@@ -80,6 +80,33 @@ fn clock(seconds: f64) -> String {
     if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes}:{seconds:02}") }
 }
 
+/// One line on a terminal that is written anew as things go on.
+pub(super) struct Line {
+    shown: bool,
+    last: String,
+}
+
+impl Line {
+    pub(super) fn new() -> Self {
+        Self { shown: std::io::stderr().is_terminal(), last: String::new() }
+    }
+
+    pub(super) fn show(&mut self, text: &str) {
+        if self.shown && self.last != text {
+            // A terminal that went away is no reason to stop.
+            let _ = write!(std::io::stderr(), "\r{text}\x1b[K");
+            text.clone_into(&mut self.last);
+        }
+    }
+
+    /// Leaves the last one standing.
+    pub(super) fn end(&mut self) {
+        if !std::mem::take(&mut self.last).is_empty() {
+            let _ = writeln!(std::io::stderr());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -133,6 +133,27 @@ pub async fn lookup_table(
     Ok(())
 }
 
+/// A dump of all metadata. Its bytes are handed to `each` as they come, in order; its error ends the backup. Returns
+/// how many rows it has.
+///
+/// # Errors
+/// As [`status`], and whatever `each` returned. What was handed out is no dump then.
+pub async fn backup(
+    master: &str,
+    mut each: impl FnMut(&[u8]) -> Result<(), DfsError>,
+) -> Result<u64, DfsError> {
+    let mut client = connect(master).await?;
+    let mut parts = within(master, client.backup(pb::BackupRequest {})).await?.into_inner();
+    while let Some(part) = within(master, parts.message()).await? {
+        if part.last {
+            return Ok(part.rows);
+        }
+        each(&part.data)?;
+    }
+    let message = format!("the master at {master} ended the backup before its end; try again");
+    Err(DfsError::new(ErrorCode::Unavailable, message))
+}
+
 /// Every quota by path, or with a path (absolute) that of one directory, if it has one.
 ///
 /// # Errors
@@ -166,4 +187,48 @@ pub async fn clear_quota(master: &str, path: &[u8]) -> Result<bool, DfsError> {
     let mut client = connect(master).await?;
     let request = pb::ClearQuotaRequest { path: Bytes::copy_from_slice(path) };
     Ok(!within(master, client.clear_quota(request)).await?.into_inner().quotas.is_empty())
+}
+
+/// Has a keeper (its id, or its address) emptied, or not any more. Returns it as it is now.
+///
+/// # Errors
+/// As [`status`]; `NotFound`: there is no such keeper.
+pub async fn drain(master: &str, keeper: &str, cancel: bool) -> Result<pb::KeeperRow, DfsError> {
+    let mut client = connect(master).await?;
+    let request = pb::DrainRequest { keeper: keeper.to_owned(), cancel };
+    Ok(within(master, client.drain(request)).await?.into_inner())
+}
+
+/// A keeper may be away for so long without being missed; zero: it may not. Returns it as it is now.
+///
+/// # Errors
+/// As [`drain`]; `Invalid`: that is too long.
+pub async fn maintenance(master: &str, keeper: &str, period: Duration) -> Result<pb::KeeperRow, DfsError> {
+    let mut client = connect(master).await?;
+    let for_ms = u64::try_from(period.as_millis()).unwrap_or(u64::MAX);
+    let request = pb::MaintenanceRequest { keeper: keeper.to_owned(), for_ms };
+    Ok(within(master, client.maintenance(request)).await?.into_inner())
+}
+
+/// Takes a keeper out of the cluster. Returns it as it was.
+///
+/// # Errors
+/// As [`drain`]; `Invalid`: it is in use, or has what is needed.
+pub async fn forget(master: &str, keeper: &str) -> Result<pb::KeeperRow, DfsError> {
+    let mut client = connect(master).await?;
+    let request = pb::ForgetRequest { keeper: keeper.to_owned() };
+    Ok(within(master, client.forget(request)).await?.into_inner())
+}
+
+/// Starts or stops rebalancing, or looks at it.
+///
+/// # Errors
+/// As [`status`].
+pub async fn rebalance(
+    master: &str,
+    action: pb::rebalance_request::Action,
+) -> Result<pb::RebalanceStatus, DfsError> {
+    let mut client = connect(master).await?;
+    let request = pb::RebalanceRequest { action: action as i32 };
+    Ok(within(master, client.rebalance(request)).await?.into_inner())
 }

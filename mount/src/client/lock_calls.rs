@@ -126,13 +126,6 @@ impl Client {
         }
     }
 
-    /// Ends as soon as the session is lost.
-    pub(crate) async fn session_is_lost(&self) {
-        while self.inner.shared.is_up() {
-            tokio::time::sleep(LOOK_EVERY).await;
-        }
-    }
-
     /// Gives up all locks on a file of the owners that `which` chooses by kind, owner and handles: they closed it.
     /// All are asked for at once; the future waits for the answers.
     ///

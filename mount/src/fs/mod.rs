@@ -191,23 +191,6 @@ impl Fs {
         Ok(self.files.adjust(self.seen(self.client.getattr(inode)).await?))
     }
 
-    /// The same for who uses the file through a handle. While the master is away, as it was known last: the kernel
-    /// asks at the end of a file, and what is known of an open file can be read on.
-    pub async fn getattr_open(&self, handle: u64, inode: InodeNo) -> Result<pb::Attr> {
-        let file = self.handles.get(handle)?.file.clone();
-        let known = async {
-            self.client.session_is_lost().await;
-            if file.is_stale() {
-                std::future::pending::<()>().await;
-            }
-        };
-        tokio::select! {
-            biased;
-            attr = self.getattr(inode) => attr,
-            () = known => Ok(file.adjust(file.committed_attr())),
-        }
-    }
-
     /// Changes attributes. A new size, and times given by hand, come after all that was written before. `caller`:
     /// `None` where the mount itself asks, or who could open the file for that.
     pub async fn setattr(&self, caller: Option<Caller>, setattr: pb::Setattr) -> Result<pb::Attr> {

@@ -121,12 +121,8 @@ impl Filesystem for Adapter {
         });
     }
 
-    fn getattr(&self, request: &Request, ino: INodeNo, fh: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let (fs, inode) = (self.fs.clone(), self.root.inward(ino));
-        if let Some(fh) = fh {
-            let work = async move { fs.getattr_open(fh.0, inode).await };
-            return self.attr(Call::new(request, "getattr", ino), reply, work);
-        }
         self.attr(Call::new(request, "getattr", ino), reply, async move { fs.getattr(inode).await });
     }
 

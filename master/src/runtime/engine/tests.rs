@@ -9,9 +9,9 @@ use pb::{mount_reply, mount_request};
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::core::{Row, RowChange};
+use crate::core::RowChange;
 use crate::runtime::OUTBOX_CAPACITY;
-use crate::store::{Identity, MemoryStore};
+use crate::store::{Identity, MemoryStore, Snapshot};
 
 /// Longer than anything here takes.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -35,8 +35,8 @@ impl Store for GatedStore {
         self.rows.identity(fresh)
     }
 
-    fn load(&mut self, each: &mut dyn FnMut(Row) -> Result<(), StoreError>) -> Result<(), StoreError> {
-        self.rows.load(each)
+    fn snapshot(&mut self) -> Result<Box<dyn Snapshot>, StoreError> {
+        self.rows.snapshot()
     }
 
     fn commit(&mut self, changes: &[RowChange]) -> Result<(), StoreError> {
@@ -72,7 +72,9 @@ fn settings() -> Settings {
         min_copies: 2,
         chunk_size: 1 << 20,
         replicate_every_ms: 10_000,
+        repair_rate: 100 << 20,
         compact_after_ms: 10_000,
+        spared: None,
         trash_ms: 0,
     }
 }

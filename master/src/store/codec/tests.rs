@@ -1,5 +1,7 @@
 //! Golden bytes, round trips and hostile bytes.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 
 use super::*;
@@ -27,7 +29,14 @@ pub(crate) fn samples() -> Vec<Row> {
         address: "10.0.0.1:4000".to_owned(),
         data_dir: "/srv/dfs".to_owned(),
         host: "höst".to_owned(),
-        version: String::new(),
+        ..KeeperRow::default()
+    };
+    let labelled = KeeperRow {
+        version: "1.2".to_owned(),
+        labels: BTreeMap::from([("rack".to_owned(), "7".to_owned())]),
+        draining: true,
+        maintenance_until_ms: 1_700_000_000_000,
+        ..keeper.clone()
     };
     vec![
         Row::Counters(Counters { next_inode: 2, next_chunk: 1024, next_keeper: 1 }),
@@ -39,6 +48,7 @@ pub(crate) fn samples() -> Vec<Row> {
         Row::Chunk(ChunkId(7), ChunkRow { length: 1, checksum: 0, keepers: vec![] }),
         Row::Xattr { inode: InodeNo(1), name: (*b"user.k").into(), value: Bytes::from_static(b"v\0") },
         Row::Keeper(KeeperId(1), keeper),
+        Row::Keeper(KeeperId(2), labelled),
         Row::Reply { session: SessionId(5), request: 6, reply: Bytes::from_static(b"\x08\x06") },
         Row::Quota(InodeNo(1), QuotaRow { max_bytes: Some(0), max_inodes: None }),
         Row::Quota(InodeNo(258), QuotaRow { max_bytes: None, max_inodes: Some(300) }),
@@ -76,12 +86,23 @@ const GOLDEN: &[&str] = &[
     "5 0000000000001234 0180808004effdb6f50d030102ac027bdc01ab",
     "5 0000000000000007 01010000974ab39f",
     "6 0000000000000001757365722e6b 01760089dafdc2",
-    "7 0000000000000001 010d31302e302e302e313a34303030082f7372762f6466730568c3b67374003ed4fbd5",
+    "7 0000000000000001 020d31302e302e302e313a34303030082f7372762f6466730568c3b67374000000007e190384",
+    "7 0000000000000002 020d31302e302e302e313a34303030082f7372762f6466730568c3b6737403312e3201047261636b01370180d095ffbc310354d647",
     "9 00000000000000050000000000000006 010806364a721a",
     "8 0000000000000001 010100005747337f",
     "8 0000000000000102 010001ac0292cabb45",
     "10 000000000000012c 010102ac022f612f6241e4d9b5",
 ];
+
+/// As version 1 wrote it: without labels and duty.
+#[test]
+fn a_keeper_of_the_first_version_is_read() {
+    const KEY: &[u8] = &1u64.to_be_bytes();
+    let body = b"\x0d10.0.0.1:4000\x08/srv/dfs\x05h\xc3\xb6st\x00";
+    let value = sealed(Table::Keeper, KEY, 1, body);
+    assert_eq!(hex(&value), "010d31302e302e302e313a34303030082f7372762f6466730568c3b67374003ed4fbd5");
+    assert_eq!(decode(Table::Keeper, KEY, &value), Ok(samples().remove(8)));
+}
 
 #[test]
 fn the_order_of_keys_is_the_order_of_numbers_and_names() {
@@ -148,6 +169,12 @@ fn what_no_encoder_writes_is_refused() {
         (Table::Chunk, KEY, 1, &[0x80], "a number in it is broken"),
         (Table::Keeper, KEY, 1, &[1, 0xff, 0, 0, 0], "a text in it is not UTF-8"),
         (Table::Keeper, KEY, 1, &[200, 1, b'a'], "it is too short"),
+        (Table::Keeper, KEY, 3, &[0, 0, 0, 0, 0, 0, 0], "it is of another version"),
+        (Table::Keeper, KEY, 0, &[0, 0, 0, 0], "it is of another version"),
+        (Table::Keeper, KEY, 1, &[0, 0, 0, 0, 0, 0, 0], "it is too long"),
+        (Table::Keeper, KEY, 2, &[0, 0, 0, 0], "a number in it is broken"),
+        (Table::Keeper, KEY, 2, &[0, 0, 0, 0, 0, 2, 0], "a mark in it is neither there nor not"),
+        (Table::Keeper, KEY, 2, &[0, 0, 0, 0, 2, 1, b'a', 0, 1, b'a', 0, 0, 0], "it has a label twice"),
         (Table::Quota, KEY, 1, &[2, 0], "a limit in it is neither there nor not"),
     ];
     for (table, key, version, body, why) in cases {
@@ -183,6 +210,15 @@ fn inode() -> impl Strategy<Value = InodeRow> {
     )
 }
 
+fn keeper() -> impl Strategy<Value = KeeperRow> {
+    let texts = ["\\PC{0,40}", "\\PC{0,40}", "\\PC{0,40}", "\\PC{0,40}"];
+    let labels = prop::collection::btree_map("\\PC{0,9}", "\\PC{0,9}", 0..5);
+    (texts, labels, any::<bool>(), 0..i64::MAX).prop_map(|(texts, labels, draining, maintenance_until_ms)| {
+        let [address, data_dir, host, version] = texts;
+        KeeperRow { address, data_dir, host, version, labels, draining, maintenance_until_ms }
+    })
+}
+
 fn row() -> impl Strategy<Value = Row> {
     let n = any::<u64>;
     let keepers = prop::collection::btree_set(any::<u64>(), 0..20);
@@ -212,10 +248,7 @@ fn row() -> impl Strategy<Value = Row> {
         (n(), n(), prop::collection::vec(any::<u8>(), 0..200)).prop_map(|(session, request, reply)| {
             Row::Reply { session: SessionId(session), request, reply: reply.into() }
         }),
-        (n(), ["\\PC{0,40}", "\\PC{0,40}", "\\PC{0,40}", "\\PC{0,40}"]).prop_map(|(id, texts)| {
-            let [address, data_dir, host, version] = texts;
-            Row::Keeper(KeeperId(id), KeeperRow { address, data_dir, host, version })
-        }),
+        (n(), keeper()).prop_map(|(id, row)| Row::Keeper(KeeperId(id), row)),
         (n(), any::<[Option<u64>; 2]>()).prop_map(|(id, [max_bytes, max_inodes])| {
             Row::Quota(InodeNo(id), QuotaRow { max_bytes, max_inodes })
         }),
@@ -245,7 +278,7 @@ proptest! {
         body in prop::collection::vec(any::<u8>(), 0..300),
     ) {
         let _ = decode(table, &key, &body);
-        if let Ok(row) = decode(table, &key, &sealed(table, &key, VALUE_VERSION, &body)) {
+        if let Ok(row) = decode(table, &key, &sealed(table, &key, table.version(), &body)) {
             let (again, same_key, _) = encode(&row);
             prop_assert_eq!((again, same_key), (table, key));
         }

@@ -73,6 +73,7 @@ impl KeeperPool {
             relay: relay.to_vec(),
             relayed: false,
             order: 0,
+            urgent: false,
         };
         let segments = segments(&open, pieces, sums);
         upload_step!(3, chunk, keeper = primary.keeper, "transfer begins");

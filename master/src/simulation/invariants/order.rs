@@ -1,0 +1,60 @@
+//! What one mount writes to a file becomes visible in the order in which it was written, from one stream to the next.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use dfs_proto::pb::keeper_down;
+
+use super::{Invariant, Saw};
+use crate::core::{Effect, Row, RowChange};
+use crate::simulation::world::World;
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Order {
+    writes: BTreeMap<u64, (usize, u64)>,
+    /// The last that became visible, of each mount and file.
+    last: BTreeMap<(usize, u64), u64>,
+    seen: BTreeSet<u64>,
+    built: BTreeSet<u64>,
+}
+
+impl Invariant for Order {
+    fn name(&self) -> &'static str {
+        "writes become visible in their order"
+    }
+
+    fn saw(&mut self, what: &Saw, world: &World) -> Result<(), String> {
+        match what {
+            Saw::WriteBegun { mount, inode, write, .. } => {
+                self.writes.insert(*write, (*mount, *inode));
+            }
+            Saw::BegunAnew { mount, inode } => {
+                self.last.remove(&(*mount, *inode));
+            }
+            Saw::Left(Effect::ToKeeper(_, keeper_down::Msg::Build(build))) => {
+                self.built.insert(build.chunk);
+            }
+            Saw::Applied { applied, .. } => {
+                let before = self.last.clone();
+                for change in &applied.changes {
+                    let RowChange::Put(Row::Chunk(chunk, _)) = change else { continue };
+                    if !self.seen.insert(chunk.0) || self.built.contains(&chunk.0) {
+                        continue;
+                    }
+                    let Some(write) = world.chunks.get(&chunk.0).and_then(|c| c.first()).map(|b| b >> 16)
+                    else {
+                        continue;
+                    };
+                    let Some(key) = self.writes.get(&write) else { continue };
+                    if let Some(last) = before.get(key).filter(|last| **last > write) {
+                        return Err(format!("{key:?} (mount, inode): write {write} comes after {last}"));
+                    }
+                    let last = self.last.entry(*key).or_default();
+                    *last = write.max(*last);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,105 @@
+//! Known bugs, to show that each invariant can fail.
+
+use super::world::World;
+use crate::core::{Applied, Command, Effect, Row, RowChange};
+use dfs_proto::pb::{self, keeper_down, mount_down, mount_reply::Result as Reply, mount_request::Op};
+
+/// What goes wrong, and where: in the master (its core, group commit or store), a keeper or a mount.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Bug {
+    LeavesBeforeItIsDurable,
+    ForgetsReservedIds,
+    GivesAChunkTwice,
+    LosesReplies,
+    DeletesWhatIsNeeded,
+    KeeperLosesSyncedChunks,
+    MountForgetsNothing,
+    MountWritesOutOfOrder,
+    MountKeepsLostLocks,
+    KeeperCopiesNothing,
+    KeeperDeletesNothing,
+    KeeperSaysSyncedTooEarly,
+    GrantsTwice,
+    GrantsTheLeaseTwice,
+    CopiesToTheSource,
+    LosesRows,
+    AnswersNever,
+}
+
+/// Bugs of the core: what a command did is altered.
+pub(super) fn spoil(world: &mut World, command: &Command, applied: &mut Applied) {
+    match world.bug {
+        Some(Bug::ForgetsReservedIds) => {
+            applied.changes.retain(|change| !matches!(change, RowChange::Put(Row::Counters(_))));
+        }
+        Some(Bug::GivesAChunkTwice) if world.rng.percent(10) => {
+            for effect in &mut applied.effects {
+                if let Effect::ToMount(_, mount_down::Msg::Reply(reply)) = effect
+                    && let Some(Reply::Placed(placed)) = &mut reply.result
+                    && let Some(old) = world.chunks.keys().next()
+                {
+                    placed.chunk = *old;
+                }
+            }
+        }
+        Some(Bug::LosesReplies) => {
+            applied.changes.retain(|change| !matches!(change, RowChange::Put(Row::Reply { .. })));
+        }
+        Some(Bug::DeletesWhatIsNeeded) if world.rng.percent(1) => {
+            let needed: Vec<(u64, u64)> = world
+                .master
+                .rows
+                .chunks()
+                .flat_map(|(chunk, row)| row.keepers.iter().map(move |keeper| (chunk, keeper.0)))
+                .collect();
+            if let Some((chunk, keeper)) = world.rng.pick(&needed) {
+                let delete = keeper_down::Msg::Delete(pb::DeleteChunks { chunks: vec![chunk] });
+                applied.effects.push(Effect::ToKeeper(dfs_proto::ids::KeeperId(keeper), delete));
+            }
+        }
+        // Whoever is refused gets the lock as well.
+        Some(Bug::GrantsTwice) => grant(applied),
+        // Whoever waits gets the lease at once.
+        Some(Bug::GrantsTheLeaseTwice) => {
+            if let Command::Mount { session, request } = command
+                && let Some(Op::SetLock(pb::SetLock { lock: Some(lock), wait: true })) = &request.op
+                && lock.kind == pb::LockKind::Append as i32
+                && applied
+                    .effects
+                    .iter()
+                    .all(|effect| !matches!(effect, Effect::ToMount(to, _) if to == session))
+            {
+                let size = world.master.rows.inode(lock.inode).map_or(0, |row| row.size);
+                let attr = Some(pb::Attr { inode: lock.inode, size, ..pb::Attr::default() });
+                let result = Some(Reply::Lock(pb::LockInfo { conflict: None, attr }));
+                let reply = pb::MountReply { id: request.id, result };
+                applied.effects.push(Effect::ToMount(*session, mount_down::Msg::Reply(reply)));
+            }
+        }
+        Some(Bug::CopiesToTheSource) => {
+            for effect in &mut applied.effects {
+                if let Effect::ToKeeper(source, keeper_down::Msg::Push(push)) = effect
+                    && let Some(to) = push.grant.as_mut().and_then(|grant| grant.keepers.first_mut())
+                {
+                    to.keeper = source.0;
+                }
+            }
+        }
+        Some(Bug::LosesRows) if world.rng.percent(2) => drop(applied.changes.pop()),
+        Some(Bug::AnswersNever) if world.rng.percent(1) => {
+            applied.effects.retain(|effect| !matches!(effect, Effect::ToMount(_, mount_down::Msg::Reply(_))))
+        }
+        _ => {}
+    }
+}
+
+fn grant(applied: &mut Applied) {
+    for effect in &mut applied.effects {
+        if let Effect::ToMount(_, mount_down::Msg::Reply(reply)) = effect
+            && let Some(Reply::Error(error)) = &reply.result
+            && error.code == pb::Code::WouldBlock as i32
+        {
+            reply.result = Some(Reply::Lock(pb::LockInfo::default()));
+        }
+    }
+}

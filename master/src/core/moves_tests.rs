@@ -145,7 +145,8 @@ fn rebalancing_keeps_the_spread_and_says_when_it_cannot_go_on() {
     settle(&mut kit);
     let used = used(&kit);
     assert_eq!((used[1], used[2], used[0] + used[3]), (50, 50, 50), "{used:?}");
-    assert!(used[0].abs_diff(used[3]) <= 15, "{used:?}");
+    // The mean is 37.5: the first is near it, and from the others nothing can go to the fourth.
+    assert!((36..=40).contains(&used[0]), "{used:?}");
     assert!(chunks.iter().all(|chunk| crowding(&kit, *chunk) == Crowding::default()));
     let status = kit.state.rebalance_status();
     assert!(!status.running && status.ended.contains("failure domains"), "{status:?}");
@@ -160,8 +161,8 @@ fn rebalancing_can_be_stopped_and_skips_who_is_on_the_way_out() {
     let duty = Duty::Maintenance { for_ms: 3_600_000 };
     kit.apply(Command::Operator(Operation::Duty { keeper: "5".to_owned(), duty }));
     kit.apply(Command::Operator(Operation::Rebalance { run: true }));
-    kit.pass_ms(1_000);
-    assert!(kit.pushes().is_empty());
+    settle(&mut kit);
+    assert_eq!(used(&kit)[4], 0, "nothing goes to who may be gone in a moment");
     kit.apply(Command::Operator(Operation::Duty {
         keeper: "5".to_owned(),
         duty: Duty::Maintenance { for_ms: 0 },

@@ -1,15 +1,13 @@
 //! What programs on a mount see while the master is away, and when it is back.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use dfs_tests::wait::secs;
-use dfs_tests::{Cluster, Mount, Rng, mount, wait_for, wait_until};
-use rustix::fs::{FlockOperation, fcntl_lock};
-use rustix::io::Errno;
+use dfs_tests::{Cluster, Mount, mount, wait_for, wait_until};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// In the time that the issue grants, and a busy machine needs.
@@ -122,57 +120,6 @@ fn who_waits_for_the_master_can_be_interrupted() {
 #[test]
 fn who_waits_for_the_master_can_be_killed() {
     programs_can_be_ended(Signal::KILL);
-}
-
-#[test]
-fn without_the_master_all_but_writes_fails_in_time_and_then_goes_on() {
-    let mut cluster = Cluster::builder().keepers(2).start();
-    let (a, b) = (cluster.mount_with(&["-o", "master_timeout=4s"]), cluster.mount());
-    let right = Rng::new(1).bytes(20 << 20);
-    fs::write(a.path("film"), &right).unwrap();
-    fs::write(a.path("note"), "before ").unwrap();
-    let mut film = File::open(a.path("film")).unwrap();
-    let mut got = vec![0; 1 << 20];
-    film.read_exact(&mut got).unwrap();
-    let mut note = OpenOptions::new().append(false).write(true).open(a.path("note")).unwrap();
-    note.write_all(b"written ").unwrap();
-    note.sync_all().unwrap();
-    let locked = OpenOptions::new().read(true).write(true).open(a.path("note")).unwrap();
-    fcntl_lock(&locked, FlockOperation::NonBlockingLockExclusive).unwrap();
-
-    cluster.master.kill();
-    let begun = Instant::now();
-    note.write_all(b"meanwhile ").unwrap();
-    assert!(begun.elapsed() < secs(3), "what is written is taken at once");
-    for (what, failed) in [
-        ("a look-up", fs::metadata(a.path("missing")).map(drop)),
-        ("a directory", fs::create_dir(a.path("new"))),
-        ("fsync", note.sync_all()),
-    ] {
-        let error = failed.expect_err(what);
-        println!("{what}: {error}");
-        assert!(
-            matches!(error.raw_os_error(), Some(code) if code == Errno::TIMEDOUT.raw_os_error() || code == Errno::IO.raw_os_error()),
-            "{what}: {error}"
-        );
-    }
-    let took = begun.elapsed();
-    assert!(took > secs(8) && took < secs(30), "three times 4 s, but {took:?}");
-
-    cluster.restart_master();
-    cluster.wait_live(2);
-    wait_until(secs(20), "the mount is back", || a.path("film").exists());
-    film.read_to_end(&mut got).unwrap();
-    assert!(got == right, "other bytes than were written");
-    note.write_all(b"after").unwrap();
-    note.sync_all().unwrap();
-    assert_eq!(fs::read_to_string(b.path("note")).unwrap(), "written meanwhile after");
-    let other = OpenOptions::new().read(true).write(true).open(b.path("note")).unwrap();
-    assert!(fcntl_lock(&other, FlockOperation::NonBlockingLockExclusive).is_err(), "the lock is held on");
-    drop(locked);
-    wait_until(secs(15), "the lock is free", || {
-        fcntl_lock(&other, FlockOperation::NonBlockingLockExclusive).is_ok()
-    });
 }
 
 #[test]

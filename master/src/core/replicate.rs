@@ -369,6 +369,7 @@ impl State {
         let Some(info) = copied.info else { return };
         let chunk = ChunkId(info.chunk);
         let ordered = self.end_order(copied.order, chunk, |order| order.destination == by).is_some();
+        self.troubles.served(by);
         match self.subject(chunk) {
             Some(subject) if subject.info == info => {
                 if self.chunks.get(chunk).is_none() {
@@ -410,6 +411,10 @@ impl State {
         let ended =
             self.end_order(failed.order, chunk, |order| order.source == by || order.destination == by);
         if let Some(order) = ended {
+            let code = failed.error.as_ref().map(pb::Error::code);
+            if by == order.source && matches!(code, Some(pb::Code::Unavailable | pb::Code::TimedOut)) {
+                self.troubles.keeper_failed(order.destination, out.now_ms);
+            }
             self.shun(&order, out.now_ms);
             self.replicate_now(chunk, out);
         }

@@ -133,7 +133,8 @@ pub struct Tuning {
     pub silence_timeout: Duration,
     /// Longest wait for a connection to a companion.
     pub connect_timeout: Duration,
-    /// Longest stall that a companion may cause before the upload goes on without it.
+    /// Longest stall that a companion may cause before the upload goes on without it; longer where more wait behind
+    /// it. Below half of the client's own patience of 2 s, so that the client does not blame the wrong one.
     pub relay_timeout: Duration,
     /// How long a notice for the master may wait for the session before its upload fails. Below the
     /// client's own patience of 5 s, so that the client hears the reason.
@@ -147,7 +148,7 @@ impl Default for Tuning {
         Tuning {
             silence_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(1),
-            relay_timeout: Duration::from_secs(3),
+            relay_timeout: Duration::from_secs(1),
             notice_timeout: Duration::from_secs(4),
             sync_after: Duration::from_millis(500),
         }

@@ -30,7 +30,7 @@ pub(crate) struct Outgoing {
 }
 
 impl Outgoing {
-    /// Connects to `address`, `HOST:PORT`. `patience` bounds each frame.
+    /// Connects to `address`, `HOST:PORT`. `patience` bounds each time without a byte taken or sent by the peer.
     ///
     /// # Errors
     /// `Unavailable`, with the reason.
@@ -46,8 +46,14 @@ impl Outgoing {
         let none = || std::io::Error::other("the name has no address");
         let to = address.to_socket_addrs().map_err(failed)?.next().ok_or_else(none).map_err(failed)?;
         let stream = TcpStream::connect_timeout(&to, tuning.connect_timeout).map_err(failed)?;
-        let wire = Wire::new(stream, patience, stop.clone()).map_err(failed)?;
+        let wire = Wire::new(stream, patience, stop.clone()).map_err(failed)?.renewing();
         Ok(Outgoing { wire, address: address.to_owned(), request: 0, used: Instant::now() })
+    }
+
+    /// The same for what is left to do.
+    fn be_patient(mut self, patience: Duration) -> Outgoing {
+        self.wire.be_patient(patience);
+        self
     }
 
     /// May the next chunk for `address` go over this connection?
@@ -151,14 +157,19 @@ impl Outgoing {
 
 /// The companions' part of one upload: bytes go to the first of them, which hands them on to the
 /// next. When it fails, the upload goes on without it, and without those behind it.
+///
+/// A companion that hangs must not make the sender believe that we do: each keeper of the chain waits less long for
+/// the next one than the one before waits for it.
 #[derive(Debug)]
 pub(crate) struct Relay {
     link: Option<Outgoing>,
-    /// How many keepers are in the chain behind us.
-    chain: u32,
+    first: u64,
     sync: bool,
+    /// For the chain behind us to take something.
     patience: Duration,
     chunk: dfs_proto::ids::ChunkId,
+    /// The first companion could not be reached or did not answer in time; not: it refused.
+    failed: bool,
 }
 
 /// What the chain behind us holds.
@@ -168,6 +179,8 @@ pub(crate) struct ChainDone {
     pub keepers: Vec<u64>,
     /// On stable storage on all of them.
     pub synced: bool,
+    /// Those that could not be reached or did not answer in time.
+    pub failed: Vec<u64>,
 }
 
 impl Relay {
@@ -180,10 +193,12 @@ impl Relay {
         tuning: &Tuning,
         stop: &Arc<Stop>,
     ) -> Relay {
-        let chain = open.relay.len() as u32;
-        let patience = tuning.relay_timeout;
-        let mut relay = Relay { link: None, chain, sync: open.sync, patience, chunk };
+        // Half as long again for each keeper that the first one waits for.
+        let behind = open.relay.len().saturating_sub(1) as u32;
+        let patience = tuning.relay_timeout + tuning.relay_timeout / 2 * behind;
+        let mut relay = Relay { link: None, first: 0, sync: open.sync, patience, chunk, failed: false };
         let Some((first, rest)) = open.relay.split_first() else { return relay };
+        relay.first = first.keeper;
         let forward = pb::WriteOpen {
             ticket: open.ticket.clone(),
             mac: first.mac.clone(),
@@ -195,7 +210,7 @@ impl Relay {
             urgent: false,
         };
         let link = match spare.filter(|spare| spare.is_reusable_for(&first.address)) {
-            Some(spare) => Ok(spare),
+            Some(spare) => Ok(spare.be_patient(patience)),
             None => Outgoing::connect(&first.address, tuning, patience, stop),
         };
         match link {
@@ -221,17 +236,21 @@ impl Relay {
     /// Waits for the chain's answer. Returns it, and the connection if it can be used again. No
     /// answer means that none of them counts.
     pub fn done(mut self) -> (ChainDone, Option<Outgoing>) {
-        // The first companion waits for the next ones in turn, and may have to sync.
-        let longer = self.chain > 1 || self.sync;
-        let patience = if longer { self.patience.mul_f64(4.0 / 3.0) } else { self.patience };
+        // Syncing takes longer.
+        let patience = if self.sync { self.patience * 3 / 2 } else { self.patience };
         let mut done = None;
         self.step(|link| {
             done = Some(link.done(patience)?);
             Ok(())
         });
         match done {
-            Some(done) => (ChainDone { keepers: done.keepers, synced: done.synced }, self.link),
-            None => (ChainDone { keepers: Vec::new(), synced: true }, None),
+            Some(pb::WriteDone { keepers, synced, failed }) => {
+                (ChainDone { keepers, synced, failed }, self.link)
+            }
+            None => {
+                let failed = self.failed.then_some(self.first).into_iter().collect();
+                (ChainDone { keepers: Vec::new(), synced: true, failed }, None)
+            }
         }
     }
 
@@ -246,5 +265,6 @@ impl Relay {
     fn give_up(&mut self, error: &DfsError) {
         tracing::warn!(chunk = %self.chunk, %error, "upload goes on without the companion");
         self.link = None;
+        self.failed = matches!(error.code, ErrorCode::Unavailable | ErrorCode::TimedOut);
     }
 }

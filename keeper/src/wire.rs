@@ -50,6 +50,8 @@ pub(crate) struct Wire {
     /// For a frame to begin, for one to arrive, and for one to leave.
     patience: Duration,
     receive_by: Instant,
+    /// Bytes that the peer takes renew the time for a frame to leave.
+    renews: bool,
     meta: Vec<u8>,
 }
 
@@ -61,7 +63,17 @@ impl Wire {
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(tick))?;
         stream.set_write_timeout(Some(tick))?;
-        Ok(Wire { stream, stop, patience, receive_by: Instant::now(), meta: Vec::new() })
+        Ok(Wire { stream, stop, patience, receive_by: Instant::now(), renews: false, meta: Vec::new() })
+    }
+
+    /// For a peer of our own choice: on a slow link it may take as long as it likes, if only it takes something.
+    pub fn renewing(self) -> Wire {
+        Wire { renews: true, ..self }
+    }
+
+    /// From now on each frame and stall is given `patience`.
+    pub fn be_patient(&mut self, patience: Duration) {
+        self.patience = patience;
     }
 
     /// Waits for a frame and reads its header, which is checked.
@@ -168,11 +180,14 @@ impl Wire {
         Instant::now() + self.patience
     }
 
-    fn send_all(&mut self, mut data: &[u8], flags: SendFlags, by: Instant) -> Result<(), WireError> {
+    fn send_all(&mut self, mut data: &[u8], flags: SendFlags, mut by: Instant) -> Result<(), WireError> {
         while !data.is_empty() {
             match rustix::net::send(&self.stream, data, flags | SendFlags::NOSIGNAL) {
                 Ok(sent) => {
                     data = &data[sent..];
+                    if self.renews {
+                        by = self.send_by();
+                    }
                     if !data.is_empty() && Instant::now() >= by {
                         return Err(WireError::Slow);
                     }

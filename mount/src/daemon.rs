@@ -6,6 +6,7 @@
 //! - [`subdir`]: the directory of the cluster that is mounted.
 //! - [`remount`]: other options for a mount that is there.
 //! - [`stop`]: signals, and how a mount ends.
+//! - [`guard`]: a process that sees to it that a mount which is killed can end.
 //!
 //! Going to the background: the program starts itself again, with a pipe for its standard output and the log
 //! file for its standard error, and waits at the pipe. Nothing is forked: what a fork would carry over (threads,
@@ -13,6 +14,7 @@
 //! `ready` or what is wrong; only then does the first one return. So it returns 0 exactly when the mount is
 //! usable.
 
+pub mod guard;
 pub mod log_file;
 pub mod ready;
 pub mod remount;
@@ -71,6 +73,9 @@ enum DaemonError {
 
 /// Runs `dfs-mount` with these arguments, the program's name first.
 pub fn main(args: Vec<OsString>) -> ExitCode {
+    if let Some(ended) = guard::main() {
+        return ended;
+    }
     match options::parse_remount(&args) {
         Ok(Some(wanted)) => return remounted(&wanted),
         // What is wrong with the arguments is said below.

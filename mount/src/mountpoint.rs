@@ -22,7 +22,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use self::mountinfo::MountEntry;
 
@@ -31,6 +31,10 @@ const LOOK_DEADLINE: Duration = Duration::from_secs(10);
 
 /// The most dead mounts that are taken off one another.
 const MAX_LAYERS: usize = 16;
+
+/// How long the end of a process that was killed may take to show, and how often it is looked for.
+const DYING: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 
 /// The kernel's type of our mounts begins so; what follows `fuse.` is the subtype.
 const FUSE_TYPE: &str = "fuse";
@@ -132,6 +136,7 @@ enum Found {
 /// [`MountPointError`] when something is there that is not ours to touch.
 pub fn prepare(path: &Path, our_type: &str) -> Result<MountPoint, MountPointError> {
     let mut notes = Vec::new();
+    let began = Instant::now();
     for _ in 0..MAX_LAYERS {
         let (real, found) = look(path)?;
         match found {
@@ -141,6 +146,10 @@ pub fn prepare(path: &Path, our_type: &str) -> Result<MountPoint, MountPointErro
             }
             Found::NotDirectory => return Err(MountPointError::NotDirectory(real)),
             Found::Dangling => return Err(MountPointError::Dangling(real)),
+            // What was killed a moment ago may still look alive: the kernel has its attributes cached.
+            Found::Mounted(entry) if entry.fs_type == our_type && began.elapsed() < DYING => {
+                thread::sleep(LOOK_AGAIN);
+            }
             Found::Mounted(entry) if entry.fs_type == our_type => {
                 return Err(MountPointError::AlreadyMounted { path: real, source_name: entry.source });
             }

@@ -146,8 +146,21 @@ impl Scratch {
         command
     }
 
-    /// The processes of this scratch that run `binary`, daemons among them. Zombies do not count.
+    /// The processes of this scratch that run `binary`, daemons among them. Zombies and guards do not count.
     pub fn pids(&self, binary: &str) -> Vec<Pid> {
+        let mut pids = self.all_pids(binary);
+        pids.retain(|pid| !is_guard(*pid));
+        pids
+    }
+
+    /// The guards of the mounts of this scratch.
+    pub fn guards(&self) -> Vec<Pid> {
+        let mut pids = self.all_pids("dfs-mount");
+        pids.retain(|pid| is_guard(*pid));
+        pids
+    }
+
+    fn all_pids(&self, binary: &str) -> Vec<Pid> {
         let mark = format!("{MARK}={}", self.dir.display());
         let of_ours = |pid: i32| {
             let environ = fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
@@ -169,6 +182,11 @@ impl Scratch {
             let _ = rustix::process::kill_process(pid, signal);
         }
     }
+}
+
+fn is_guard(pid: Pid) -> bool {
+    let comm = fs::read_to_string(format!("/proc/{}/comm", pid.as_raw_nonzero()));
+    comm.is_ok_and(|name| name.trim() == "dfs-mount-guard")
 }
 
 impl Default for Scratch {

@@ -167,7 +167,8 @@ fn settle(
     let (others, spare) = relay.done();
     conn.spare = spare;
     let result = synced.and_then(|synced| {
-        let done = pb::WriteDone { keepers: holders(admitted, &others), synced: synced && others.synced };
+        let (keepers, synced) = (holders(admitted, &others), synced && others.synced);
+        let done = pb::WriteDone { keepers, synced, failed: others.failed };
         tell_master(node, admitted, info, &done)?;
         Ok(done)
     });
@@ -214,6 +215,7 @@ fn tell_master(
             keepers: done.keepers.clone(),
             synced: done.synced,
             nonce: admitted.ticket.nonce,
+            failed: done.failed.clone(),
         }),
     };
     // Before it is handed over: the master's step 5 may be logged before this thread runs again.

@@ -21,11 +21,11 @@ async fn an_upload_is_read_back_to_the_byte() {
     let bytes = data(3_000_001);
     let mut client = Client::connect(keeper.address());
     let done = client.upload(&master.grant(Write, 5, &[&keeper]), &bytes, false).unwrap();
-    assert_eq!(done, pb::WriteDone { keepers: vec![1], synced: false });
+    assert_eq!(done, pb::WriteDone { keepers: vec![1], ..Default::default() });
     let stored = master.wait_stored(1, 5).await;
     let sums = BlockSums::of(&bytes);
     let info = pb::ChunkInfo { chunk: 5, length: 3_000_001, checksum: sums.checksum() };
-    assert_eq!(stored, pb::Stored { info: Some(info), keepers: vec![1], synced: false, nonce: 1005 });
+    assert_eq!(stored, pb::Stored { info: Some(info), keepers: vec![1], nonce: 1005, ..Default::default() });
     let grant = master.grant(Read, 5, &[&keeper]);
     assert_eq!(client.read_all(&grant, bytes.len()).unwrap(), bytes);
     let with_sums = pb::ReadRequest { want_sums: true, ..read_request(&grant, 65_536, 65_536) };
@@ -70,7 +70,7 @@ async fn an_upload_goes_through_the_whole_chain_before_the_master_hears() {
     // Twice over the same connections, the second one synced.
     for (chunk, sync) in [(9, false), (10, true)] {
         let done = client.upload(&master.grant(Write, chunk, &[&a, &b, &c]), &bytes, sync).unwrap();
-        assert_eq!(done, pb::WriteDone { keepers: vec![1, 2, 3], synced: sync });
+        assert_eq!(done, pb::WriteDone { keepers: vec![1, 2, 3], synced: sync, failed: vec![] });
         assert_eq!(master.wait_stored(1, chunk).await.keepers, [1, 2, 3]);
         for keeper in [&b, &c] {
             let grant = master.grant(Read, chunk, &[keeper]);
@@ -132,7 +132,7 @@ async fn a_companion_cannot_speak_for_others() {
             let header = Header::decode(&raw).unwrap();
             stream.read_exact(&mut vec![0; header.meta_len + header.data_len]).unwrap();
             if header.kind == Kind::WriteEnd {
-                let done = pb::WriteDone { keepers: vec![77, 78, 1, 77], synced: true };
+                let done = pb::WriteDone { keepers: vec![77, 78, 1, 77], synced: true, failed: vec![] };
                 return stream.write_all(&frame::encode(Kind::WriteDone, header.request, &done, 0)).unwrap();
             }
         }

@@ -17,12 +17,15 @@ use super::upload::{Phase, Upload};
 
 impl State {
     /// How many live copies an upload needs: `min_copies`, or as many as there are live keepers that have
-    /// it or could take it; one at least.
+    /// it or could take it, as far as others reach them; one at least.
     pub(super) fn copies_needed(&self, upload: &Upload) -> u32 {
         let able = self
             .keepers
             .iter()
-            .filter(|(id, keeper)| keeper.takes(upload.length) || keeper.alive && upload.holders.contains(id))
+            .filter(|(id, keeper)| {
+                keeper.takes(upload.length) && !self.troubles.is_unreachable(**id)
+                    || keeper.alive && upload.holders.contains(id)
+            })
             .count();
         u32::try_from(able).unwrap_or(u32::MAX).min(self.settings.min_copies).max(1)
     }

@@ -233,6 +233,7 @@ impl State {
                     "no live keeper has these many chunks: 'dfs status' names the files"
                 );
             }
+            self.fail_uploads_at(&dead, out);
             self.recheck_uploads(out);
             self.recheck_syncs(out);
             self.start_scan(out);

@@ -74,6 +74,7 @@ pub mod row;
 mod session;
 mod sync;
 pub mod trash;
+mod trouble;
 mod upload;
 mod xattr;
 
@@ -123,6 +124,7 @@ use replies::Replies;
 use row::{ExtentRow, Name};
 use session::Session;
 use sync::Syncs;
+use trouble::Troubles;
 use upload::Upload;
 
 /// Everything that the master knows.
@@ -153,6 +155,7 @@ pub struct State {
     /// Ticketed, and not yet in the table.
     uploads: BTreeMap<ChunkId, Upload>,
     orders: Orders,
+    troubles: Troubles,
     moves: moves::Moves,
     syncs: Syncs,
     compaction: Compaction,
@@ -194,6 +197,7 @@ impl State {
             replies: Replies::default(),
             uploads: BTreeMap::new(),
             orders: Orders::default(),
+            troubles: Troubles::default(),
             moves: moves::Moves::default(),
             syncs: Syncs::default(),
             compaction: Compaction::default(),
@@ -242,6 +246,7 @@ impl State {
         self.find_dead_keepers(out);
         self.end_maintenance(out);
         self.expire_orders(out);
+        self.troubles.tick(out.now_ms);
         self.expire_uploads(out);
         self.expire_locks(out);
         self.expire_acks(out);

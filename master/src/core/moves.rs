@@ -225,19 +225,23 @@ impl State {
         (fill.target / 100 * EVEN_PERCENT).max(2 * u64::from(self.settings.chunk_size))
     }
 
+    fn are_uneven(&self, fills: &BTreeMap<KeeperId, Fill>) -> bool {
+        fills.values().any(|fill| fill.used.abs_diff(fill.target) > self.tolerance(fill))
+    }
+
     fn rebalance_step(&mut self, out: &mut Out) {
         while self.moves.rebalance.running {
             let fills = self.fills();
+            let uneven = self.are_uneven(&fills);
             let source = fills
                 .iter()
                 .filter(|(id, fill)| {
-                    fill.over() > self.tolerance(fill) && !self.moves.rebalance.exhausted.contains(id)
+                    uneven && fill.over() > 0 && !self.moves.rebalance.exhausted.contains(id)
                 })
                 .max_by_key(|(id, fill)| (fill.part, std::cmp::Reverse(**id)))
                 .map(|(id, _)| *id);
             let Some(source) = source else {
                 if self.moves.under_way.is_empty() {
-                    let uneven = fills.values().any(|fill| fill.over() > self.tolerance(fill));
                     let rebalance = &mut self.moves.rebalance;
                     if uneven && rebalance.moved_chunks > rebalance.moved_before {
                         rebalance.moved_before = rebalance.moved_chunks;
@@ -311,7 +315,7 @@ impl State {
     pub fn rebalance_status(&self) -> pb::RebalanceStatus {
         let rebalance = &self.moves.rebalance;
         let fills = self.fills();
-        let over = fills.values().filter(|fill| fill.over() > self.tolerance(fill)).map(Fill::over).sum();
+        let over = if self.are_uneven(&fills) { fills.values().map(Fill::over).sum() } else { 0 };
         pb::RebalanceStatus {
             running: rebalance.running,
             moved_chunks: rebalance.moved_chunks,

@@ -84,8 +84,8 @@ impl State {
     }
 
     /// Keepers for a new chunk: the primary, then companions in relay order, `want` in all if there are
-    /// so many. The best spread first, then least bytes under way, then the one that waited longest; those of `avoid`
-    /// only when nobody else is left.
+    /// so many. The best spread first, then least bytes under way, then the one that waited longest; those of `avoid`,
+    /// and those that others have trouble with, only when nobody else is left.
     ///
     /// # Errors
     /// `NoKeeper`: none is live. `NoSpace`: those that are take nothing.
@@ -97,14 +97,15 @@ impl State {
                 .iter()
                 .filter(|(id, keeper)| keeper.takes(length) && !chosen.contains(id))
                 .min_by_key(|(id, keeper)| {
-                    let unwanted = (avoid.contains(&id.0), keeper.row.in_maintenance());
+                    let avoided = avoid.contains(&id.0) || self.troubles.is_shunned(**id);
+                    let unwanted = (avoided, keeper.row.in_maintenance());
                     let last = if chosen.is_empty() { keeper.last_primary } else { keeper.last_placed };
                     (unwanted, self.crowds(**id, &chosen), keeper.pending_bytes, last, **id)
                 })
                 .map(|(id, _)| *id);
             let Some(next) = next else { break };
-            // A companion that just failed the client would only fail it again.
-            if avoid.contains(&next.0) && !chosen.is_empty() {
+            // A companion that just failed would only fail again.
+            if (avoid.contains(&next.0) || self.troubles.is_shunned(next)) && !chosen.is_empty() {
                 break;
             }
             chosen.push(next);
@@ -155,7 +156,8 @@ impl State {
             .min_by_key(|(id, keeper)| {
                 let crowds = self.crowds(**id, others);
                 let free = keeper.load.free.saturating_sub(keeper.pending_bytes);
-                (keeper.row.in_maintenance(), crowds, keeper.orders_in, Reverse(free), **id)
+                let shunned = self.troubles.is_shunned(**id);
+                (shunned, keeper.row.in_maintenance(), crowds, keeper.orders_in, Reverse(free), **id)
             })
             .map(|(id, _)| *id)
     }

@@ -127,7 +127,8 @@ impl State {
     }
 
     /// The live keeper that gets the copy: one that has none, chosen as `placement` does. Copies that are to go count
-    /// for nothing.
+    /// for nothing. One that has too many orders is waited for, rather than have the copy spread worse, unless the
+    /// copy is urgent.
     fn select_machine_to_copy_to(
         &self,
         chunk: ChunkId,
@@ -137,12 +138,14 @@ impl State {
         let counts = |id: &&KeeperId| self.is_alive(**id) && !self.is_draining(**id);
         let mut others: Vec<KeeperId> = subject.holders.iter().filter(counts).copied().collect();
         others.extend(self.orders.destinations(chunk));
-        self.select_beside(subject.info.length, &others, |id, keeper| {
+        let has_few = |keeper: &super::Keeper| keeper.orders_in < subject.max_orders;
+        let best = self.select_beside(subject.info.length, &others, |id, keeper| {
             id != source
                 && !subject.holders.contains(&id)
-                && keeper.orders_in < subject.max_orders
+                && (has_few(keeper) || !subject.urgent)
                 && !self.orders.shunned.contains_key(&(chunk, source, id))
-        })
+        });
+        best.filter(|id| self.keepers.get(id).is_some_and(has_few))
     }
 
     /// Tells both: the destination what will come, then the source where to send it.
@@ -366,6 +369,7 @@ impl State {
         let Some(info) = copied.info else { return };
         let chunk = ChunkId(info.chunk);
         let ordered = self.end_order(copied.order, chunk, |order| order.destination == by).is_some();
+        self.troubles.served(by);
         match self.subject(chunk) {
             Some(subject) if subject.info == info => {
                 if self.chunks.get(chunk).is_none() {
@@ -407,6 +411,10 @@ impl State {
         let ended =
             self.end_order(failed.order, chunk, |order| order.source == by || order.destination == by);
         if let Some(order) = ended {
+            let code = failed.error.as_ref().map(pb::Error::code);
+            if by == order.source && matches!(code, Some(pb::Code::Unavailable | pb::Code::TimedOut)) {
+                self.troubles.keeper_failed(order.destination, out.now_ms);
+            }
             self.shun(&order, out.now_ms);
             self.replicate_now(chunk, out);
         }

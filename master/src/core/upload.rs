@@ -114,6 +114,9 @@ impl State {
             return fail(ErrorCode::Busy, format!("{MAX_PENDING} uploads are under way; wait for some"));
         }
         self.check_quota_for_bytes(inode, &op.runs, replaced)?;
+        if op.replaces != 0 {
+            op.avoid.iter().for_each(|keeper| self.troubles.mount_failed(KeeperId(*keeper), out.now_ms));
+        }
         let placed = self.place(length, self.settings.min_copies, &op.avoid)?;
         let chunk = self.ids.chunk(out);
         let latest = pb::Time { sec: out.now.sec.saturating_add(1), nsec: out.now.nsec };
@@ -176,6 +179,9 @@ impl State {
         if !upload.placed.contains(&by) {
             return self.delete_at(by, chunk, out);
         }
+        for keeper in upload.placed.iter().filter(|keeper| stored.failed.contains(&keeper.0)) {
+            self.troubles.keeper_failed(*keeper, out.now_ms);
+        }
         let fits = match upload.phase {
             Phase::Stored { checksum } => checksum == info.checksum,
             _ => true,
@@ -196,6 +202,7 @@ impl State {
             .filter(|keeper| stored.keepers.contains(&keeper.0) || *keeper == by)
             .collect();
         for keeper in told {
+            self.troubles.served(keeper);
             self.upload_gained_copy(chunk, keeper, stored.synced);
         }
         if was_ticketed {
@@ -241,6 +248,22 @@ impl State {
         let (session, inode) = (upload.session, upload.inode);
         self.uploads.insert(chunk, upload);
         self.say_failed(session, inode, chunk, error, out);
+    }
+
+    /// Keepers died that were to say that they have a chunk: its client may believe that they have, and would wait.
+    pub(super) fn fail_uploads_at(&mut self, dead: &[KeeperId], out: &mut Out) {
+        let lost: Vec<(ChunkId, KeeperId)> = self
+            .uploads
+            .iter()
+            .filter(|(_, upload)| upload.phase == Phase::Ticketed)
+            .filter_map(|(chunk, upload)| Some((*chunk, *upload.placed.first()?)))
+            .filter(|(_, primary)| dead.contains(primary))
+            .collect();
+        for (chunk, keeper) in lost {
+            let message =
+                format!("keeper {keeper} died before it said that it has chunk {chunk}; send it again");
+            self.fail_upload(chunk, &DfsError::new(ErrorCode::Lost, message), out);
+        }
     }
 
     /// Its client is away. It is in nobody's file, and keeps its place until its session ends or begins anew.

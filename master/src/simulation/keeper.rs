@@ -341,7 +341,7 @@ impl World {
             }
         }
         let Some(info) = self.keepers[first].info(chunk) else { return false };
-        let stored = pb::Stored { info: Some(info), keepers: holders, synced, nonce: 0 };
+        let stored = pb::Stored { info: Some(info), keepers: holders, synced, ..Default::default() };
         self.says_soon(first, keeper_up::Msg::Stored(stored));
         true
     }

@@ -6,6 +6,7 @@ use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dfs_proto::error::{DfsError, ErrorCode};
@@ -25,6 +26,9 @@ const WRITE_BUFFER: u64 = 64 * 1024 * 1024;
 /// Bytes read from the local file at a time, and how many such pieces wait.
 const PIECE: usize = 1024 * 1024;
 const PIECES: usize = 4;
+/// How long a cluster without a live keeper is given to get one.
+const KEEPERS_WITHIN: Duration = Duration::from_secs(5);
+const LOOK_EVERY: Duration = Duration::from_millis(200);
 
 /// What is stored.
 struct Source {
@@ -53,9 +57,23 @@ pub(super) async fn put(master: &str, file: &OsStr, path: Option<&OsStr>) -> Res
     in_session(master, async |client| {
         let named = |error| name_it(error, "put to", &path);
         let target = target(client, &path, base).await.map_err(named)?;
+        wait_for_keepers(client).await.map_err(named)?;
         store(client, source, &target, &path).await
     })
     .await
+}
+
+/// Where there is no keeper nothing can be stored. After a restart of the cluster they have to call first.
+async fn wait_for_keepers(client: &Client) -> Result<(), DfsError> {
+    let give_up = Instant::now() + KEEPERS_WITHIN;
+    while client.statfs(InodeNo::ROOT).await?.total == 0 {
+        if Instant::now() >= give_up {
+            let message = "no keeper is live: start one, or see why they are gone (dfs keepers)";
+            return Err(DfsError::new(ErrorCode::NoKeeper, message));
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+    Ok(())
 }
 
 fn open(file: &OsStr) -> Result<Source, CliError> {

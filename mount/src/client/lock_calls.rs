@@ -112,8 +112,8 @@ impl Client {
         }
     }
 
-    /// Ends when the session has been lost for as long as a call may take.
-    async fn master_is_away(&self) {
+    /// Ends when the session has been lost for as long as a call may take, from now on.
+    pub(crate) async fn master_is_away(&self) {
         let shared = &*self.inner.shared;
         let mut heard = Instant::now();
         loop {

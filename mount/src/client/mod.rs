@@ -171,6 +171,11 @@ impl Client {
         self.inner.shared.is_up()
     }
 
+    /// How long one call to the master may take.
+    pub fn op_timeout(&self) -> Duration {
+        self.inner.shared.op_timeout()
+    }
+
     /// The master's clock now: this machine's monotonic clock plus what welcome and pongs told. Does not go
     /// back, unless the master's own clock was set back by more than a second.
     pub fn now(&self) -> pb::Time {

@@ -13,6 +13,7 @@ use dfs_proto::error::DfsError;
 use dfs_proto::ids::InodeNo;
 use tokio::runtime::{Builder, Runtime};
 
+use super::guard::Guard;
 use super::ready::Starter;
 use super::stop::{self, Signals};
 use super::subdir::{self, SubDirError};
@@ -186,6 +187,10 @@ fn mount(
     let signals =
         Signals::new(runtime.handle()).map_err(|error| RunError::Start { what: "signal handlers", error })?;
     let (attached, serving) = attach_and_serve(settings, runtime, path, root, (client, events))?;
+    // Without a guard it is still a mount.
+    let guard = Guard::start(&attached)
+        .inspect_err(|error| tracing::warn!("no guard: {error}; should this process be killed, it may hang"))
+        .ok();
     let usable = probe(path).map_err(|error| RunError::Unusable { path: path.display().to_string(), error });
     if let Err(error) = readahead::raise(attached.device()) {
         tracing::debug!("readahead stays at the kernel's default: {error}");
@@ -196,6 +201,7 @@ fn mount(
         Ok(()) => stop::serve_until_end(runtime, serving, &attached, signals, cluster),
         Err(_) => stop::end(runtime, serving, &attached, signals),
     };
+    drop(guard);
     tracing::info!(mountpoint = %path.display(), "unmounted");
     usable.and(ended)
 }

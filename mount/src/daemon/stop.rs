@@ -2,7 +2,7 @@
 //!
 //! A signal (TERM, INT, HUP) uploads all that was written, unmounts what we mounted and nothing else, also when it
 //! is busy, and uploads what came in meanwhile, each as far as it succeeds within [`DRAIN_DEADLINE`]. A second signal ends the process at
-//! once. Every step has its deadline, so the process always ends.
+//! once. Every step has its deadline, and all together have one, so the process always ends.
 
 use std::io;
 use std::process;
@@ -29,6 +29,9 @@ const DETACH_DEADLINE: Duration = Duration::from_secs(30);
 
 /// The longest that the kernel may take to let go of the mount after that.
 const RELEASE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The longest that all this may take together, whatever does not answer. A step that is begun then gets [`HURRY`].
+const END_WITHIN: Duration = Duration::from_secs(45);
 
 /// How often we look whether the mount was taken away from a process that has lost its master.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -71,6 +74,21 @@ impl Signals {
             _ = self.interrupt.recv() => "SIGINT",
             _ = self.hangup.recv() => "SIGHUP",
         }
+    }
+}
+
+/// When the process must have ended.
+#[derive(Clone, Copy)]
+struct EndBy(Instant);
+
+impl EndBy {
+    fn new() -> EndBy {
+        EndBy(Instant::now() + END_WITHIN)
+    }
+
+    /// For a step that may take `most`.
+    fn time_for(self, most: Duration) -> Duration {
+        most.min(self.0.saturating_duration_since(Instant::now())).max(HURRY)
     }
 }
 
@@ -147,7 +165,9 @@ pub fn serve_until_end(
             runtime.block_on(watched.serving.close());
             Ok(())
         }
-        End::Unmounted(ended) => runtime.block_on(drain(&watched.serving, ended, attached, &mut signals)),
+        End::Unmounted(ended) => {
+            runtime.block_on(drain(&watched.serving, ended, attached, &mut signals, EndBy::new()))
+        }
         End::Asked => runtime.block_on(unmount(watched, attached, &mut signals)),
     }
 }
@@ -200,36 +220,40 @@ async fn report_failure(cluster: Option<&Embedded>) {
 
 async fn unmount(mut watched: Watched, attached: &Attached, signals: &mut Signals) -> Result<(), RunError> {
     let serving = watched.serving.clone();
+    let by = EndBy::new();
     let gone = async {
         // While the mount is whole: should the kernel not let go of it, this much is safe.
-        if let Err(error) = serving.drain(DRAIN_DEADLINE).await {
+        if let Err(error) = serving.drain(by.time_for(DRAIN_DEADLINE)).await {
             tracing::warn!("before the unmount: {error}");
         }
-        match detach(attached, Detach::Clean).await {
+        match detach(attached, Detach::Clean, by).await {
             Some(Detached::Done) => {}
             Some(Detached::NotOurs) => {
                 tracing::warn!(
                     "the mount was taken away or covered by another one already; nothing is unmounted"
                 );
-                cut_off(attached, Detach::Lazy).await;
+                cut_off(attached, Detach::Lazy, by).await;
             }
-            None => cut_off(attached, Detach::Abort).await,
+            None => cut_off(attached, Detach::Abort, by).await,
         }
-        timeout(RELEASE_DEADLINE, &mut watched.ended).await
+        timeout(by.time_for(RELEASE_DEADLINE), &mut watched.ended).await
     };
     let ended = tokio::select! {
         ended = gone => ended,
         name = signals.next() => hurry(name, attached).await,
     };
     match ended {
-        Ok(Ok(ended)) => drain(&serving, ended, attached, signals).await,
-        _ => Err(RunError::NotDrained),
+        Ok(Ok(ended)) => drain(&serving, ended, attached, signals, by).await,
+        _ => {
+            serving.log_lost();
+            Err(RunError::NotDrained)
+        }
     }
 }
 
 /// Ends the connection with the kernel, whoever still has files open.
-async fn cut_off(attached: &Attached, how: Detach) {
-    detach(attached, how).await;
+async fn cut_off(attached: &Attached, how: Detach, by: EndBy) {
+    detach(attached, how, by).await;
     // Not everybody may unmount by force, but whoever mounted may end the connection.
     if let Err(error) = connection::abort(attached.device()) {
         tracing::debug!("the connection with the kernel was not ended by hand: {error}");
@@ -238,10 +262,11 @@ async fn cut_off(attached: &Attached, how: Detach) {
 
 /// `None` when it did not work, which is logged. The kernel may ask us things meanwhile, so it is done in a
 /// thread of its own.
-async fn detach(attached: &Attached, how: Detach) -> Option<Detached> {
+async fn detach(attached: &Attached, how: Detach, by: EndBy) -> Option<Detached> {
     let attached = attached.clone();
+    let within = by.time_for(DETACH_DEADLINE);
     let task = tokio::task::spawn_blocking(move || attached.detach(how));
-    match timeout(DETACH_DEADLINE, task).await {
+    match timeout(within, task).await {
         Ok(Ok(Ok(detached))) => Some(detached),
         Ok(Ok(Err(error))) if error.is_busy() => {
             tracing::warn!("the mount is busy; it is unmounted all the same");
@@ -256,7 +281,7 @@ async fn detach(attached: &Attached, how: Detach) -> Option<Detached> {
             None
         }
         Err(_) => {
-            tracing::warn!("unmount: the kernel took longer than {} s", DETACH_DEADLINE.as_secs());
+            tracing::warn!("unmount: the kernel took longer than {within:?}");
             None
         }
     }
@@ -268,16 +293,18 @@ async fn drain(
     result: io::Result<()>,
     attached: &Attached,
     signals: &mut Signals,
+    by: EndBy,
 ) -> Result<(), RunError> {
     if let Err(error) = result {
         tracing::warn!("serving the mount ended: {error}");
     }
     // When the connection was ended from outside, the mount is still there, and dead.
-    detach(attached, Detach::Lazy).await;
+    detach(attached, Detach::Lazy, by).await;
     let drained = tokio::select! {
-        drained = serving.drain(DRAIN_DEADLINE) => drained.map_err(RunError::Drain),
+        drained = serving.drain(by.time_for(DRAIN_DEADLINE)) => drained.map_err(RunError::Drain),
         name = signals.next() => hurry(name, attached).await,
     };
+    serving.log_lost();
     serving.close().await;
     drained
 }
@@ -285,6 +312,6 @@ async fn drain(
 /// A second signal: leaves no dead mount if that can be had quickly, and ends the process.
 async fn hurry<T>(name: &str, attached: &Attached) -> T {
     tracing::warn!("{name} again: ending at once; what was not uploaded is lost");
-    let _ = timeout(HURRY, detach(attached, Detach::Lazy)).await;
+    let _ = timeout(HURRY, detach(attached, Detach::Lazy, EndBy::new())).await;
     process::exit(HURRIED)
 }

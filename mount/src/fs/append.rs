@@ -226,7 +226,7 @@ async fn keep(file: Arc<OpenFile>, client: Client) {
         }
         open(&file);
         until_closed(&file).await;
-        if let Err(error) = file.writer.settle().await {
+        if let Err(error) = file.writer.settle_in_the_end().await {
             tracing::warn!(inode = %file.inode, "what was appended is lost, and its writers are told: {error}");
         }
         if let Err(error) = client.return_append(file.inode).await {

@@ -42,6 +42,12 @@ impl Fs {
         let mut written = Ok(());
         if let Some(file) = file.as_ref().filter(|file| weaker && file.writer.has_pending()) {
             written = file.writer.settle().await;
+            // Not written, and not failed either: the lock has to be kept.
+            if let Err(error) = &written
+                && file.writer.has_pending()
+            {
+                return Err(error.clone());
+            }
         }
         let attr = self.client.set_lock(handle, lock, wait, interrupted).await?;
         written?;
@@ -60,7 +66,13 @@ impl Fs {
         let written = if read_only { Ok(()) } else { self.flush(handle).await };
         // Locks of flock(2) stay until the last use of the handle is over.
         let unlock = |kind, of, _: &BTreeSet<u64>| kind == pb::LockKind::Fcntl && of == owner;
-        tell(inode, self.client.unlock_all(inode, unlock).await);
+        let unlocked = self.client.unlock_all(inode, unlock);
+        if self.is_cut_off() {
+            // Nobody else can get them before the master hears of it, and the upload has been waited for already.
+            tokio::spawn(async move { tell(inode, unlocked.await) });
+        } else {
+            tell(inode, unlocked.await);
+        }
         written
     }
 
@@ -77,7 +89,7 @@ impl Fs {
                 return tell(inode, asked.await);
             }
             if let Some(file) = file
-                && let Err(error) = file.writer.settle().await
+                && let Err(error) = file.writer.settle_in_the_end().await
             {
                 tracing::warn!(%inode, "what was written under a lock could not be uploaded: {error}");
             }

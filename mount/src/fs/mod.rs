@@ -142,9 +142,19 @@ impl Fs {
         self.writers.drain(deadline).await
     }
 
+    /// Logs which files have bytes that were not uploaded.
+    pub fn log_lost(&self) {
+        self.writers.log_lost();
+    }
+
+    /// The master cannot be reached, as far as is known.
+    pub fn is_cut_off(&self) -> bool {
+        !self.client.is_up()
+    }
+
     /// The master cannot be reached, and nothing waits to be sent to it but questions.
     pub fn is_cut_off_and_clean(&self) -> bool {
-        !self.client.is_up() && !self.writers.has_pending()
+        self.is_cut_off() && !self.writers.has_pending()
     }
 
     /// Ends the session with the master.
@@ -372,7 +382,7 @@ impl Fs {
         let Some(handle) = self.handles.remove(handle) else { return };
         let file = handle.file.clone();
         if file.writer.has_pending()
-            && let Err(error) = file.writer.settle().await
+            && let Err(error) = file.writer.settle_in_the_end().await
         {
             tracing::error!(inode = %file.inode, "bytes written after the last close could not be uploaded: {error}");
         }

@@ -20,9 +20,9 @@ use tokio::runtime::Handle;
 
 use super::ServeOptions;
 use super::answers::{GENERATION, open_flags, opendir_flags};
-use super::convert::{errno, file_type, given};
+use super::convert::{file_type, given};
 use super::lock_requests::{self, LockRequest};
-use super::requester;
+use super::requester::{self, Call};
 use super::root::Root;
 use super::signals;
 use super::writes::forget_pages;
@@ -63,7 +63,7 @@ pub struct Adapter {
     access_lists: bool,
     /// The kernel's pages stay out of files opened to append. From Linux 6.6 on, which keeps them right for others
     /// who have the file open, and allows mmap(2) all the same.
-    uncached_appends: bool,
+    pub(super) uncached_appends: bool,
 }
 
 impl Adapter {
@@ -116,18 +116,14 @@ impl Filesystem for Adapter {
         let (fs, caller, parent_inode, name) =
             (self.fs.clone(), self.caller(request), self.root.inward(parent), name.as_bytes().to_vec());
         let asked = name.clone();
-        self.entry(
-            "lookup",
-            parent,
-            name,
-            reply,
-            async move { fs.lookup(caller, parent_inode, &asked).await },
-        );
+        self.entry(Call::new(request, "lookup", parent), name, reply, async move {
+            fs.lookup(caller, parent_inode, &asked).await
+        });
     }
 
-    fn getattr(&self, _request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
+    fn getattr(&self, request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let (fs, inode) = (self.fs.clone(), self.root.inward(ino));
-        self.attr("getattr", ino, reply, async move { fs.getattr(inode).await });
+        self.attr(Call::new(request, "getattr", ino), reply, async move { fs.getattr(inode).await });
     }
 
     fn setattr(
@@ -164,13 +160,17 @@ impl Filesystem for Adapter {
         };
         let caller = requester::setattr_caller(self.caller(request), &setattr, fh);
         let fs = self.fs.clone();
-        self.attr("setattr", ino, reply, async move { fs.setattr(caller, setattr).await });
+        self.attr(
+            Call::new(request, "setattr", ino),
+            reply,
+            async move { fs.setattr(caller, setattr).await },
+        );
     }
 
-    fn readlink(&self, _request: &Request, ino: INodeNo, reply: ReplyData) {
+    fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
         let fs = self.fs.clone();
         let work = async move { fs.readlink(InodeNo(ino.0)).await };
-        self.answer("readlink", ino, reply, work, |reply, target| reply.data(&target));
+        self.answer(Call::new(request, "readlink", ino), reply, work, |reply, target| reply.data(&target));
     }
 
     fn mknod(
@@ -186,7 +186,7 @@ impl Filesystem for Adapter {
         let (fs, parent_inode, caller, name) =
             (self.fs.clone(), self.root.inward(parent), self.caller(request), name.as_bytes().to_vec());
         let given = name.clone();
-        self.entry("mknod", parent, given, reply, async move {
+        self.entry(Call::new(request, "mknod", parent), given, reply, async move {
             fs.mknod(caller, parent_inode, &name, mode, umask, rdev).await
         });
     }
@@ -203,7 +203,7 @@ impl Filesystem for Adapter {
         let (fs, parent_inode, caller, name) =
             (self.fs.clone(), self.root.inward(parent), self.caller(request), name.as_bytes().to_vec());
         let given = name.clone();
-        self.entry("mkdir", parent, given, reply, async move {
+        self.entry(Call::new(request, "mkdir", parent), given, reply, async move {
             fs.mkdir(caller, parent_inode, &name, mode, umask).await
         });
     }
@@ -211,13 +211,17 @@ impl Filesystem for Adapter {
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (fs, caller, parent_inode, name) =
             (self.fs.clone(), self.caller(request), self.root.inward(parent), name.as_bytes().to_vec());
-        self.done("unlink", parent, reply, async move { fs.unlink(caller, parent_inode, &name).await });
+        self.done(Call::new(request, "unlink", parent), reply, async move {
+            fs.unlink(caller, parent_inode, &name).await
+        });
     }
 
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (fs, caller, parent_inode, name) =
             (self.fs.clone(), self.caller(request), self.root.inward(parent), name.as_bytes().to_vec());
-        self.done("rmdir", parent, reply, async move { fs.rmdir(caller, parent_inode, &name).await });
+        self.done(Call::new(request, "rmdir", parent), reply, async move {
+            fs.rmdir(caller, parent_inode, &name).await
+        });
     }
 
     fn symlink(&self, request: &Request, parent: INodeNo, name: &OsStr, target: &Path, reply: ReplyEntry) {
@@ -225,7 +229,7 @@ impl Filesystem for Adapter {
             (self.fs.clone(), self.root.inward(parent), self.caller(request), name.as_bytes().to_vec());
         let target = target.as_os_str().as_bytes().to_vec();
         let given = name.clone();
-        self.entry("symlink", parent, given, reply, async move {
+        self.entry(Call::new(request, "symlink", parent), given, reply, async move {
             fs.symlink(caller, parent_inode, &name, &target).await
         });
     }
@@ -253,14 +257,18 @@ impl Filesystem for Adapter {
             exchange: flags.contains(RenameFlags::RENAME_EXCHANGE),
         };
         let (fs, caller) = (self.fs.clone(), self.caller(request));
-        self.done("rename", parent, reply, async move { fs.rename(caller, rename).await });
+        self.done(
+            Call::new(request, "rename", parent),
+            reply,
+            async move { fs.rename(caller, rename).await },
+        );
     }
 
     fn link(&self, request: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
         let (fs, caller, new_parent, name) =
             (self.fs.clone(), self.caller(request), self.root.inward(newparent), newname.as_bytes().to_vec());
         let given = name.clone();
-        self.entry("link", newparent, given, reply, async move {
+        self.entry(Call::new(request, "link", newparent), given, reply, async move {
             fs.link(caller, InodeNo(ino.0), new_parent, &name).await
         });
     }
@@ -269,7 +277,7 @@ impl Filesystem for Adapter {
         let (fs, caller) = (self.fs.clone(), self.caller(request));
         let work = async move { fs.open(caller, InodeNo(ino.0), flags.0).await };
         let uncached = self.uncached_appends;
-        self.answer("open", ino, reply, work, move |reply, opened| {
+        self.answer(Call::new(request, "open", ino), reply, work, move |reply, opened| {
             reply.opened(FileHandle(opened.handle), open_flags(opened, uncached));
         });
     }
@@ -284,26 +292,17 @@ impl Filesystem for Adapter {
         flags: i32,
         reply: ReplyCreate,
     ) {
-        let (fs, root, caller, name) =
-            (self.fs.clone(), self.root, self.caller(request), name.as_bytes().to_vec());
-        let longest = self.options.entry_timeout.min(self.options.attr_timeout);
-        let (asked, uncached, parent_inode) = (fs.ask(), self.uncached_appends, root.inward(parent));
-        self.runtime.spawn(async move {
-            match fs.create(caller, parent_inode, &name, mode, umask, flags).await {
-                Ok((attr, opened)) => {
-                    let ttl = fs.may_cache_entry(asked, parent_inode, &name, Some(&attr));
-                    let ttl = ttl.entry.min(ttl.attr).min(longest);
-                    let (handle, flags) = (FileHandle(opened.handle), open_flags(opened, uncached));
-                    reply.created(&ttl, &root.attr(&attr), GENERATION, handle, flags);
-                }
-                Err(error) => reply.error(errno("create", parent.0, &error)),
-            }
+        let (fs, parent_inode, caller, name) =
+            (self.fs.clone(), self.root.inward(parent), self.caller(request), name.as_bytes().to_vec());
+        let given = name.clone();
+        self.created(Call::new(request, "create", parent), given, reply, async move {
+            fs.create(caller, parent_inode, &name, mode, umask, flags).await
         });
     }
 
     fn read(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -320,12 +319,12 @@ impl Filesystem for Adapter {
         }
         let fs = self.fs.clone();
         let work = async move { fs.read(fh.0, offset, size as usize).await };
-        self.answer("read", ino, reply, work, |reply, data| reply.data(&data));
+        self.answer(Call::new(request, "read", ino), reply, work, |reply, data| reply.data(&data));
     }
 
     fn write(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -335,6 +334,7 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
+        let call = Call::new(request, "write", ino);
         if self.fs.lost_lock(fh.0) {
             return reply.error(Errno::EIO);
         }
@@ -343,42 +343,39 @@ impl Filesystem for Adapter {
         let keeps_set_ids = !write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
         if (appends || !keeps_set_ids) && self.fs.may_be_privileged(fh.0, keeps_set_ids) {
             let offset = (!appends).then_some(offset);
-            return self.write_and_clear(ino, fh, offset, keeps_set_ids, data, reply);
+            return self.write_and_clear(call, fh, offset, keeps_set_ids, data, reply);
         }
         if appends {
-            return self.append(ino, fh, offset, data, reply);
+            return self.append(call, fh, offset, data, reply);
         }
         // The kernel never sends more than MAX_WRITE.
         let length = data.len() as u32;
         match self.fs.try_write(fh.0, offset, data) {
             Some(Ok(())) => reply.written(length),
-            Some(Err(error)) => reply.error(errno("write", ino.0, &error)),
+            Some(Err(error)) => reply.error(call.errno(&error)),
             None => {
                 let (fs, data) = (self.fs.clone(), data.to_vec());
                 let work = async move { fs.write(fh.0, offset, &data).await };
-                self.answer("write", ino, reply, work, move |reply, ()| reply.written(length));
+                self.answer(call, reply, work, move |reply, ()| reply.written(length));
             }
         }
     }
 
-    fn flush(&self, _request: &Request, ino: INodeNo, fh: FileHandle, owner: LockOwner, reply: ReplyEmpty) {
+    fn flush(&self, request: &Request, ino: INodeNo, fh: FileHandle, owner: LockOwner, reply: ReplyEmpty) {
         let fs = self.fs.clone();
-        self.done(
-            "flush",
-            ino,
-            reply,
-            async move { fs.close_and_unlock(fh.0, InodeNo(ino.0), owner.0).await },
-        );
+        self.done(Call::new(request, "flush", ino), reply, async move {
+            fs.close_and_unlock(fh.0, InodeNo(ino.0), owner.0).await
+        });
     }
 
-    fn fsync(&self, _request: &Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
+    fn fsync(&self, request: &Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         let fs = self.fs.clone();
-        self.done("fsync", ino, reply, async move { fs.fsync(fh.0).await });
+        self.done(Call::new(request, "fsync", ino), reply, async move { fs.fsync(fh.0).await });
     }
 
     fn release(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         fh: FileHandle,
         _flags: OpenFlags,
@@ -388,7 +385,7 @@ impl Filesystem for Adapter {
     ) {
         let fs = self.fs.clone();
         let unlocked = fs.unlock_handle(InodeNo(ino.0), fh.0);
-        self.done("release", ino, reply, async move {
+        self.done(Call::new(request, "release", ino), reply, async move {
             unlocked.await;
             fs.release(fh.0).await;
             Ok(())
@@ -397,7 +394,7 @@ impl Filesystem for Adapter {
 
     fn getlk(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         _fh: FileHandle,
         lock_owner: LockOwner,
@@ -410,7 +407,8 @@ impl Filesystem for Adapter {
         let Some(wanted) = LockRequest::decode(ino, lock_owner, (start, end), typ, pid) else {
             return reply.error(Errno::EINVAL);
         };
-        self.runtime.spawn(lock_requests::get(self.fs.clone(), wanted, reply));
+        let (fs, call) = (self.fs.clone(), Call::new(request, "getlk", ino));
+        self.runtime.spawn(async move { lock_requests::get(&fs, call, wanted, reply).await });
     }
 
     fn setlk(
@@ -430,10 +428,9 @@ impl Filesystem for Adapter {
             return reply.error(Errno::EINVAL);
         };
         let fs = self.fs.clone();
-        let thread = request.pid();
-        let notifier = self.notifier.clone();
+        let (notifier, call) = (self.notifier.clone(), Call::new(request, "setlk", ino));
         self.runtime.spawn(async move {
-            match lock_requests::set(&fs, fh.0, wanted, thread, sleep).await {
+            match lock_requests::set(&fs, fh.0, wanted, call, sleep).await {
                 Ok(fresh) => {
                     if !fresh {
                         // What others wrote before they unlocked must be seen by who has the lock now.
@@ -448,7 +445,7 @@ impl Filesystem for Adapter {
 
     fn lseek(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: i64,
@@ -461,20 +458,20 @@ impl Filesystem for Adapter {
             _ => return reply.error(Errno::EINVAL),
         };
         let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
-        let fs = self.fs.clone();
+        let (fs, call) = (self.fs.clone(), Call::new(request, "lseek", ino));
         self.runtime.spawn(async move {
-            match fs.seek(fh.0, offset, what).await {
+            match call.unless_ended(&fs, fs.seek(fh.0, offset, what)).await {
                 Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
                 // The one place where the kernel wants ENXIO (lseek(2)).
                 Err(error) if error.code == dfs_proto::error::ErrorCode::Invalid => reply.error(Errno::ENXIO),
-                Err(error) => reply.error(errno("lseek", ino.0, &error)),
+                Err(error) => reply.error(call.errno(&error)),
             }
         });
     }
 
     fn fallocate(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -484,12 +481,14 @@ impl Filesystem for Adapter {
     ) {
         let Some(how) = Allocate::from_mode(mode) else { return reply.error(Errno::EOPNOTSUPP) };
         let fs = self.fs.clone();
-        self.done("fallocate", ino, reply, async move { fs.fallocate(fh.0, offset, length, how).await });
+        self.done(Call::new(request, "fallocate", ino), reply, async move {
+            fs.fallocate(fh.0, offset, length, how).await
+        });
     }
 
     fn copy_file_range(
         &self,
-        _request: &Request,
+        request: &Request,
         _ino_in: INodeNo,
         fh_in: FileHandle,
         offset_in: u64,
@@ -506,7 +505,12 @@ impl Filesystem for Adapter {
         }
         let fs = self.fs.clone();
         let work = async move { fs.copy_file_range((fh_in.0, offset_in), (fh_out.0, offset_out), len).await };
-        self.answer("copy_file_range", ino_out, reply, work, |reply, copied| reply.written(copied));
+        self.answer_change(
+            Call::new(request, "copy_file_range", ino_out),
+            reply,
+            work,
+            |reply: ReplyWrite, copied| reply.written(copied),
+        );
     }
 
     fn opendir(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
@@ -520,18 +524,18 @@ impl Filesystem for Adapter {
         }
         let fs = self.fs.clone();
         let allowed = async move { fs.check_opendir(caller, inode).await };
-        self.answer("opendir", ino, reply, allowed, move |reply, ()| open(reply));
+        self.answer(Call::new(request, "opendir", ino), reply, allowed, move |reply, ()| open(reply));
     }
 
     fn readdir(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
         mut reply: ReplyDirectory,
     ) {
-        let (fs, root) = (self.fs.clone(), self.root);
+        let (fs, root, call) = (self.fs.clone(), self.root, Call::new(request, "readdir", ino));
         let directory = root.inward(ino);
         self.runtime.spawn(async move {
             let listed = fs.readdir(fh.0, offset, |entry| {
@@ -543,16 +547,16 @@ impl Filesystem for Adapter {
                     OsStr::from_bytes(entry.name),
                 )
             });
-            match listed.await {
+            match call.unless_ended(&fs, listed).await {
                 Ok(()) => reply.ok(),
-                Err(error) => reply.error(errno("readdir", ino.0, &error)),
+                Err(error) => reply.error(call.errno(&error)),
             }
         });
     }
 
     fn readdirplus(
         &self,
-        _request: &Request,
+        request: &Request,
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
@@ -560,7 +564,7 @@ impl Filesystem for Adapter {
     ) {
         let (fs, root, longest) =
             (self.fs.clone(), self.root, self.options.entry_timeout.min(self.options.attr_timeout));
-        let directory = root.inward(ino);
+        let (directory, call) = (root.inward(ino), Call::new(request, "readdirplus", ino));
         self.runtime.spawn(async move {
             let listed = fs.readdir(fh.0, offset, |entry| {
                 // "." and ".." are not looked up: the kernel takes nothing of them but number and type.
@@ -570,9 +574,9 @@ impl Filesystem for Adapter {
                 let ttl = entry.ttl.entry.min(entry.ttl.attr).min(longest);
                 reply.add(number, entry.cookie, OsStr::from_bytes(entry.name), &ttl, &attr, GENERATION)
             });
-            match listed.await {
+            match call.unless_ended(&fs, listed).await {
                 Ok(()) => reply.ok(),
-                Err(error) => reply.error(errno("readdirplus", ino.0, &error)),
+                Err(error) => reply.error(call.errno(&error)),
             }
         });
     }
@@ -601,13 +605,13 @@ impl Filesystem for Adapter {
         reply.ok();
     }
 
-    fn statfs(&self, _request: &Request, ino: INodeNo, reply: ReplyStatfs) {
+    fn statfs(&self, request: &Request, ino: INodeNo, reply: ReplyStatfs) {
         const BLOCK: u32 = 4096;
         // As many as there may ever be; statfs has no word for "no limit".
         const FREE_INODES: u64 = 1 << 40;
-        let fs = self.fs.clone();
+        let (fs, call) = (self.fs.clone(), Call::new(request, "statfs", ino));
         self.runtime.spawn(async move {
-            match fs.statfs(InodeNo(ino.0)).await {
+            match call.unless_ended(&fs, fs.statfs(InodeNo(ino.0))).await {
                 Ok(info) => {
                     let (blocks, free) = (info.total / u64::from(BLOCK), info.free / u64::from(BLOCK));
                     let name_len = dfs_proto::MAX_NAME_LEN as u32;
@@ -622,7 +626,7 @@ impl Filesystem for Adapter {
                         BLOCK,
                     );
                 }
-                Err(error) => reply.error(errno("statfs", ino.0, &error)),
+                Err(error) => reply.error(call.errno(&error)),
             }
         });
     }
@@ -649,7 +653,11 @@ impl Filesystem for Adapter {
             replace_only: flags & libc::XATTR_REPLACE != 0,
         };
         let (fs, caller) = (self.fs.clone(), self.caller(request));
-        self.done("setxattr", ino, reply, async move { fs.setxattr(caller, setxattr).await });
+        self.done(
+            Call::new(request, "setxattr", ino),
+            reply,
+            async move { fs.setxattr(caller, setxattr).await },
+        );
     }
 
     fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
@@ -665,18 +673,24 @@ impl Filesystem for Adapter {
                 }
             }
         };
-        self.answer("getxattr", ino, reply, work, move |reply, value| reply_value(reply, size, &value));
+        self.answer(Call::new(request, "getxattr", ino), reply, work, move |reply, value| {
+            reply_value(reply, size, &value)
+        });
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let (fs, caller, inode) = (self.fs.clone(), self.caller(request), self.root.inward(ino));
         let work = async move { fs.listxattr(caller, inode).await };
-        self.answer("listxattr", ino, reply, work, move |reply, names| reply_value(reply, size, &names));
+        self.answer(Call::new(request, "listxattr", ino), reply, work, move |reply, names| {
+            reply_value(reply, size, &names)
+        });
     }
 
     fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (fs, caller, inode, name) =
             (self.fs.clone(), self.caller(request), self.root.inward(ino), name.as_bytes().to_vec());
-        self.done("removexattr", ino, reply, async move { fs.removexattr(caller, inode, &name).await });
+        self.done(Call::new(request, "removexattr", ino), reply, async move {
+            fs.removexattr(caller, inode, &name).await
+        });
     }
 }

@@ -1,16 +1,24 @@
 //! How requests are answered: on the runtime, with how long the kernel may believe the answer.
+//!
+//! Who is ended by a signal while it waits is answered at once. What it asked for is dropped, unless it changes
+//! something: then it is brought to its end, with all that has to be noted here when it is done.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::pin::pin;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::pb;
 use fuser::{
-    Errno, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyData, ReplyEmpty, ReplyEntry, ReplyOpen,
-    ReplyWrite, ReplyXattr,
+    Errno, FileHandle, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyEmpty,
+    ReplyEntry, ReplyOpen, ReplyWrite, ReplyXattr,
 };
 
 use super::adapter::Adapter;
-use super::convert::{errno, file_attr};
+use super::convert::file_attr;
+use super::requester::Call;
 use crate::fs::Opened;
 
 /// Inodes never get the number of an earlier one.
@@ -20,35 +28,74 @@ impl Adapter {
     /// Does `work` on the runtime, then replies: by `say` with what came of it, or with the errno of its error.
     pub(super) fn answer<T, R: Refuse>(
         &self,
-        operation: &'static str,
-        inode: INodeNo,
+        call: Call,
         reply: R,
         work: impl Future<Output = Result<T, DfsError>> + Send + 'static,
         say: impl FnOnce(R, T) + Send + 'static,
     ) {
+        let fs = self.fs.clone();
         self.runtime.spawn(async move {
-            match work.await {
+            match call.unless_ended(&fs, work).await {
                 Ok(done) => say(reply, done),
-                Err(error) => reply.refuse(errno(operation, inode.0, &error)),
+                Err(error) => reply.refuse(call.errno(&error)),
             }
         });
     }
 
-    /// Answers a request for the entry `name` of `parent`.
+    /// The same for a change, which is brought to its end in any case.
+    pub(super) fn answer_change<T: Send, R: Refuse>(
+        &self,
+        call: Call,
+        reply: R,
+        work: impl Future<Output = Result<T, DfsError>> + Send + 'static,
+        say: impl FnOnce(R, T) + Send + 'static,
+    ) {
+        let fs = self.fs.clone();
+        self.runtime.spawn(async move {
+            let mut work = pin!(work);
+            tokio::select! {
+                biased;
+                done = &mut work => match done {
+                    Ok(done) => say(reply, done),
+                    Err(error) => reply.refuse(call.errno(&error)),
+                },
+                () = call.ended(&fs) => {
+                    reply.refuse(Errno::EINTR);
+                    // Nobody is left to hear of an error.
+                    let _ = work.await;
+                }
+            }
+        });
+    }
+
+    /// Answers a request for the entry `name` of the call's inode.
     pub(super) fn entry(
         &self,
-        operation: &'static str,
-        parent: INodeNo,
+        call: Call,
         name: Vec<u8>,
         reply: ReplyEntry,
         work: impl Future<Output = Result<pb::Attr, DfsError>> + Send + 'static,
     ) {
         let (entry_ttl, attr_ttl) = (self.options.entry_timeout, self.options.attr_timeout);
         let (fs, asked, root) = (self.fs.clone(), self.fs.ask(), self.root);
+        let (parent, notifier) = (call.inode, self.notifier.clone());
         let directory = root.inward(parent);
-        let finds_nothing = operation == "lookup";
+        let finds_nothing = call.operation == "lookup";
         self.runtime.spawn(async move {
-            match work.await {
+            let mut work = pin!(work);
+            let done = tokio::select! {
+                biased;
+                done = &mut work => done,
+                () = call.ended(&fs) => {
+                    reply.error(Errno::EINTR);
+                    if !finds_nothing {
+                        let _ = work.await;
+                        forget_entry(&notifier, parent, name).await;
+                    }
+                    return;
+                }
+            };
+            match done {
                 Ok(attr) => {
                     let ttl = fs.may_cache_entry(asked, directory, &name, Some(&attr));
                     let (attr_ttl, entry_ttl) = (ttl.attr.min(attr_ttl), ttl.entry.min(entry_ttl));
@@ -63,7 +110,43 @@ impl Adapter {
                     let nothing = file_attr(&pb::Attr::default());
                     reply.entry_with_ttls(&Duration::ZERO, &ttl, &nothing, GENERATION);
                 }
-                Err(error) => reply.error(errno(operation, parent.0, &error)),
+                Err(error) => reply.error(call.errno(&error)),
+            }
+        });
+    }
+
+    /// Answers a request for a file that is made if need be, and opened.
+    pub(super) fn created(
+        &self,
+        call: Call,
+        name: Vec<u8>,
+        reply: ReplyCreate,
+        work: impl Future<Output = Result<(pb::Attr, Opened), DfsError>> + Send + 'static,
+    ) {
+        let longest = self.options.entry_timeout.min(self.options.attr_timeout);
+        let (fs, asked, root, notifier) = (self.fs.clone(), self.fs.ask(), self.root, self.notifier.clone());
+        let (directory, uncached) = (root.inward(call.inode), self.uncached_appends);
+        self.runtime.spawn(async move {
+            let mut work = pin!(work);
+            let done = tokio::select! {
+                biased;
+                done = &mut work => done,
+                () = call.ended(&fs) => {
+                    reply.error(Errno::EINTR);
+                    if let Ok((_, opened)) = work.await {
+                        fs.release(opened.handle).await;
+                    }
+                    return forget_entry(&notifier, call.inode, name).await;
+                }
+            };
+            match done {
+                Ok((attr, opened)) => {
+                    let ttl = fs.may_cache_entry(asked, directory, &name, Some(&attr));
+                    let ttl = ttl.entry.min(ttl.attr).min(longest);
+                    let (handle, flags) = (FileHandle(opened.handle), open_flags(opened, uncached));
+                    reply.created(&ttl, &root.attr(&attr), GENERATION, handle, flags);
+                }
+                Err(error) => reply.error(call.errno(&error)),
             }
         });
     }
@@ -71,16 +154,15 @@ impl Adapter {
     /// Answers a request for attributes.
     pub(super) fn attr(
         &self,
-        operation: &'static str,
-        inode: INodeNo,
+        call: Call,
         reply: ReplyAttr,
         work: impl Future<Output = Result<pb::Attr, DfsError>> + Send + 'static,
     ) {
         let longest = self.options.attr_timeout;
         let (fs, asked, root) = (self.fs.clone(), self.fs.ask(), self.root);
         // The kernel takes in the answer to a change even if a notice came before it. So it asks again.
-        let asks = operation == "getattr";
-        self.answer(operation, inode, reply, work, move |reply, attr| {
+        let asks = call.operation == "getattr";
+        self.answer_change(call, reply, work, move |reply: ReplyAttr, attr| {
             let ttl = if asks { fs.may_cache_attr(asked, &attr).min(longest) } else { Duration::ZERO };
             reply.attr(&ttl, &root.attr(&attr));
         });
@@ -89,12 +171,20 @@ impl Adapter {
     /// Answers a request that has nothing to say but that it is done.
     pub(super) fn done(
         &self,
-        operation: &'static str,
-        inode: INodeNo,
+        call: Call,
         reply: ReplyEmpty,
         work: impl Future<Output = Result<(), DfsError>> + Send + 'static,
     ) {
-        self.answer(operation, inode, reply, work, |reply, ()| reply.ok());
+        self.answer_change(call, reply, work, |reply: ReplyEmpty, ()| reply.ok());
+    }
+}
+
+/// Has the kernel forget an entry of a directory that it holds no lock of.
+async fn forget_entry(notifier: &OnceLock<fuser::Notifier>, parent: INodeNo, name: Vec<u8>) {
+    if let Some(notifier) = notifier.get().cloned() {
+        let told = move || notifier.inval_entry(parent, OsStr::from_bytes(&name));
+        // That the kernel has nothing cached is as good.
+        let _ = tokio::task::spawn_blocking(told).await;
     }
 }
 

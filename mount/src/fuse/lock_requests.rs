@@ -6,14 +6,13 @@
 //! may not be looked at), the lock counts as fcntl's, as on NFS: it holds against other mounts all the same, but it and
 //! locks of fcntl on the whole file exclude each other.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::pb;
 use fuser::{Errno, INodeNo, LockOwner, ReplyLock};
 
-use super::convert::errno;
+use super::requester::Call;
 use super::signals;
 use crate::fs::Fs;
 
@@ -55,9 +54,9 @@ impl LockRequest {
 }
 
 /// Answers a test, which only fcntl(2) has.
-pub async fn get(fs: Arc<Fs>, wanted: LockRequest, reply: ReplyLock) {
+pub async fn get(fs: &Fs, call: Call, wanted: LockRequest, reply: ReplyLock) {
     let lock = wanted.0;
-    match fs.get_lock(lock).await {
+    match call.unless_ended(fs, fs.get_lock(lock)).await {
         Ok(Some(held)) => {
             let typ = match held.mode() {
                 pb::LockMode::Shared => libc::F_RDLCK,
@@ -66,33 +65,34 @@ pub async fn get(fs: Arc<Fs>, wanted: LockRequest, reply: ReplyLock) {
             reply.locked(held.start, held.end, typ, held.pid);
         }
         Ok(None) => reply.locked(lock.start, lock.end, libc::F_UNLCK, 0),
-        Err(error) => reply.error(lock_errno("getlk", lock.inode, &error)),
+        Err(error) => reply.error(lock_errno(call, &error)),
     }
 }
 
-/// Takes, changes or gives up a lock for `thread`. False: see [`Fs::set_lock`].
+/// Takes, changes or gives up a lock for the thread that calls. False: see [`Fs::set_lock`].
 ///
 /// # Errors
 /// As the program gets it.
-pub async fn set(fs: &Fs, handle: u64, wanted: LockRequest, thread: u32, wait: bool) -> Result<bool, Errno> {
+pub async fn set(fs: &Fs, handle: u64, wanted: LockRequest, call: Call, wait: bool) -> Result<bool, Errno> {
     let whole = wanted.is_whole();
     let LockRequest(mut lock) = wanted;
-    let kind = if whole { kind_of_call(thread).await } else { Some(pb::LockKind::Fcntl) };
+    let kind = if whole { kind_of_call(call.thread).await } else { Some(pb::LockKind::Fcntl) };
     lock.kind = kind.unwrap_or(pb::LockKind::Fcntl) as i32;
-    let refused = |error: DfsError| lock_errno("setlk", lock.inode, &error);
+    let refused = |error: DfsError| lock_errno(call, &error);
     if kind.is_none() && lock.mode() == pb::LockMode::Unlock {
         // It may have been seen when it locked.
         let flock = pb::FileLock { kind: pb::LockKind::Flock as i32, ..lock };
         fs.set_lock(handle, flock, false, std::future::pending()).await.map_err(refused)?;
     }
-    fs.set_lock(handle, lock, wait, signals::wait_for_signal(thread)).await.map_err(refused)
+    let locked = fs.set_lock(handle, lock, wait, signals::wait_for_signal(call.thread));
+    call.unless_ended(fs, locked).await.map_err(refused)
 }
 
 /// fcntl(2) and flock(2) have a word of their own for too many locks.
-fn lock_errno(operation: &str, inode: u64, error: &DfsError) -> Errno {
+fn lock_errno(call: Call, error: &DfsError) -> Errno {
     match error.code {
         ErrorCode::Busy => Errno::from_i32(libc::ENOLCK),
-        _ => errno(operation, inode, error),
+        _ => call.errno(error),
     }
 }
 

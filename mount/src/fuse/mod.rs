@@ -149,6 +149,11 @@ impl Serving {
         self.fs.drain(deadline).await
     }
 
+    /// Logs what was written and is not uploaded: for when nothing more can be done for it.
+    pub fn log_lost(&self) {
+        self.fs.log_lost();
+    }
+
     /// The master cannot be reached, and everything written here is safe.
     pub fn is_cut_off_and_clean(&self) -> bool {
         self.fs.is_cut_off_and_clean()

@@ -5,11 +5,12 @@ use std::sync::OnceLock;
 use fuser::{FileHandle, INodeNo, ReplyWrite};
 
 use super::adapter::Adapter;
-use super::convert::errno;
+use super::requester::Call;
 
 impl Adapter {
     /// Answers a write to the end of the file, which the kernel believes to be at `offset`.
-    pub(super) fn append(&self, ino: INodeNo, fh: FileHandle, offset: u64, data: &[u8], reply: ReplyWrite) {
+    pub(super) fn append(&self, call: Call, fh: FileHandle, offset: u64, data: &[u8], reply: ReplyWrite) {
+        let ino = call.inode;
         // The kernel never sends more than MAX_WRITE.
         let length = data.len() as u32;
         match self.fs.try_append(fh.0, data) {
@@ -20,19 +21,19 @@ impl Adapter {
                 self.runtime.spawn(async move { forget_pages(&notifier, ino).await });
                 return;
             }
-            Some(Err(error)) => return reply.error(errno("write", ino.0, &error)),
+            Some(Err(error)) => return reply.error(call.errno(&error)),
             None => {}
         }
         let (fs, notifier, data) = (self.fs.clone(), self.notifier.clone(), data.to_vec());
         self.runtime.spawn(async move {
-            match fs.append(fh.0, &data).await {
+            match call.unless_ended(&fs, fs.append(fh.0, &data)).await {
                 Ok(at) => {
                     reply.written(length);
                     if at != offset {
                         forget_pages(&notifier, ino).await;
                     }
                 }
-                Err(error) => reply.error(errno("write", ino.0, &error)),
+                Err(error) => reply.error(call.errno(&error)),
             }
         });
     }
@@ -41,13 +42,14 @@ impl Adapter {
     /// away: there the kernel leaves that to us.
     pub(super) fn write_and_clear(
         &self,
-        ino: INodeNo,
+        call: Call,
         fh: FileHandle,
         offset: Option<u64>,
         keeps_set_ids: bool,
         data: &[u8],
         reply: ReplyWrite,
     ) {
+        let ino = call.inode;
         // The kernel never sends more than MAX_WRITE.
         let length = data.len() as u32;
         let (fs, notifier, data) = (self.fs.clone(), self.notifier.clone(), data.to_vec());
@@ -61,13 +63,13 @@ impl Adapter {
                     None => fs.append(fh.0, &data).await.map(Some),
                 }
             };
-            match written.await {
+            match call.unless_ended(&fs, written).await {
                 Ok(None) => reply.written(length),
                 Ok(Some(_)) => {
                     reply.written(length);
                     forget_pages(&notifier, ino).await;
                 }
-                Err(error) => reply.error(errno("write", ino.0, &error)),
+                Err(error) => reply.error(call.errno(&error)),
             }
         });
     }

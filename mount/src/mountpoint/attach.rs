@@ -159,6 +159,23 @@ pub fn probe(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+impl std::fmt::Display for Attached {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} {}:{}", self.id, self.device.major, self.device.minor)
+    }
+}
+
+impl std::str::FromStr for Attached {
+    type Err = std::num::ParseIntError;
+
+    /// As it is displayed.
+    fn from_str(text: &str) -> Result<Attached, Self::Err> {
+        let (id, device) = text.split_once(' ').unwrap_or_default();
+        let (major, minor) = device.split_once(':').unwrap_or_default();
+        Ok(Attached { id: id.parse()?, device: DeviceNo { major: major.parse()?, minor: minor.parse()? } })
+    }
+}
+
 impl Attached {
     /// The device number of the mounted file system.
     pub fn device(&self) -> DeviceNo {

@@ -17,7 +17,7 @@ use super::lock;
 use super::planner::{DataPiece, Piece, plan};
 use super::prefetch::{Prefetcher, ReadStream};
 
-/// For one read, everything included.
+/// For one read, everything included; longer where calls to the master may take longer.
 const READ_DEADLINE: Duration = Duration::from_secs(30);
 /// How long a read waits for a keeper that has the bytes while none is live. A master that was just started knows of
 /// its keepers when they have called again.
@@ -102,8 +102,10 @@ impl FileReader {
     pub async fn read(&self, stream: &ReadStream, offset: u64, length: usize) -> Result<Content, DfsError> {
         let in_sequence = self.prefetcher.note(stream, &self.shared, offset, length as u64);
         let read = self.shared.read(offset, length, in_sequence);
-        tokio::time::timeout(READ_DEADLINE, read).await.unwrap_or_else(|_| {
-            let (inode, waited) = (self.shared.inode, READ_DEADLINE.as_secs());
+        // The master alone may take so long for the layout.
+        let deadline = READ_DEADLINE.max(self.shared.fetcher.client.op_timeout());
+        tokio::time::timeout(deadline, read).await.unwrap_or_else(|_| {
+            let (inode, waited) = (self.shared.inode, deadline.as_secs());
             let message =
                 format!("inode {inode}: {length} bytes at {offset} could not be read within {waited} s");
             Err(DfsError::new(ErrorCode::TimedOut, message))

@@ -1,6 +1,7 @@
 //! Keepers that failed a moment ago, to be asked last. Pure: the caller says what time it is.
 //!
-//! A keeper that answered late a few times in a row, while another was quicker, counts as failed too: a stopped
+//! One that fails again as soon as it is trusted again, without a good answer between, is remembered twice as long
+//! each time: who is away for long is not tried every few seconds. A keeper that answered late a few times in a row, while another was quicker, counts as failed too: a stopped
 //! one would else cost a hedge's delay for every range that begins with it. One late answer means nothing.
 
 use std::collections::HashMap;
@@ -8,14 +9,17 @@ use std::time::{Duration, Instant};
 
 use dfs_proto::ids::KeeperId;
 
-/// How long a failure is remembered.
+/// How long a failure is remembered, the first time,
 const REMEMBERED: Duration = Duration::from_secs(5);
+/// and at most.
+const LONGEST: Duration = Duration::from_secs(60);
 /// Late answers in a row that count as a failure.
 const LATE_IN_A_ROW: u32 = 3;
 
 #[derive(Default)]
 struct Record {
     failed_at: Option<Instant>,
+    remembered: Duration,
     late_in_a_row: u32,
 }
 
@@ -25,10 +29,23 @@ pub(super) struct Suspects {
     keepers: HashMap<KeeperId, Record>,
 }
 
+impl Record {
+    fn failed(&mut self, now: Instant) {
+        if !self.is_suspect(now) {
+            self.remembered = (self.remembered * 2).clamp(REMEMBERED, LONGEST);
+        }
+        self.failed_at = Some(now);
+    }
+
+    fn is_suspect(&self, now: Instant) -> bool {
+        self.failed_at.is_some_and(|at| now.saturating_duration_since(at) < self.remembered)
+    }
+}
+
 impl Suspects {
     /// It refused, broke the connection, or could not be reached.
     pub(super) fn failed(&mut self, keeper: KeeperId, now: Instant) {
-        self.keepers.entry(keeper).or_default().failed_at = Some(now);
+        self.keepers.entry(keeper).or_default().failed(now);
     }
 
     /// Another copy was quicker although it was asked later.
@@ -36,7 +53,7 @@ impl Suspects {
         let record = self.keepers.entry(keeper).or_default();
         record.late_in_a_row += 1;
         if record.late_in_a_row >= LATE_IN_A_ROW {
-            record.failed_at = Some(now);
+            record.failed(now);
         }
     }
 
@@ -47,8 +64,7 @@ impl Suspects {
 
     /// Is it to be asked last?
     pub(super) fn is_suspect(&self, keeper: KeeperId, now: Instant) -> bool {
-        let failed_at = self.keepers.get(&keeper).and_then(|record| record.failed_at);
-        failed_at.is_some_and(|at| now.saturating_duration_since(at) < REMEMBERED)
+        self.keepers.get(&keeper).is_some_and(|record| record.is_suspect(now))
     }
 }
 
@@ -80,6 +96,21 @@ mod tests {
         }
         (0..LATE_IN_A_ROW).for_each(|_| suspects.late(KEEPER, now));
         assert!(suspects.is_suspect(KEEPER, now));
+    }
+
+    #[test]
+    fn who_fails_again_is_remembered_longer() {
+        let mut now = Instant::now();
+        let mut suspects = Suspects::default();
+        for seconds in [5, 10, 20, 40, 60, 60] {
+            suspects.failed(KEEPER, now);
+            now += Duration::from_secs(seconds);
+            assert!(suspects.is_suspect(KEEPER, now.checked_sub(Duration::from_millis(1)).unwrap()));
+            assert!(!suspects.is_suspect(KEEPER, now), "{seconds}");
+        }
+        suspects.answered(KEEPER);
+        suspects.failed(KEEPER, now);
+        assert!(!suspects.is_suspect(KEEPER, now + REMEMBERED));
     }
 
     #[test]

@@ -120,6 +120,7 @@ impl FileWriter {
     /// Takes the budget for `piece`, which is no larger than that can ever be.
     pub(super) async fn wait_for_memory(&self, piece: &[u8]) -> Result<(), DfsError> {
         self.writers.freeze_all();
+        let client = &self.writers.client;
         let room = self.writers.budget.acquire_many(permits_for(piece));
         let late = |_| {
             let why = "uploads do not get ahead; is a keeper reachable?";
@@ -129,7 +130,10 @@ impl FileWriter {
             )
         };
         let closed = |_| DfsError::new(ErrorCode::Io, "the mount is shutting down");
-        tokio::time::timeout(UPLOAD_DEADLINE, room).await.map_err(late)?.map_err(closed)?.forget();
+        tokio::select! {
+            room = tokio::time::timeout(UPLOAD_DEADLINE, room) => room.map_err(late)?.map_err(closed)?.forget(),
+            () = client.master_is_away() => return Err(self.master_is_away("memory")),
+        }
         Ok(())
     }
 
@@ -207,8 +211,20 @@ impl FileWriter {
     /// # Errors
     /// That of an upload that failed meanwhile.
     pub async fn settle(&self) -> Result<(), DfsError> {
+        self.settle_unless(self.writers.client.master_is_away()).await
+    }
+
+    /// The same for whoever has to know that nothing is left, however long the master is away.
+    ///
+    /// # Errors
+    /// That of an upload that failed meanwhile.
+    pub async fn settle_in_the_end(&self) -> Result<(), DfsError> {
+        self.settle_unless(std::future::pending()).await
+    }
+
+    async fn settle_unless(&self, away: impl Future<Output = ()> + Send) -> Result<(), DfsError> {
         let (before, _) = self.failures();
-        self.upload_all(false).await;
+        self.upload_all(false, away).await?;
         match self.failures() {
             (failures, Some(error)) if failures > before => Err(error),
             _ => Ok(()),
@@ -217,7 +233,15 @@ impl FileWriter {
 
     /// Returns when every byte written before the call was uploaded, or dropped because an upload failed.
     /// Bounded, because each upload is.
-    pub(super) async fn upload_all(&self, sync: bool) {
+    ///
+    /// # Errors
+    /// `TimedOut` when `away` ends: the master has been away for as long as a call may take. The uploads are still
+    /// tried.
+    pub(super) async fn upload_all(
+        &self,
+        sync: bool,
+        away: impl Future<Output = ()> + Send,
+    ) -> Result<(), DfsError> {
         let target = {
             let mut state = lock(&self.state);
             state.freeze(sync);
@@ -227,14 +251,27 @@ impl FileWriter {
             state.next_number
         };
         self.drive();
+        let mut away = std::pin::pin!(away);
         loop {
             let mut progress = std::pin::pin!(self.progress.notified());
             progress.as_mut().enable();
             if lock(&self.state).uploads.front().is_none_or(|upload| upload.number >= target) {
-                return;
+                return Ok(());
             }
-            progress.await;
+            tokio::select! {
+                () = progress => {}
+                () = &mut away => return Err(self.master_is_away("its bytes to be uploaded")),
+            }
         }
+    }
+
+    fn master_is_away(&self, what: &str) -> DfsError {
+        let message = format!(
+            "inode {} waited in vain for {what}: the master is away; see that it runs. What was written is kept and \
+             tried again for a while",
+            self.inode
+        );
+        DfsError::new(ErrorCode::TimedOut, message)
     }
 
     /// Returns when no other mount has cached what the uploads until now changed. Costs nothing where none had.

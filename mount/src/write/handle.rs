@@ -85,9 +85,9 @@ impl WriteHandle {
     ///
     /// # Errors
     /// That of an upload which failed since the handle was made, once; with `sync` also that of the master's
-    /// answer.
+    /// answer. `TimedOut` while the master is away: nothing has failed yet.
     pub async fn flush(&self, sync: bool) -> Result<(), DfsError> {
-        self.file.upload_all(sync).await;
+        self.file.upload_all(sync, self.file.writers().client.master_is_away()).await?;
         let (failures, error) = self.file.failures();
         if self.heard.swap(failures, Ordering::Relaxed) < failures
             && let Some(error) = error

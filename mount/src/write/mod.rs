@@ -142,6 +142,16 @@ impl Writers {
         tokio::time::timeout(deadline, all).await.map_err(late)?
     }
 
+    /// Logs which files have bytes that were not uploaded, for when the process ends with them.
+    pub fn log_lost(&self) {
+        for file in self.live_files() {
+            if let Some(pending) = file.pending_attr() {
+                let (inode, bytes) = (file.inode(), pending.bytes);
+                tracing::error!(%inode, bytes, "lost: bytes that were written and not yet safe; the file is as it was before them");
+            }
+        }
+    }
+
     /// Is anything of any file not committed yet?
     pub fn has_pending(&self) -> bool {
         self.live_files().iter().any(|file| file.has_pending())

@@ -263,7 +263,7 @@ impl Attempt {
         loop {
             let chunk = ChunkId(placed.chunk);
             let mut success = writers.client.expect_upload(chunk);
-            let transfer = writers.client.keepers().store(&placed, &pieces, &sums, self.upload.sync);
+            let transfer = writers.client.keepers().store(&placed, &pieces, &sums, self.upload.sync, tries);
             let stored = timeout_at(self.deadline, transfer).await;
             let stored = stored.unwrap_or_else(|_| Err(self.late("was not stored")));
             // Also after a failure: the notice may have got through although the transfer's answer did not.

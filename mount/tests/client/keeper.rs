@@ -181,6 +181,6 @@ fn answer_write(
     let chunk = pb::Ticket::decode(&open.ticket[..]).unwrap().chunk;
     inner.chunks.lock().unwrap().insert(chunk, data);
     let keepers = std::iter::once(inner.id).chain(open.relay.iter().map(|grant| grant.keeper)).collect();
-    let done = pb::WriteDone { keepers, synced: open.sync };
+    let done = pb::WriteDone { keepers, synced: open.sync, failed: vec![] };
     stream.write_all(&frame::encode(Kind::WriteDone, request, &done, 0))
 }

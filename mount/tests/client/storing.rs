@@ -22,8 +22,8 @@ async fn a_chunk_of_many_pieces_arrives_whole() {
     let placed = pb::Placed { chunk: 9, grant: Some(grant(9, &[&first, &second])) };
     let pool = KeeperPool::new();
     for step in [100_000, 777, 4 << 20] {
-        let done = pool.store(&placed, &pieces(&data, step), &BlockSums::of(&data), true).await.unwrap();
-        assert_eq!(done, pb::WriteDone { keepers: vec![1, 2], synced: true });
+        let done = pool.store(&placed, &pieces(&data, step), &BlockSums::of(&data), true, 0).await.unwrap();
+        assert_eq!(done, pb::WriteDone { keepers: vec![1, 2], synced: true, failed: vec![] });
         assert!(first.inner.chunks.lock().unwrap().remove(&9).unwrap() == data);
     }
 }
@@ -34,7 +34,8 @@ async fn an_early_refusal_is_told_in_the_keepers_words() {
     keeper.set(Mode::Refuses(ErrorCode::NoSpace));
     let data = noise(2, 8 << 20);
     let placed = pb::Placed { chunk: 9, grant: Some(grant(9, &[&keeper])) };
-    let error = KeeperPool::new().store(&placed, &pieces(&data, 1 << 20), &BlockSums::of(&data), false).await;
+    let error =
+        KeeperPool::new().store(&placed, &pieces(&data, 1 << 20), &BlockSums::of(&data), false, 0).await;
     let error = error.unwrap_err();
     assert_eq!(error.code, ErrorCode::NoSpace, "{error}");
     assert!(error.message.contains("refused by the test") && error.message.contains("keeper 1"), "{error}");
@@ -48,7 +49,7 @@ async fn a_keeper_that_hung_up_meanwhile_is_connected_anew() {
     let placed = pb::Placed { chunk: 9, grant: Some(grant(9, &[&keeper])) };
     let pool = KeeperPool::new();
     for _ in 0..5 {
-        pool.store(&placed, &pieces(&data, 65_536), &BlockSums::of(&data), false).await.unwrap();
+        pool.store(&placed, &pieces(&data, 65_536), &BlockSums::of(&data), false, 0).await.unwrap();
     }
 }
 
@@ -59,7 +60,7 @@ async fn a_keeper_that_never_answers_is_given_up() {
     let data = noise(4, 1000);
     let placed = pb::Placed { chunk: 9, grant: Some(grant(9, &[&keeper])) };
     let began = Instant::now();
-    let error = KeeperPool::new().store(&placed, &pieces(&data, 1000), &BlockSums::of(&data), false).await;
+    let error = KeeperPool::new().store(&placed, &pieces(&data, 1000), &BlockSums::of(&data), false, 0).await;
     assert_eq!(error.unwrap_err().code, ErrorCode::TimedOut);
     assert!(began.elapsed() < Duration::from_secs(7));
 }

@@ -56,8 +56,7 @@ impl Kit {
         let stored = pb::Stored {
             info: Some(pb::ChunkInfo { chunk: placed.chunk, length, checksum: checksum(placed.chunk) }),
             keepers: keepers.iter().map(|keeper| keeper.0).collect(),
-            synced: false,
-            nonce: 0,
+            ..Default::default()
         };
         self.keeper_says(keepers[0], keeper_up::Msg::Stored(stored));
     }

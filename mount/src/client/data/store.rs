@@ -15,19 +15,37 @@ use super::wire::{self, TransferError};
 
 /// Chunk bytes in one frame: small enough that relay and disk work while the next one travels.
 const FRAME_DATA: usize = 256 * 1024;
-/// Without one byte taken or answered for this long, an upload is given up.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Without one byte taken or answered for this long, an upload is given up: at the first try, the second, and all
+/// others. A keeper that has stopped is left soon, one that is merely busy not again and again. Longer than a keeper
+/// waits for its companions.
+const PATIENCE: [Duration; 3] = [Duration::from_secs(2), Duration::from_secs(4), Duration::from_secs(5)];
 /// The same, for the answer of a keeper that has to sync the chunk first.
-const SYNC_PATIENCE: Duration = Duration::from_secs(20);
+const SYNC_PATIENCE: [Duration; 3] =
+    [Duration::from_secs(3), Duration::from_secs(8), Duration::from_secs(20)];
 /// No deadline for the answer as long as the keeper takes what is sent, and that has its own.
 const WHILE_SENDING: Duration = Duration::from_secs(3600);
 /// There is one request at a time on a connection.
 const REQUEST: u32 = 1;
 
+/// How long a keeper may take.
+#[derive(Clone, Copy)]
+struct Patience {
+    to_take: Duration,
+    to_answer: Duration,
+}
+
+impl Patience {
+    fn new(sync: bool, tries: usize) -> Patience {
+        let at = tries.min(PATIENCE.len() - 1);
+        let to_take = PATIENCE[at];
+        Patience { to_take, to_answer: if sync { SYNC_PATIENCE[at] } else { to_take } }
+    }
+}
+
 impl KeeperPool {
     /// Transfers a chunk, `pieces` one after the other, to the first keeper of `placed`, which relays it to the
-    /// others. `sums` are the whole chunk's. With `sync`, every keeper syncs it before it answers. Returns who
-    /// holds it.
+    /// others. `sums` are the whole chunk's. With `sync`, every keeper syncs it before it answers. `tries` were made
+    /// before. Returns who holds it.
     ///
     /// # Errors
     /// `Unavailable` and `TimedOut` when the keeper cannot be had, else what it refused the chunk with. The
@@ -38,6 +56,7 @@ impl KeeperPool {
         pieces: &[Bytes],
         sums: &BlockSums,
         sync: bool,
+        tries: usize,
     ) -> Result<pb::WriteDone, DfsError> {
         let chunk = ChunkId(placed.chunk);
         let grant = placed.grant.as_ref();
@@ -58,7 +77,7 @@ impl KeeperPool {
         };
         let segments = segments(&open, pieces, sums);
         upload_step!(3, chunk, keeper = primary.keeper, "transfer begins");
-        let done = self.send(primary, &segments, sync).await;
+        let done = self.send(primary, &segments, Patience::new(sync, tries)).await;
         match &done {
             Ok(done) => upload_step!(3, chunk, keepers = ?done.keepers, "transfer ends"),
             Err(error) => tracing::debug!(%chunk, %error, "transfer failed"),
@@ -70,12 +89,12 @@ impl KeeperPool {
         &self,
         primary: &pb::KeeperGrant,
         segments: &[Bytes],
-        sync: bool,
+        patience: Patience,
     ) -> Result<pb::WriteDone, DfsError> {
         let mut fresh = false;
         loop {
             let mut connection = self.check_out(primary, fresh).await?;
-            match exchange(&mut connection, segments, sync).await {
+            match exchange(&mut connection, segments, patience).await {
                 Ok(done) => {
                     self.check_in(connection);
                     return Ok(done);
@@ -123,7 +142,7 @@ fn segments(open: &pb::WriteOpen, pieces: &[Bytes], sums: &BlockSums) -> Vec<Byt
 async fn exchange(
     connection: &mut Connection,
     segments: &[Bytes],
-    sync: bool,
+    patience: Patience,
 ) -> Result<pb::WriteDone, TransferError> {
     let (mut from, mut to) = connection.stream.split();
     let mut answer = pin!(wire::read_answer(&mut from, Kind::WriteDone, REQUEST, WHILE_SENDING));
@@ -134,15 +153,14 @@ async fn exchange(
             let message = "it said that it has the chunk before all of it was sent".to_owned();
             return Err(TransferError::Garbage(message));
         }
-        sent = wire::write_all(&mut to, segments, PATIENCE) => match sent {
+        sent = wire::write_all(&mut to, segments, patience.to_take) => match sent {
             // A keeper that closes the connection has said why before.
             Ok(()) | Err(TransferError::Broken { .. }) => {}
             Err(error) => return Err(error),
         },
     }
-    let patience = if sync { SYNC_PATIENCE } else { PATIENCE };
-    let answer = tokio::time::timeout(patience, answer).await;
-    let (_, meta) = answer.unwrap_or(Err(TransferError::Silent(patience)))?;
+    let answer = tokio::time::timeout(patience.to_answer, answer).await;
+    let (_, meta) = answer.unwrap_or(Err(TransferError::Silent(patience.to_answer)))?;
     Ok(frame::decode_meta(Kind::WriteDone, meta)?)
 }
 

@@ -1,0 +1,56 @@
+//! kill -9 of dfs-mount in the middle of everything.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use dfs_tests::mount::is_usable;
+use dfs_tests::wait::secs;
+use dfs_tests::{Cluster, wait_for, wait_until};
+use rustix::process::Signal;
+
+/// Keeps a directory busy with changes that another mount has to be told of.
+const BUSY: &str = r#"cd "$1" || exit 1
+while :; do
+    echo "$2" >"f$2"; mv "f$2" g; cat g; ln g "h$2"; ls -l; rm -f "h$2"
+    mkdir "d$2"; rmdir "d$2"; echo more >>all; dd if=/dev/zero of="b$2" bs=64k count=8 conv=fsync
+done"#;
+
+fn busy(dir: &Path, number: u32) -> Child {
+    let mut command = Command::new("sh");
+    command.args(["-c", BUSY, "sh"]).arg(dir).arg(number.to_string());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+fn end(mut children: Vec<Child>) {
+    for child in &mut children {
+        child.kill().unwrap();
+        wait_for(secs(10), "a program on the dead mount ends", || child.try_wait().unwrap());
+    }
+}
+
+#[test]
+fn a_mount_killed_at_any_moment_ends_and_can_be_mounted_again_at_once() {
+    let rounds = std::env::var("DFS_TEST_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
+    let mut cluster = Cluster::builder().keepers(2).start();
+    let (a, mut b) = (cluster.mount(), cluster.mount());
+    let others: Vec<Child> = (0..3).map(|n| busy(a.dir(), n)).collect();
+    for round in 0..rounds {
+        let programs: Vec<Child> = (3..7).map(|n| busy(b.dir(), n)).collect();
+        let (kept, text) = (b.path(format!("kept{round}")), format!("round {round}"));
+        std::thread::sleep(std::time::Duration::from_millis(700 + 130 * (round % 7)));
+        fs::write(&kept, &text).unwrap();
+        b.process.signal(Signal::KILL);
+        b.process.wait_exit(secs(10));
+        end(programs);
+        b.process.restart();
+        wait_until(secs(10), "it is mounted again", || is_usable(b.dir()));
+        assert_eq!(fs::read_to_string(b.path(format!("kept{round}"))).unwrap(), text);
+        assert_eq!(fs::read_to_string(a.path(format!("kept{round}"))).unwrap(), text);
+        wait_until(secs(5), "one guard for each mount", || cluster.scratch.guards().len() == 2);
+    }
+    end(others);
+    b.unmount();
+    a.unmount();
+    wait_until(secs(5), "no guard is left", || cluster.scratch.guards().is_empty());
+}

@@ -154,3 +154,15 @@ fn the_chunks_of_a_removed_file_are_collected() {
     wait_until(secs(60), "the chunk files are gone", || (0..3).all(|i| cluster.chunk_files(i).is_empty()));
     assert_eq!((cluster.status("files"), cluster.status("chunks"), cluster.status("bytes")), (0, 0, 0));
 }
+
+#[test]
+fn dfs_put_says_soon_that_no_keeper_is_live() {
+    let mut cluster = Cluster::builder().keepers(1).start();
+    cluster.keeper(0).kill();
+    cluster.wait_live(0);
+    let begun = Instant::now();
+    cluster
+        .dfs(&["put", film::small().to_str().unwrap(), "/movie.mp4"])
+        .one_line_error("dfs", &["no keeper is live"]);
+    assert!(begun.elapsed() < secs(15), "{:?}", begun.elapsed());
+}

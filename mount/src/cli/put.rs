@@ -68,7 +68,7 @@ async fn wait_for_keepers(client: &Client) -> Result<(), DfsError> {
     let give_up = Instant::now() + KEEPERS_WITHIN;
     while client.statfs(InodeNo::ROOT).await?.total == 0 {
         if Instant::now() >= give_up {
-            let message = "no keeper is live: start one, or see why they are gone (dfs keepers)";
+            let message = "no keeper is live; start one, or see why they are gone (dfs keepers)";
             return Err(DfsError::new(ErrorCode::NoKeeper, message));
         }
         tokio::time::sleep(LOOK_EVERY).await;

@@ -181,7 +181,7 @@ impl DirHandles {
         // Nothing to be found: every handle is looked at.
         self.find(|handle| {
             if handle.inode.0 == attr.inode {
-                let _ = handle.removed.set(attr.clone());
+                let _ = handle.removed.set(*attr);
             }
             None::<()>
         });

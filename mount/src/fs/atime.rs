@@ -2,7 +2,8 @@
 //!
 //! The master is told by a request that nobody waits for. It enters the session when the bytes are there and before
 //! the kernel has them: so it delays no read, and whoever asks for the attributes after the read gets the new
-//! atime. What must hold: at most one such request per inode is under way; reads meanwhile are gathered into one more.
+//! atime. What must hold: at most one such request per inode is under way; reads meanwhile are gathered into one more, after
+//! which the kernel is told to ask again: it may have asked in between.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -13,6 +14,8 @@ use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
 use tokio::runtime::Handle;
 
+use super::board::{Board, Job};
+use super::events::Notice;
 use super::open_file::OpenFile;
 use crate::client::Client;
 use crate::lock::lock;
@@ -42,6 +45,7 @@ pub struct AtimeOptions {
 pub struct Atimes {
     client: Client,
     options: AtimeOptions,
+    board: Arc<Board>,
     runtime: Handle,
     /// Inodes whose request is under way; true: read again since.
     under_way: Mutex<HashMap<InodeNo, bool>>,
@@ -49,8 +53,8 @@ pub struct Atimes {
 
 impl Atimes {
     /// Must be called inside a tokio runtime.
-    pub fn new(client: Client, options: AtimeOptions) -> Arc<Atimes> {
-        Arc::new(Atimes { client, options, runtime: Handle::current(), under_way: Mutex::default() })
+    pub fn new(client: Client, options: AtimeOptions, board: Arc<Board>) -> Arc<Atimes> {
+        Arc::new(Atimes { client, options, board, runtime: Handle::current(), under_way: Mutex::default() })
     }
 
     fn is_due(&self, policy: AtimePolicy, attr: &pb::Attr) -> bool {
@@ -103,6 +107,7 @@ impl Atimes {
         let mut asked = self.client.touch_atime(inode, always);
         let atimes = self.clone();
         self.runtime.spawn(async move {
+            let mut gathered = false;
             loop {
                 match asked.await {
                     Ok(attr) => file.iter().for_each(|file| file.learn(&attr)),
@@ -113,9 +118,14 @@ impl Atimes {
                         return;
                     }
                 }
+                if gathered {
+                    let notices = vec![Notice::Attributes(inode)];
+                    atimes.board.put(Job { key: inode, notices, ..Job::default() });
+                }
                 if !atimes.go_on(inode, policy, file.as_deref()) {
                     return;
                 }
+                gathered = true;
                 asked = atimes.client.touch_atime(inode, always);
             }
         });

@@ -118,10 +118,11 @@ impl Fs {
         let trust = Arc::new(Trust::new(longest));
         let files = OpenFiles::new(readers, writers.clone(), ledger.clone(), trust.clone());
         let forgot = client.clone();
+        let board = Board::new(move |seq| forgot.forgot(seq));
         Arc::new(Fs {
-            atimes: Atimes::new(client.clone(), atime),
+            atimes: Atimes::new(client.clone(), atime, board.clone()),
             digests: Digests::default(),
-            board: Board::new(move |seq| forgot.forgot(seq)),
+            board,
             trust,
             lists: Lists::default(),
             client,

@@ -155,7 +155,7 @@ impl State {
         let Some(job) = self.compaction.jobs.get_mut(&chunk).filter(ours) else {
             // Nobody waits for it any more.
             if self.chunks.get(chunk).is_none() && !self.compaction.jobs.contains_key(&chunk) {
-                self.delete_at(by, chunk, out);
+                self.delete_unneeded(by, chunk, out);
             }
             return;
         };

@@ -102,6 +102,14 @@ impl State {
         }
     }
 
+    /// A keeper speaks of a chunk that nobody needs, as far as is known: it is deleted there, but for what a dump that the
+    /// state was restored from did not know.
+    pub(super) fn delete_unneeded(&mut self, at: KeeperId, chunk: ChunkId, out: &mut Out) {
+        if self.chunks.get(chunk).is_some() || !self.is_spared(chunk, out.now) {
+            self.delete_at(at, chunk, out);
+        }
+    }
+
     fn is_spared(&self, chunk: ChunkId, now: pb::Time) -> bool {
         self.settings.spared.is_some_and(|spared| chunk < spared.below && now.as_millis() < spared.until_ms)
     }

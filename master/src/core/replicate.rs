@@ -390,7 +390,7 @@ impl State {
             // Gone meanwhile, or other bytes than we know of: worth nothing.
             _ => {
                 self.remove_copy(chunk, by, out);
-                self.delete_at(by, chunk, out);
+                self.delete_unneeded(by, chunk, out);
             }
         }
         self.go_on(out);

@@ -171,7 +171,7 @@ impl State {
             // Said again after it was recorded; or nobody wants it any more.
             if self.chunks.get(chunk).is_none() {
                 for keeper in stored.keepers.iter().map(|raw| KeeperId(*raw)).chain([by]) {
-                    self.delete_at(keeper, chunk, out);
+                    self.delete_unneeded(keeper, chunk, out);
                 }
             }
             return;

@@ -29,16 +29,36 @@ use crate::syncer::SyncQueue;
 pub(crate) struct Clock {
     start: Instant,
     offset_ms: AtomicI64,
+    /// While there is no session, what `now_ms` was when the last one ended.
+    session_ended_ms: AtomicI64,
 }
+
+/// There is a session.
+const NOT_ENDED: i64 = i64::MAX;
 
 impl Clock {
     fn new() -> Clock {
-        Clock { start: Instant::now(), offset_ms: AtomicI64::new(0) }
+        Clock {
+            start: Instant::now(),
+            offset_ms: AtomicI64::new(0),
+            session_ended_ms: AtomicI64::new(NOT_ENDED),
+        }
     }
 
     /// The master said what time it is.
     pub fn set(&self, now: pb::Time) {
         self.offset_ms.store(now.as_millis().saturating_sub(self.elapsed_ms()), Ordering::Relaxed);
+        self.session_ended_ms.store(NOT_ENDED, Ordering::Relaxed);
+    }
+
+    /// The session with the master ended.
+    pub fn session_ended(&self) {
+        self.session_ended_ms.fetch_min(self.now_ms(), Ordering::Relaxed);
+    }
+
+    /// By which tickets to read expire: not while nobody can get new ones.
+    pub fn reads_now_ms(&self) -> i64 {
+        self.now_ms().min(self.session_ended_ms.load(Ordering::Relaxed))
     }
 
     /// Milliseconds since 1970.
@@ -157,5 +177,19 @@ mod tests {
         assert!((5_000_000..5_010_000).contains(&now), "{now}");
         clock.set(pb::Time { sec: i64::MAX, nsec: 0 });
         clock.now_ms();
+    }
+
+    #[test]
+    fn for_tickets_to_read_time_stands_still_without_a_session() {
+        let clock = Clock::new();
+        clock.set(pb::Time { sec: 5_000, nsec: 0 });
+        clock.session_ended();
+        let ended = clock.reads_now_ms();
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        clock.session_ended();
+        assert_eq!(clock.reads_now_ms(), ended);
+        assert!(clock.now_ms() >= ended + 20);
+        clock.set(pb::Time { sec: 6_000, nsec: 0 });
+        assert!(clock.reads_now_ms() >= 6_000_000);
     }
 }

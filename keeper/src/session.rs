@@ -127,6 +127,7 @@ impl Session {
         let mut link = first;
         loop {
             let ended = self.serve(&mut link, &mut stop).await;
+            self.node.clock.session_ended();
             self.node.outbox.session_ended();
             self.node.expected.forget_all();
             match ended {

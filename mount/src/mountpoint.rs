@@ -146,7 +146,7 @@ pub fn prepare(path: &Path, our_type: &str) -> Result<MountPoint, MountPointErro
             }
             Found::NotDirectory => return Err(MountPointError::NotDirectory(real)),
             Found::Dangling => return Err(MountPointError::Dangling(real)),
-            // What was killed a moment ago may still look alive: the kernel has its attributes cached.
+            // What was killed a moment ago may have answered still.
             Found::Mounted(entry) if entry.fs_type == our_type && began.elapsed() < DYING => {
                 thread::sleep(LOOK_AGAIN);
             }
@@ -220,13 +220,14 @@ fn find(path: &Path) -> io::Result<(PathBuf, Found)> {
     if entry.as_ref().is_some_and(|e| e.fs_type == "autofs") {
         return Ok((real, Found::Directory { empty: true }));
     }
-    let found = match (fs::metadata(&real), entry) {
+    let is_fuse = entry.as_ref().is_some_and(|e| e.fs_type.starts_with(FUSE_TYPE));
+    // Of a FUSE mount whose process is gone the kernel still tells for half a minute what it has cached.
+    let asked = if is_fuse { attach::probe(&real) } else { Ok(()) };
+    let found = match (asked.and_then(|()| fs::metadata(&real)), entry) {
         (Ok(_), Some(entry)) => Found::Mounted(entry),
         (Err(error), Some(entry)) if is_dead(&error) => Found::Dead(entry),
         // Another user's FUSE mount hides even its attributes; it is alive all the same.
-        (Err(error), Some(entry))
-            if error.kind() == io::ErrorKind::PermissionDenied && entry.fs_type.starts_with(FUSE_TYPE) =>
-        {
+        (Err(error), Some(entry)) if is_fuse && error.kind() == io::ErrorKind::PermissionDenied => {
             Found::Mounted(entry)
         }
         (Ok(meta), None) if meta.is_dir() => {

@@ -49,12 +49,17 @@ fn a_film_being_copied_in_is_whole_when_a_keeper_is_killed() {
     let source = film::medium();
     let mut cluster = Cluster::builder().chunk_size("2MiB").start();
     let mount = cluster.mount();
-    let mut cp = Command::new("cp");
-    cp.arg(&source).arg(mount.path("movie.mp4")).stderr(Stdio::piped());
+    // cp gets the second half when the keeper is dead, so that it cannot be done before.
+    let script = r#"{ head -c "$1" "$3"; read -r _; tail -c +"$2" "$3"; } | cp /dev/stdin "$4""#;
+    let half = fs::metadata(&source).unwrap().len() / 2;
+    let mut cp = Command::new("bash");
+    cp.args(["-c", script, "bash", &half.to_string(), &(half + 1).to_string()]);
+    cp.arg(&source).arg(mount.path("movie.mp4")).stdin(Stdio::piped()).stderr(Stdio::piped());
     let mut cp = cp.spawn().unwrap();
     wait_until(secs(20), "keeper 1 holds a chunk", || !cluster.chunk_files(1).is_empty());
     assert!(cp.try_wait().unwrap().is_none(), "cp was done before the keeper could be killed");
     cluster.keeper(1).kill();
+    drop(cp.stdin.take());
     let status = wait_for(secs(60), "cp ends", || cp.try_wait().unwrap());
     let mut complaint = String::new();
     cp.stderr.take().unwrap().read_to_string(&mut complaint).unwrap();

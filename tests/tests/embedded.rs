@@ -36,10 +36,10 @@ fn readme_command_1_then_cp_mpv_umount_and_the_next_mount_finds_the_film() {
     assert!(is_usable(&dir), "dfs-mount returned before the mount was usable");
     assert_eq!(mounted(&dir).unwrap(), ("fuse.dfs".into(), "dfs:embedded".into()));
     // It, and the small one that ends what it leaves when it is killed.
-    assert!(
-        (1..=2).contains(&scratch.pids("dfs-mount").len()),
-        "one process in the background, and its guard"
-    );
+    // The guard has its name a moment after it was started.
+    wait_until(secs(5), "one process in the background, and its guard", || {
+        (scratch.pids("dfs-mount").len(), scratch.guards().len()) == (1, 1)
+    });
     run_ok(&[PathBuf::from("cp"), film::small(), dir.join("movie.mp4")]);
     film::play(&dir.join("movie.mp4"), &[]);
     unmount(&dir);

@@ -15,8 +15,6 @@ use dfs_tests::{Cluster, Mount, Rng, wait_until};
 /// What the issue asks for.
 const READER: Duration = secs(2);
 const WRITER: Duration = secs(4);
-/// Where a keeper is cut off nobody says so: the silence is found first.
-const WRITER_CUT: Duration = secs(6);
 
 /// How long each keeper is away. Long enough that the master finds it dead.
 const AWAY: Duration = Duration::from_millis(4500);
@@ -146,7 +144,7 @@ fn go_through(fault: Fault) {
         let what = |who| format!("{fault:?} of keeper {index}: {who}");
         streams.end(&what("reading on"), READER);
         picks.end(&what("reading here and there"), READER);
-        stores.end(&what("storing files"), if fault == Fault::Cut { WRITER_CUT } else { WRITER });
+        stores.end(&what("storing files"), WRITER);
         check_stored(&reader);
     }
 }

@@ -4,10 +4,10 @@ use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use dfs_tests::mount::is_usable;
+use dfs_tests::mount::{abort, is_usable};
 use dfs_tests::wait::secs;
 use dfs_tests::{Cluster, wait_for, wait_until};
-use rustix::process::Signal;
+use rustix::process::{Signal, kill_process};
 
 /// Keeps a directory busy with changes that another mount has to be told of.
 const BUSY: &str = r#"cd "$1" || exit 1
@@ -53,4 +53,87 @@ fn a_mount_killed_at_any_moment_ends_and_can_be_mounted_again_at_once() {
     b.unmount();
     a.unmount();
     wait_until(secs(5), "no guard is left", || cluster.scratch.guards().is_empty());
+}
+
+// What the kernel has cached of a dead mount it tells for half a minute as if the mount lived.
+#[test]
+fn a_killed_mount_is_not_taken_for_alive() {
+    let mut cluster = Cluster::builder().keepers(1).start();
+    let mut mount = cluster.mount();
+    fs::write(mount.path("kept"), "text").unwrap();
+    for _ in 0..3 {
+        let waiting: Vec<Child> = (0..3).map(|n| busy(mount.dir(), n)).collect();
+        // Keeps the root's attributes in the kernel's cache.
+        let looking = Command::new("sh")
+            .args(["-c", "while stat \"$1\" >/dev/null 2>&1; do :; done", "sh"])
+            .arg(mount.dir())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        fs::metadata(mount.dir()).unwrap();
+        mount.process.signal(Signal::KILL);
+        mount.process.wait_exit(secs(10));
+        let begun = std::time::Instant::now();
+        mount.process.restart();
+        wait_until(secs(20), "it is mounted again", || {
+            assert!(mount.process.is_running(), "refused: {}", mount.process.log_since_start());
+            is_usable(mount.dir())
+        });
+        println!("mounted again after {:?}", begun.elapsed());
+        assert!(begun.elapsed() < secs(3), "after {:?}", begun.elapsed());
+        assert_eq!(fs::read_to_string(mount.path("kept")).unwrap(), "text");
+        end(waiting);
+        end(vec![looking]);
+    }
+    mount.unmount();
+}
+
+/// A directory's lock is held by a program that waits for our answer, which waits for the master; and our notice that the
+/// directory's names are not to be trusted waits for that lock, in the kernel, where no signal reaches it.
+fn tied_up(cluster: &mut Cluster, dir: &Path) -> Child {
+    fs::create_dir(dir.join("dir")).unwrap();
+    for n in 0..10 {
+        fs::write(dir.join(format!("dir/{n}")), "text").unwrap();
+        fs::metadata(dir.join(format!("dir/{n}"))).unwrap();
+    }
+    cluster.master.stop();
+    Command::new("mkdir").arg(dir.join("dir/new")).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// Does a thread of the process wait in the kernel, deaf to signals?
+fn is_stuck(pid: rustix::process::Pid) -> bool {
+    let tasks = fs::read_dir(format!("/proc/{}/task", pid.as_raw_nonzero())).into_iter().flatten().flatten();
+    let state = |stat: String| stat.rsplit(") ").next().is_some_and(|rest| rest.starts_with('D'));
+    tasks.into_iter().any(|task| fs::read_to_string(task.path().join("stat")).is_ok_and(state))
+}
+
+#[test]
+fn a_mount_that_is_killed_while_it_waits_in_the_kernel_ends_by_its_guard_alone() {
+    let mut cluster = Cluster::builder().keepers(1).start();
+    let (mut guarded, mut alone) = (cluster.mount(), cluster.mount());
+    let mkdir = tied_up(&mut cluster, guarded.dir());
+    wait_until(secs(10), "a notice waits in the kernel", || is_stuck(guarded.process.pid()));
+    guarded.process.signal(Signal::KILL);
+    guarded.process.wait_exit(secs(5));
+    end(vec![mkdir]);
+    cluster.master.cont();
+    guarded.process.restart();
+    wait_until(secs(20), "it is mounted again", || is_usable(guarded.dir()));
+    fs::remove_dir_all(guarded.path("dir")).unwrap();
+    guarded.unmount();
+
+    wait_until(secs(20), "the other mount is whole", || fs::metadata(alone.path("dir")).is_err());
+    for guard in cluster.scratch.guards() {
+        kill_process(guard, Signal::KILL).unwrap();
+    }
+    let mut mkdir = tied_up(&mut cluster, alone.dir());
+    wait_until(secs(10), "a notice waits in the kernel", || is_stuck(alone.process.pid()));
+    let ended = alone.process.kill_within(secs(3));
+    let waits = mkdir.try_wait().unwrap().is_none();
+    abort(alone.dir());
+    assert!(!ended && waits, "the guard is not needed any more: ARCHITECTURE.md says why it was");
+    assert!(alone.process.kill_within(secs(10)), "what the guard does helps");
+    end(vec![mkdir]);
+    cluster.master.cont();
+    alone.kill();
 }

@@ -1,13 +1,14 @@
 //! What programs on a mount see while the master is away, and when it is back.
 
-use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use dfs_tests::wait::secs;
 use dfs_tests::{Cluster, Mount, mount, wait_for, wait_until};
+use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
 /// In the time that the issue grants, and a busy machine needs.
@@ -122,6 +123,61 @@ fn who_waits_for_the_master_can_be_killed() {
     programs_can_be_ended(Signal::KILL);
 }
 
+// SEMANTICS.md: "A program that handles ... gets EINTR for them while the master is away, and waits on otherwise".
+#[test]
+fn who_handles_a_signal_is_interrupted_while_the_master_is_away() {
+    let script = r#"exec python3 -c '
+import os, signal, sys
+class Got(Exception): pass
+def handler(*_): raise Got
+for number in signal.SIGTERM, signal.SIGUSR1: signal.signal(number, handler)
+print("ready", flush=True); input()
+try: os.stat(sys.argv[1] + "/missing")
+except Got: print("interrupted", flush=True)
+' "$1""#;
+    let mut cluster = Cluster::builder().keepers(1).start();
+    let mount = cluster.mount();
+    let mut program = Program::start("stat", &script.replace("go; ", ""), mount.dir());
+    cluster.master.kill();
+    program.go();
+    std::thread::sleep(secs(1));
+    program.still_waits();
+    // Not one of those that are looked at: the answer is waited for.
+    kill_process(Pid::from_child(&program.child), Signal::USR1).unwrap();
+    std::thread::sleep(secs(1));
+    program.still_waits();
+    program.ends_by(Signal::TERM);
+    let mut said = String::new();
+    program.child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+    assert_eq!(said, "interrupted\n");
+    cluster.restart_master();
+    mount.unmount();
+}
+
+#[test]
+fn who_waits_for_the_master_gets_an_error_after_the_time_that_was_set() {
+    let mut cluster = Cluster::builder().keepers(1).start();
+    let mount = cluster.mount_with(&["-o", "master_timeout=2s"]);
+    fs::write(mount.path("file"), "text").unwrap();
+    let mut open = File::options().append(true).open(mount.path("file")).unwrap();
+    open.write_all(b" ").unwrap();
+    cluster.master.kill();
+    let timed_out = |what: &str, work: &dyn Fn() -> std::io::Result<()>| {
+        let begun = Instant::now();
+        let error = work().expect_err(what);
+        println!("{what}: {error} after {:?}", begun.elapsed());
+        let errno = error.raw_os_error();
+        assert!(errno == Some(Errno::TIMEDOUT.raw_os_error()) || errno == Some(Errno::IO.raw_os_error()), "{what}: {error}");
+        assert!((secs(1)..secs(8)).contains(&begun.elapsed()), "{what}: {:?}", begun.elapsed());
+    };
+    timed_out("open", &|| fs::read(mount.path("file")).map(drop));
+    timed_out("mkdir", &|| fs::create_dir(mount.path("dir")));
+    cluster.restart_master();
+    wait_until(secs(20), "the mount answers", || mount.path("file").exists());
+    drop(open);
+    mount.unmount();
+}
+
 #[test]
 fn with_the_master_gone_for_good_a_mount_ends_in_time_and_says_what_is_lost() {
     let mut cluster = Cluster::builder().keepers(2).start();
@@ -147,6 +203,7 @@ fn with_the_master_gone_for_good_a_mount_ends_in_time_and_says_what_is_lost() {
     mount::unmount(unmounted.dir());
     assert!(unmounted.process.wait_exit(secs(50)).success(), "nothing was lost");
     println!("unmounted {:?} after umount", begun.elapsed());
+    assert!(begun.elapsed() < secs(60), "not within a minute");
     writer.child.kill().unwrap();
     writer.child.wait().unwrap();
 }

@@ -47,7 +47,7 @@ pub(super) fn serve(conn: &mut Conn, header: &Header) -> Result<(), Failure> {
 fn admit(node: &Node, request: &pb::ReadRequest) -> Result<ChunkFile, DfsError> {
     let member = node.member()?;
     let ops = [pb::TicketOp::Read];
-    let ticket = member.checker.check(&request.ticket, &request.mac, &ops, node.clock.now_ms())?;
+    let ticket = member.checker.check(&request.ticket, &request.mac, &ops, node.clock.reads_now_ms())?;
     let chunk = ChunkId(ticket.chunk);
     let open = node.store.open_chunk(chunk).map_err(|error| {
         node.report_bad(chunk, &error);

@@ -1,7 +1,7 @@
 //! The session with the master, the calls that go over it, and the connections to keepers.
 //!
 //! - `session`: one bidirectional stream to the master, kept alive, resumed after a break.
-//! - `hello`: how such a stream begins.
+//! - `hello`: how such a stream begins. `down`: whether its end means that the master is down.
 //! - `requests`: what was asked and not answered yet, in the order of asking (pure).
 //! - `uploads`: who waits for the master's success message, upload step 6.
 //! - `held_locks`: locks that programs here hold, and append leases (pure). `lock_calls`: how they are got.
@@ -19,6 +19,7 @@ mod calls;
 mod channel;
 mod clock;
 pub mod data;
+mod down;
 mod held_locks;
 mod hello;
 mod lock_calls;
@@ -27,7 +28,7 @@ mod session;
 mod uploads;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dfs_proto::error::DfsError;
 use dfs_proto::ids::{ChunkId, ClusterId, InodeNo, SessionId};
@@ -97,6 +98,11 @@ pub enum Event {
     Recall(InodeNo),
     /// The stream broke: invalidations may be missed from now on, so nothing cached may be trusted.
     SessionLost(Lost),
+    /// After `SessionLost`: nobody listens at the master's address, nor did since the stream broke. So nothing changes: what was known
+    /// when it broke is right until `MasterMayBeBack` or `SessionResumed`.
+    MasterDown,
+    /// After `MasterDown`: somebody may listen there again, and may have taken changes. As after `SessionLost`, nothing may be trusted.
+    MasterMayBeBack,
     /// The stream is there again; what is cached from now on may be trusted.
     SessionResumed {
         /// The same master process, and it still knew the session: it says again how the last uploads ended.
@@ -169,6 +175,17 @@ impl Client {
     /// Is the stream to the master whole, as far as is known?
     pub fn is_up(&self) -> bool {
         self.inner.shared.is_up()
+    }
+
+    /// Is the master known to be down, so that nothing can have changed since the session broke? That is certain only for
+    /// what was right when [`Event::MasterDown`] came.
+    pub fn is_master_down(&self) -> bool {
+        self.inner.shared.down.is_down()
+    }
+
+    /// The moment by which tickets expire: while the master is down, and cannot give new ones, the one when it went.
+    pub fn tickets_now(&self) -> Instant {
+        self.inner.shared.down.since().unwrap_or_else(Instant::now)
     }
 
     /// How long one call to the master may take.

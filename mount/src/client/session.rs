@@ -18,9 +18,10 @@ use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::{InodeNo, SessionId};
 use dfs_proto::pb;
 use dfs_proto::pb::{mount_down, mount_up};
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::clock::Clock;
+use super::down::{Down, LOOK_EVERY, Vigil};
 use super::hello::{Link, connect, first_link, hello};
 use super::requests::{Op, Reply, ReplyTo, Requests};
 use super::uploads::Uploads;
@@ -54,6 +55,8 @@ pub(super) struct Shared {
     wake: Notify,
     /// The stream is there.
     up: AtomicBool,
+    /// Or the master is known to be down.
+    pub(super) down: Down,
     /// Some lock was lost, ever.
     pub(super) locks_lost: AtomicBool,
     close_asked: watch::Sender<bool>,
@@ -165,6 +168,7 @@ pub(super) async fn begin(
         forgotten: Mutex::default(),
         wake: Notify::new(),
         up: AtomicBool::new(true),
+        down: Down::default(),
         locks_lost: AtomicBool::new(false),
         close_asked: watch::Sender::new(false),
         closed: watch::Sender::new(false),
@@ -193,19 +197,21 @@ async fn keep(shared: Arc<Shared>, mut link: Link, events: mpsc::Sender<Event>) 
             why = drive(&shared, &mut link, &events) => Some(why),
             () = shared.close_asked() => None,
         };
-        let Some(why) = ended else {
+        let Some(Broke { why, trusted_until }) = ended else {
             say_goodbye(&shared, link).await;
             break;
         };
         tracing::warn!(master = %shared.config.master, %why, "session with the master lost; trying to resume it");
         shared.up.store(false, Ordering::Relaxed);
+        let forgotten = lose(&events).await;
+        let mut vigil = Vigil::new(&shared.config.master, &shared.down, &events, trusted_until);
         // The master takes the end of the stream for the word that all is forgotten.
-        lose(&events).await;
+        tokio::join!(until_forgotten(forgotten), vigil.is_down());
         drop(link);
         lock(&shared.forgotten).clear();
         shared.requests().stream_broke();
         let resumed = tokio::select! {
-            link = replace(&shared, &events, epoch) => Some(link),
+            link = replace(&shared, &events, vigil, epoch) => Some(link),
             () = shared.close_asked() => None,
         };
         let Some(next) = resumed else { break };
@@ -233,10 +239,14 @@ async fn say_goodbye(shared: &Shared, link: Link) {
     let _ = tokio::time::timeout(CLOSE_WITHIN, send_all).await;
 }
 
-/// Says that the session is lost, and waits until what was cached is forgotten.
-async fn lose(events: &mpsc::Sender<Event>) {
+/// Says that the session is lost. What it returns ends when what was cached is forgotten.
+async fn lose(events: &mpsc::Sender<Event>) -> oneshot::Receiver<()> {
     let (lost, forgotten) = Lost::new();
     insist(events, Event::SessionLost(lost)).await;
+    forgotten
+}
+
+async fn until_forgotten(forgotten: oneshot::Receiver<()>) {
     if tokio::time::timeout(FORGET_WITHIN, forgotten).await.is_err() {
         tracing::warn!(
             "not all that was cached could be forgotten within {FORGET_WITHIN:?}; the rest follows"
@@ -245,11 +255,18 @@ async fn lose(events: &mpsc::Sender<Event>) {
 }
 
 /// Brings the lost session back, and says so. `epoch` is of the master that was lost.
-async fn replace(shared: &Shared, events: &mpsc::Sender<Event>, epoch: u64) -> Link {
+async fn replace(shared: &Shared, events: &mpsc::Sender<Event>, mut vigil: Vigil<'_>, epoch: u64) -> Link {
     let lost_at = Instant::now();
     let mut session = shared.info().session;
     let mut backoff = BACKOFF_FIRST;
     loop {
+        if lost_at.elapsed() > shared.config.op_timeout {
+            shared.uploads().fail_all("the master has been away for too long");
+        }
+        if vigil.is_down().await {
+            tokio::time::sleep(LOOK_EVERY).await;
+            continue;
+        }
         let (opens, locks) = {
             let requests = shared.requests();
             (requests.open_inodes(), requests.locks.declare())
@@ -267,9 +284,6 @@ async fn replace(shared: &Shared, events: &mpsc::Sender<Event>, epoch: u64) -> L
             ),
             Err(error) if error.code == ErrorCode::Session => session = SessionId(0),
             Err(error) => tracing::debug!(%error, "session not resumed yet"),
-        }
-        if lost_at.elapsed() > shared.config.op_timeout {
-            shared.uploads().fail_all("the master has been away for too long");
         }
         tokio::time::sleep(backoff).await;
         backoff = (backoff * 2).min(BACKOFF_LAST);
@@ -308,7 +322,7 @@ fn install(shared: &Shared, link: &Link, same_master: bool) {
 }
 
 /// Hands out an event that may not be lost, however long its receiver takes.
-async fn insist(events: &mpsc::Sender<Event>, event: Event) {
+pub(super) async fn insist(events: &mpsc::Sender<Event>, event: Event) {
     while let Err(error) = events.send_timeout(event.clone(), EVENT_PATIENCE).await {
         match error {
             mpsc::error::SendTimeoutError::Timeout(_) => tracing::error!("nobody takes the session's events"),
@@ -339,26 +353,35 @@ impl Pulse {
         None
     }
 
-    fn age(&self) -> Duration {
-        lock(&self.0).1.elapsed()
+    fn since(&self) -> Instant {
+        lock(&self.0).1
     }
 }
 
-/// Runs one stream until it breaks; says why it did.
-async fn drive(shared: &Shared, link: &mut Link, events: &mpsc::Sender<Event>) -> String {
+/// The end of a stream.
+struct Broke {
+    why: String,
+    /// Until when nothing can have changed without a word to this mount; `None`: it was the mount that gave up, and what it
+    /// did not hear may have been said.
+    trusted_until: Option<Instant>,
+}
+
+/// Runs one stream until it breaks.
+async fn drive(shared: &Shared, link: &mut Link, events: &mpsc::Sender<Event>) -> Broke {
     // Whatever is cached from now on is asked for over this stream.
     let pulse = Pulse(Mutex::new((VecDeque::new(), Instant::now())));
-    tokio::select! {
-        why = receive(shared, &mut link.down, events, &pulse) => why,
-        why = send(shared, &link.up, &pulse) => why,
-        why = watch_pulse(shared, &pulse) => why,
-    }
+    let (why, ended) = tokio::select! {
+        (why, ended) = receive(shared, &mut link.down, events, &pulse) => (why, ended),
+        why = send(shared, &link.up, &pulse) => (why, true),
+        why = watch_pulse(shared, &pulse) => (why, false),
+    };
+    Broke { why, trusted_until: ended.then(|| pulse.since() + SILENCE) }
 }
 
 async fn watch_pulse(shared: &Shared, pulse: &Pulse) -> String {
     let began = Instant::now();
     loop {
-        let silent = pulse.age();
+        let silent = pulse.since().elapsed();
         if silent >= SILENCE {
             return format!("no ping of the last {} ms was answered", silent.as_millis());
         }
@@ -405,17 +428,18 @@ async fn next_message(shared: &Shared) -> mount_up::Msg {
     }
 }
 
+/// Says why it ended, and whether the other side ended it.
 async fn receive(
     shared: &Shared,
     down: &mut tonic::Streaming<pb::MountDown>,
     events: &mpsc::Sender<Event>,
     pulse: &Pulse,
-) -> String {
+) -> (String, bool) {
     loop {
         let message = match down.message().await {
             Ok(Some(message)) => message,
-            Ok(None) => return "the master ended it".to_owned(),
-            Err(status) => return format!("{:?}: {}", status.code(), status.message()),
+            Ok(None) => return ("the master ended it".to_owned(), true),
+            Err(status) => return (format!("{:?}: {}", status.code(), status.message()), true),
         };
         match message.msg {
             Some(mount_down::Msg::Reply(reply)) => {
@@ -430,14 +454,14 @@ async fn receive(
             Some(mount_down::Msg::Invalidate(what)) => {
                 let sent = events.send_timeout(Event::Invalidate(what), EVENT_PATIENCE).await;
                 if matches!(sent, Err(mpsc::error::SendTimeoutError::Timeout(_))) {
-                    return "the mount takes no events".to_owned();
+                    return ("the mount takes no events".to_owned(), false);
                 }
             }
             Some(mount_down::Msg::Recall(recall)) => {
                 insist(events, Event::Recall(InodeNo(recall.inode))).await;
             }
-            Some(mount_down::Msg::Refused(error)) => return error.message,
-            Some(mount_down::Msg::Welcome(_)) => return "the master sent a second welcome".to_owned(),
+            Some(mount_down::Msg::Refused(error)) => return (error.message, false),
+            Some(mount_down::Msg::Welcome(_)) => return ("the master sent a second welcome".to_owned(), false),
             // A message of a later version.
             None => {}
         }

@@ -80,17 +80,27 @@ impl Fs {
             Event::SessionLost(lost) => {
                 self.ledger.forget_all();
                 // First: who appends asks for what is not known, unless nothing can be asked.
-                self.forget_open_files(Some(&lost));
+                self.away.lost();
+                self.forget_pages(Some(&lost));
                 self.lacking.forget_all();
                 let handed = self.trust.lost();
                 self.forget_handed(handed, Some(&lost));
+            }
+            Event::MasterDown => self.away.master_down(),
+            Event::MasterMayBeBack => {
+                self.away.lost();
+                self.files.all().iter().for_each(|file| file.forget_known());
+                self.forget_pages(None);
             }
             // What was cached before the break may have changed during it.
             Event::SessionResumed { .. } => {
                 self.ledger.forget_all();
                 self.lacking.forget_all();
                 let handed = self.trust.resumed();
-                self.forget_open_files(None);
+                // First: what is known may be old, and can be asked for.
+                self.files.all().iter().for_each(|file| file.forget_known());
+                self.away.resumed();
+                self.forget_pages(None);
                 self.forget_handed(handed, None);
             }
         }
@@ -121,13 +131,9 @@ impl Fs {
         job
     }
 
-    /// Whoever reads one waits until the master says what it is now.
-    fn forget_open_files(&self, lost: Option<&Lost>) {
+    /// Of open files.
+    fn forget_pages(&self, lost: Option<&Lost>) {
         for file in self.files.all() {
-            match lost {
-                Some(_) => file.doubt(),
-                None => file.end_doubt(),
-            }
             let notices = vec![Notice::Content(file.inode)];
             self.board.put(Job { key: file.inode, notices, lost: lost.cloned(), ..Job::default() });
         }

@@ -10,7 +10,7 @@
 //! - [`cached`]: what the kernel may still have in its page cache.
 //! - `names`: changes of names. `reading`: read(2).
 //! - `locks`: locks of programs, against those of other mounts. [`append`]: O_APPEND, together with other mounts.
-//! - `caching`: for how long the kernel may use each answer.
+//! - `caching`: for how long the kernel may use each answer. [`away`]: what may be shown while the master is away.
 //! - [`trust`]: what the kernel was told, and how long it may believe it.
 //! - [`board`]: notices for the kernel, and when the master hears that they were delivered.
 //! - [`events`]: what the master pushes, and what the kernel is told of it.
@@ -26,6 +26,7 @@
 
 pub mod append;
 pub mod atime;
+pub mod away;
 pub mod board;
 pub mod cached;
 mod caching;
@@ -58,6 +59,7 @@ use crate::client::Client;
 use crate::read::Readers;
 use crate::write::{Writers, too_large};
 use atime::{AtimeOptions, Atimes};
+use away::Away;
 use board::Board;
 use cached::PageCacheLedger;
 pub use caller::Caller;
@@ -98,6 +100,7 @@ pub struct Fs {
     digests: Digests,
     lacking: Lacking,
     trust: Arc<Trust>,
+    away: Arc<Away>,
     lists: Lists,
     board: Arc<Board>,
 }
@@ -116,7 +119,8 @@ impl Fs {
         let ledger = Arc::new(PageCacheLedger::default());
         let longest = LONGEST_CACHED.min(client.info().interest);
         let trust = Arc::new(Trust::new(longest));
-        let files = OpenFiles::new(readers, writers.clone(), ledger.clone(), trust.clone());
+        let away = Arc::new(Away::new(client.clone()));
+        let files = OpenFiles::new(readers, writers.clone(), ledger.clone(), trust.clone(), away.clone());
         let forgot = client.clone();
         let board = Board::new(move |seq| forgot.forgot(seq));
         Arc::new(Fs {
@@ -124,6 +128,7 @@ impl Fs {
             digests: Digests::default(),
             board,
             trust,
+            away,
             lists: Lists::default(),
             client,
             writers,
@@ -189,9 +194,30 @@ impl Fs {
 
     /// stat(2), with what this mount wrote.
     pub async fn getattr(&self, inode: InodeNo) -> Result<pb::Attr> {
-        match self.seen(self.client.getattr(inode)).await {
+        let asked = self.trust.ask();
+        let answer = tokio::select! {
+            answer = self.seen(self.client.getattr(inode)) => answer,
+            attr = self.attr_without_master(inode) => return Ok(attr),
+        };
+        match answer {
             Err(error) if error.code == ErrorCode::Stale => self.dirs.attr_of_removed(inode).ok_or(error),
-            attr => Ok(self.files.adjust(attr?)),
+            Err(error) => Err(error),
+            Ok(attr) => {
+                if let Some(file) = self.files.get(inode) {
+                    file.told(asked, &attr);
+                }
+                Ok(self.files.adjust(attr))
+            }
+        }
+    }
+
+    /// Waits, maybe for ever, until the attributes are known though the master is down. A read to the end of a file asks for
+    /// them.
+    async fn attr_without_master(&self, inode: InodeNo) -> pb::Attr {
+        self.away.until_known_without_master().await;
+        match self.files.get(inode).and_then(|file| file.attr_without_master(&self.trust)) {
+            Some(attr) => attr,
+            None => std::future::pending().await,
         }
     }
 
@@ -328,6 +354,7 @@ impl Fs {
         let counts_as_read = known && atime_due && attr.size >= LARGE;
         let keep_cache = known && (!atime_due || counts_as_read);
         let file = self.files.open(attr);
+        file.told(asked, &attr);
         if counts_as_read {
             self.atimes.read_file(&file);
             // After a read the kernel asks for times by itself.

@@ -13,8 +13,9 @@ use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
 
 use super::append::AppendLease;
+use super::away::Away;
 use super::cached::PageCacheLedger;
-use super::trust::Trust;
+use super::trust::{Asked, Trust};
 use crate::client::Client;
 use crate::lock::lock;
 use crate::read::{FileReader, ReadStream, Readers};
@@ -40,8 +41,9 @@ struct Known {
     changes: AtomicU64,
     /// How many of these an answer of the master was asked for after; while it is fewer, ask before a read.
     answered: AtomicU64,
-    /// The session is broken: whatever is known may be old.
-    in_doubt: AtomicBool,
+    /// The newest attributes that were asked for, and when.
+    told: Mutex<Option<(Asked, pb::Attr)>>,
+    away: Arc<Away>,
     reader: Arc<FileReader>,
 }
 
@@ -73,6 +75,7 @@ impl OpenFile {
         writers: &Arc<Writers>,
         ledger: &Arc<PageCacheLedger>,
         trust: &Arc<Trust>,
+        away: &Arc<Away>,
     ) -> Arc<OpenFile> {
         let inode = InodeNo(attr.inode);
         let reader = readers.file(inode);
@@ -82,7 +85,8 @@ impl OpenFile {
             attr: Mutex::new(attr),
             changes: AtomicU64::new(0),
             answered: AtomicU64::new(0),
-            in_doubt: AtomicBool::new(false),
+            told: Mutex::new(None),
+            away: away.clone(),
             reader: reader.clone(),
         });
         let on_outcome = {
@@ -160,21 +164,31 @@ impl OpenFile {
         self.known.changed();
     }
 
-    /// The session is broken. What is appended under the lease goes on: if the lease is lost, the master refuses it.
-    pub fn doubt(&self) {
-        self.known.in_doubt.store(true, Ordering::Release);
-        self.known.reader.invalidate();
-    }
-
-    /// The session is back: what is known may be old, and can be asked for.
-    pub fn end_doubt(&self) {
+    /// Nothing that was known may be shown any more: the session is broken, and the master may be back.
+    pub fn forget_known(&self) {
         self.known.changed();
-        self.known.in_doubt.store(false, Ordering::Release);
     }
 
-    /// Is the session broken, so that nothing can be asked?
-    pub fn is_in_doubt(&self) -> bool {
-        self.known.in_doubt.load(Ordering::Acquire)
+    /// The master said this of the file when it was asked at `asked`.
+    pub fn told(&self, asked: Asked, attr: &pb::Attr) {
+        let mut told = lock(&self.known.told);
+        if told.is_none_or(|(before, _)| before.is_before(asked)) {
+            *told = Some((asked, *attr));
+        }
+    }
+
+    /// The attributes, when the master is down and they are known all the same.
+    pub fn attr_without_master(&self, trust: &Trust) -> Option<pb::Attr> {
+        let (asked, attr) = (*lock(&self.known.told))?;
+        let is_known =
+            self.known.away.knows_without_master() && !self.is_changed() && !trust.changed_since(asked, self.inode);
+        is_known.then(|| self.adjust(attr))
+    }
+
+    /// Is the session broken, so that nothing can be asked? What is appended under the lease goes on: if the lease is lost,
+    /// the master refuses it.
+    pub fn is_cut_off(&self) -> bool {
+        self.known.away.is_cut_off()
     }
 
     /// Has the content changed to what is not known?
@@ -184,7 +198,7 @@ impl OpenFile {
 
     /// Has to ask the master before it answers a read?
     pub fn is_stale(&self) -> bool {
-        self.is_changed() || self.is_in_doubt()
+        self.is_changed() || self.known.away.is_in_doubt()
     }
 
     /// Asks the master, if that has to be done before a read.
@@ -192,7 +206,17 @@ impl OpenFile {
     /// # Errors
     /// The master's.
     pub async fn refresh(&self, client: &Client) -> Result<(), DfsError> {
-        if self.is_stale() { self.ask(client).await } else { Ok(()) }
+        while self.is_stale() {
+            if self.is_changed() {
+                return self.ask(client).await;
+            }
+            tokio::select! {
+                asked = self.ask(client) => return asked,
+                // It may be over by now.
+                () = self.known.away.until_known_without_master() => {}
+            }
+        }
+        Ok(())
     }
 
     /// The same before something is appended.
@@ -219,6 +243,7 @@ pub struct OpenFiles {
     writers: Arc<Writers>,
     ledger: Arc<PageCacheLedger>,
     trust: Arc<Trust>,
+    away: Arc<Away>,
     /// With the number of handles.
     table: Mutex<HashMap<InodeNo, (Arc<OpenFile>, u64)>>,
 }
@@ -230,8 +255,9 @@ impl OpenFiles {
         writers: Arc<Writers>,
         ledger: Arc<PageCacheLedger>,
         trust: Arc<Trust>,
+        away: Arc<Away>,
     ) -> OpenFiles {
-        OpenFiles { readers, writers, ledger, trust, table: Mutex::default() }
+        OpenFiles { readers, writers, ledger, trust, away, table: Mutex::default() }
     }
 
     /// One more handle on an inode, of which the master just said `attr`.
@@ -239,7 +265,8 @@ impl OpenFiles {
         let mut table = lock(&self.table);
         let inode = InodeNo(attr.inode);
         let (file, handles) = table.entry(inode).or_insert_with(|| {
-            (OpenFile::new(attr, &self.readers, &self.writers, &self.ledger, &self.trust), 0)
+            let OpenFiles { readers, writers, ledger, trust, away, .. } = self;
+            (OpenFile::new(attr, readers, writers, ledger, trust, away), 0)
         });
         *handles += 1;
         let file = file.clone();

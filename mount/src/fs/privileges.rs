@@ -25,7 +25,7 @@ impl Fs {
     pub fn may_be_privileged(&self, handle: u64, keeps_set_ids: bool) -> bool {
         let Ok(handle) = self.handles.get(handle) else { return false };
         let file = &handle.file;
-        !file.is_in_doubt() && !self.lacking.is_unprivileged(file.inode, keeps_set_ids)
+        !file.is_cut_off() && !self.lacking.is_unprivileged(file.inode, keeps_set_ids)
     }
 
     /// Takes away what a write does. True: there was something.

@@ -32,6 +32,13 @@ pub struct Asked {
     tick: u64,
 }
 
+impl Asked {
+    /// Earlier than that?
+    pub fn is_before(self, other: Asked) -> bool {
+        self.at < other.at
+    }
+}
+
 /// How long an entry may be cached.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ttl {
@@ -221,6 +228,12 @@ impl Trust {
         if !state.attrs.note(inode, tick) {
             state.floor = tick;
         }
+    }
+
+    /// May the attributes of this inode have changed since, as far as was heard? Of files that are open, all is heard.
+    pub fn changed_since(&self, asked: Asked, inode: InodeNo) -> bool {
+        let state = self.locked();
+        asked.tick < state.floor || state.attrs.since(inode, asked)
     }
 
     /// Somebody else changed a name in this directory. `own`: this mount did, whose kernel knows.

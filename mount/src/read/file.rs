@@ -115,7 +115,7 @@ impl FileReader {
     /// All `length` bytes, only when they can be had at once from memory.
     pub fn try_cached(&self, stream: &ReadStream, offset: u64, length: usize) -> Option<Bytes> {
         let end = offset.checked_add(length as u64)?;
-        let now = Instant::now();
+        let now = self.shared.fetcher.client.tickets_now();
         let mut pieces = Vec::new();
         let mut at = offset;
         let mut version = None;
@@ -188,7 +188,7 @@ impl Shared {
 
     fn find_or_ask(self: &Arc<Self>, offset: u64, from_start: bool) -> Result<Arc<Page>, Asked> {
         let mut state = lock(&self.state);
-        if let Some(page) = state.layout.find(offset, Instant::now()) {
+        if let Some(page) = state.layout.find(offset, self.fetcher.client.tickets_now()) {
             return Ok(page);
         }
         let generation = state.layout.generation();
@@ -251,6 +251,14 @@ impl Shared {
                     error
                 }
                 Err(Failure::Gone(_, error)) => return Err(DfsError { code: ErrorCode::Lost, ..error }),
+                // What is known has to do.
+                Err(Failure::Copies(error))
+                    if self.fetcher.client.is_master_down() && began.elapsed() < KEEPERS_RETURN_WITHIN =>
+                {
+                    tracing::debug!(inode = %self.inode, %error, "the master is down; trying once more");
+                    tokio::time::sleep(ASK_AGAIN_EVERY).await;
+                    continue;
+                }
                 // Tickets may have expired, copies may have moved; but once is enough.
                 Err(Failure::Copies(error)) if !asked_again => error,
                 Err(Failure::Copies(error))

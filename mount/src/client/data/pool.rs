@@ -6,16 +6,30 @@ use std::time::{Duration, Instant};
 
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::pb;
+use rustix::net::sockopt;
 use tokio::net::TcpStream;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Half of the silence after which a keeper closes a connection.
 const MAX_IDLE: Duration = Duration::from_secs(5);
 const MAX_IDLE_PER_KEEPER: usize = 16;
+/// A keeper's machine that does not confirm what it was sent for so long, or does not answer the kernel's question whether it is
+/// there, is cut off: the connection breaks. A keeper that is there may well be busy for longer, with a sync, say.
+const CONFIRMED_WITHIN_MS: u32 = 2_000;
+/// When nothing is under way, how often the kernel asks.
+const ASK_EVERY: Duration = Duration::from_secs(1);
 
 struct Idle {
     stream: TcpStream,
     since: Instant,
+}
+
+fn set_up(stream: &TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    sockopt::set_tcp_user_timeout(stream, CONFIRMED_WITHIN_MS)?;
+    sockopt::set_tcp_keepidle(stream, ASK_EVERY)?;
+    sockopt::set_tcp_keepintvl(stream, ASK_EVERY)?;
+    Ok(sockopt::set_socket_keepalive(stream, true)?)
 }
 
 /// Connections to keepers, by address.
@@ -61,7 +75,7 @@ impl KeeperPool {
             Ok(Err(error)) => return Err(failed(error.to_string())),
             Err(_) => return Err(failed(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()))),
         };
-        stream.set_nodelay(true).map_err(|error| failed(error.to_string()))?;
+        set_up(&stream).map_err(|error| failed(error.to_string()))?;
         Ok(Connection { stream, used: false, address })
     }
 

@@ -26,9 +26,10 @@ pub(super) enum TransferError {
 }
 
 impl TransferError {
-    /// May the connection have been dead before the transfer began?
+    /// May the connection have been dead before the transfer began? Not one on which the keeper's machine fell silent: a new one
+    /// would too.
     pub(super) fn may_be_stale(&self) -> bool {
-        matches!(self, TransferError::Broken { answered: false, .. })
+        matches!(self, TransferError::Broken { answered: false, error } if error.kind() != io::ErrorKind::TimedOut)
     }
 
     /// As the caller sees it. `what` is what was tried on which chunk.

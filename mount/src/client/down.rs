@@ -1,0 +1,179 @@
+//! Is the master down? A connection that its host *refuses* says so: nobody listens there, so nobody can change anything,
+//! and what is known of open files stays right. Silence says nothing: this mount may be cut off from a master that lives.
+//!
+//! What must hold: down is believed only when
+//!
+//! - the stream ended while what was cached could still be trusted, and the first refusal came within that time: a master that
+//!   takes this mount for gone waits longer before it lets anybody change what the mount knows;
+//! - every look since then was refused, by each of the addresses that the master's name has at that moment, with less than
+//!   [`GOOD_FOR`] between two of them.
+//!
+//! It ends for good, until the session is whole, at the first look that is not refused. What cannot be seen is a master that comes
+//! up, takes changes, and goes again between two looks.
+
+use std::io::ErrorKind;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use tokio::net::{TcpStream, lookup_host};
+use tokio::sync::mpsc;
+
+use super::Event;
+use super::session::insist;
+use crate::lock::lock;
+
+/// Between two looks.
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(150);
+/// A host that is there refuses at once.
+const LOOK_WITHIN: Duration = Duration::from_millis(200);
+/// How long a refusal is believed, from the beginning of the look.
+const GOOD_FOR: Duration = Duration::from_millis(600);
+
+#[derive(Clone, Copy)]
+struct Refused {
+    /// When the session broke.
+    broke_at: Instant,
+    /// Beginning of the last look.
+    looked_at: Instant,
+}
+
+/// What is known now.
+#[derive(Default)]
+pub(super) struct Down(Mutex<Option<Refused>>);
+
+impl Down {
+    fn now(&self) -> Option<Refused> {
+        (*lock(&self.0)).filter(|refused| refused.looked_at.elapsed() < GOOD_FOR)
+    }
+
+    pub(super) fn is_down(&self) -> bool {
+        self.now().is_some()
+    }
+
+    /// While the master is down, when it went.
+    pub(super) fn since(&self) -> Option<Instant> {
+        self.now().map(|refused| refused.broke_at)
+    }
+}
+
+/// The looks of one break of the session.
+pub(super) struct Vigil<'a> {
+    master: &'a str,
+    down: &'a Down,
+    events: &'a mpsc::Sender<Event>,
+    broke_at: Instant,
+    /// The next refusal counts until then; `None`: none does any more.
+    open_until: Option<Instant>,
+}
+
+impl<'a> Vigil<'a> {
+    /// `trusted_until`: until when nothing can have changed without a word to this mount.
+    pub(super) fn new(
+        master: &'a str,
+        down: &'a Down,
+        events: &'a mpsc::Sender<Event>,
+        trusted_until: Option<Instant>,
+    ) -> Vigil<'a> {
+        Vigil { master, down, events, broke_at: Instant::now(), open_until: trusted_until }
+    }
+
+    /// Looks once more: is the master down, as it was at each look before? Says what is new of that.
+    pub(super) async fn is_down(&mut self) -> bool {
+        let Some(open_until) = self.open_until else { return false };
+        let looked_at = Instant::now();
+        let is_down = is_refused(self.master).await && Instant::now() <= open_until;
+        self.open_until = is_down.then(|| looked_at + GOOD_FOR);
+        let now = is_down.then_some(Refused { broke_at: self.broke_at, looked_at });
+        let before = std::mem::replace(&mut *lock(&self.down.0), now);
+        if is_down && before.is_none() {
+            tracing::info!(master = self.master, "nobody listens there: reads of open files go on with what is known");
+            insist(self.events, Event::MasterDown).await;
+        } else if !is_down && before.is_some() {
+            insist(self.events, Event::MasterMayBeBack).await;
+        }
+        is_down
+    }
+}
+
+/// Whoever waits for a look may go away: what was believed ends with it.
+impl Drop for Vigil<'_> {
+    fn drop(&mut self) {
+        *lock(&self.down.0) = None;
+    }
+}
+
+/// Refuse all addresses of `master` a connection?
+async fn is_refused(master: &str) -> bool {
+    let look = async {
+        let Ok(addresses) = lookup_host(master).await else { return false };
+        let mut refused = false;
+        for address in addresses {
+            match TcpStream::connect(address).await {
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => refused = true,
+                Ok(_) | Err(_) => return false,
+            }
+        }
+        refused
+    };
+    tokio::time::timeout(LOOK_WITHIN, look).await.unwrap_or(false)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn soon() -> Option<Instant> {
+        Some(Instant::now() + Duration::from_secs(3))
+    }
+
+    async fn listener() -> (tokio::net::TcpListener, String) {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        (listener, address)
+    }
+
+    #[tokio::test]
+    async fn who_is_refused_again_and_again_says_that_the_master_is_down_until_he_is_not() {
+        let (listening, master) = listener().await;
+        drop(listening);
+        let (events, mut said) = mpsc::channel(5);
+        let down = Down::default();
+        let mut vigil = Vigil::new(&master, &down, &events, soon());
+        assert!(!down.is_down());
+        assert!(vigil.is_down().await && vigil.is_down().await && down.is_down());
+        assert_eq!(said.try_recv(), Ok(Event::MasterDown));
+        assert!(said.try_recv().is_err(), "once");
+        let listening = tokio::net::TcpListener::bind(&master).await.unwrap();
+        assert!(!vigil.is_down().await && !down.is_down());
+        assert_eq!(said.try_recv(), Ok(Event::MasterMayBeBack));
+        drop(listening);
+        assert!(!vigil.is_down().await && !down.is_down(), "it may have taken changes");
+        assert!(said.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn a_refusal_says_nothing_to_who_was_cut_off_before_or_looked_away() {
+        let (listening, master) = listener().await;
+        drop(listening);
+        let (events, mut said) = mpsc::channel(5);
+        let down = Down::default();
+        for until in [None, Instant::now().checked_sub(Duration::from_millis(1))] {
+            assert!(!Vigil::new(&master, &down, &events, until).is_down().await);
+        }
+        assert!(said.try_recv().is_err());
+        let mut vigil = Vigil::new(&master, &down, &events, soon());
+        assert!(vigil.is_down().await);
+        tokio::time::sleep(GOOD_FOR).await;
+        assert!(!down.is_down(), "it is too old");
+        assert!(!vigil.is_down().await);
+        assert_eq!(said.try_recv(), Ok(Event::MasterDown));
+        assert_eq!(said.try_recv(), Ok(Event::MasterMayBeBack));
+    }
+
+    #[tokio::test]
+    async fn silence_is_no_refusal() {
+        // Nobody is there to refuse anything (RFC 5737).
+        assert!(!is_refused("192.0.2.1:9").await);
+        assert!(!is_refused("no address").await);
+    }
+}

@@ -130,7 +130,7 @@ fn who_handles_a_signal_is_interrupted_while_the_master_is_away() {
 import os, signal, sys
 class Got(Exception): pass
 def handler(*_): raise Got
-for number in signal.SIGTERM, signal.SIGUSR1: signal.signal(number, handler)
+signal.signal(signal.SIGTERM, handler); signal.signal(signal.SIGUSR1, lambda *_: None)
 print("ready", flush=True); input()
 try: os.stat(sys.argv[1] + "/missing")
 except Got: print("interrupted", flush=True)

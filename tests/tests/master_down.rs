@@ -8,20 +8,16 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use dfs_tests::wait::secs;
-use dfs_tests::{Cluster, Mount, wait_for};
+use dfs_tests::{Cluster, Mount, Rng, wait_for};
 use rustix::process::Signal;
 
 const MIB: usize = 1 << 20;
 /// A read that the master has no part in takes less, also on a busy machine.
 const GOES_ON: Duration = Duration::from_secs(2);
 
-fn content(bytes: usize) -> Vec<u8> {
-    (0..bytes as u64 / 8).flat_map(|n| (n * 0x9e37_79b9_7f4a_7c15).to_le_bytes()).collect()
-}
-
 /// A file of 24 MiB, open and read to its half.
 fn half_read(mount: &Mount) -> (File, Vec<u8>) {
-    let text = content(24 * MIB);
+    let text = Rng::new(24).bytes(24 * MIB);
     fs::write(mount.path("film"), &text).unwrap();
     let mut file = File::open(mount.path("film")).unwrap();
     let mut half = vec![0; text.len() / 2];
@@ -43,7 +39,7 @@ fn while_the_master_is_down_reads_of_open_files_go_on() {
     let mut cluster = Cluster::builder().keepers(2).start();
     // Little is kept, so that the keepers are asked.
     let mount = cluster.mount_with(&["--cache-size", "4MiB"]);
-    let (mut file, text) = half_read(&mount);
+    let (file, text) = half_read(&mount);
     let program = r#"exec 3<"$1/film"; head -c 1000000 <&3 >/dev/null; echo ready; read -r _; tail -c +1 <&3 | md5sum"#;
     let mut command = Command::new("bash");
     command.args(["-c", program, "bash"]).arg(mount.dir()).stdin(Stdio::piped()).stdout(Stdio::piped());
@@ -108,7 +104,7 @@ fn while_the_master_is_silent_reads_wait_and_show_what_was_changed_meanwhile() {
     let (a, b) = (cluster.mount(), cluster.mount());
     let (file, text) = half_read(&b);
     cluster.network().cut("mount-1", "master");
-    let changed = content(1000).iter().map(|byte| !byte).collect::<Vec<u8>>();
+    let changed = Rng::new(1).bytes(1000);
     let other = File::options().write(true).open(a.path("film")).unwrap();
     other.write_all_at(&changed, 20_000_000).unwrap();
     // Held up until b is given up.

@@ -1,7 +1,7 @@
 //! What programs on a mount see while the master is away, and when it is back.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -123,37 +123,6 @@ fn who_waits_for_the_master_can_be_killed() {
     programs_can_be_ended(Signal::KILL);
 }
 
-// SEMANTICS.md: "A program that handles ... gets EINTR for them while the master is away, and waits on otherwise".
-#[test]
-fn who_handles_a_signal_is_interrupted_while_the_master_is_away() {
-    let script = r#"exec python3 -c '
-import os, signal, sys
-class Got(Exception): pass
-def handler(*_): raise Got
-signal.signal(signal.SIGTERM, handler); signal.signal(signal.SIGUSR1, lambda *_: None)
-print("ready", flush=True); input()
-try: os.stat(sys.argv[1] + "/missing")
-except Got: print("interrupted", flush=True)
-' "$1""#;
-    let mut cluster = Cluster::builder().keepers(1).start();
-    let mount = cluster.mount();
-    let mut program = Program::start("stat", &script.replace("go; ", ""), mount.dir());
-    cluster.master.kill();
-    program.go();
-    std::thread::sleep(secs(1));
-    program.still_waits();
-    // Not one of those that are looked at: the answer is waited for.
-    kill_process(Pid::from_child(&program.child), Signal::USR1).unwrap();
-    std::thread::sleep(secs(1));
-    program.still_waits();
-    program.ends_by(Signal::TERM);
-    let mut said = String::new();
-    program.child.stdout.take().unwrap().read_to_string(&mut said).unwrap();
-    assert_eq!(said, "interrupted\n");
-    cluster.restart_master();
-    mount.unmount();
-}
-
 #[test]
 fn who_waits_for_the_master_gets_an_error_after_the_time_that_was_set() {
     let mut cluster = Cluster::builder().keepers(1).start();
@@ -167,7 +136,10 @@ fn who_waits_for_the_master_gets_an_error_after_the_time_that_was_set() {
         let error = work().expect_err(what);
         println!("{what}: {error} after {:?}", begun.elapsed());
         let errno = error.raw_os_error();
-        assert!(errno == Some(Errno::TIMEDOUT.raw_os_error()) || errno == Some(Errno::IO.raw_os_error()), "{what}: {error}");
+        assert!(
+            errno == Some(Errno::TIMEDOUT.raw_os_error()) || errno == Some(Errno::IO.raw_os_error()),
+            "{what}: {error}"
+        );
         assert!((secs(1)..secs(8)).contains(&begun.elapsed()), "{what}: {:?}", begun.elapsed());
     };
     timed_out("open", &|| fs::read(mount.path("file")).map(drop));

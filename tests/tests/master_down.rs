@@ -40,7 +40,8 @@ fn while_the_master_is_down_reads_of_open_files_go_on() {
     // Little is kept, so that the keepers are asked.
     let mount = cluster.mount_with(&["--cache-size", "4MiB"]);
     let (file, text) = half_read(&mount);
-    let program = r#"exec 3<"$1/film"; head -c 1000000 <&3 >/dev/null; echo ready; read -r _; tail -c +1 <&3 | md5sum"#;
+    let program =
+        r#"exec 3<"$1/film"; head -c 1000000 <&3 >/dev/null; echo ready; read -r _; tail -c +1 <&3 | md5sum"#;
     let mut command = Command::new("bash");
     command.args(["-c", program, "bash"]).arg(mount.dir()).stdin(Stdio::piped()).stdout(Stdio::piped());
     let mut reader = command.spawn().unwrap();
@@ -110,7 +111,9 @@ fn while_the_master_is_silent_reads_wait_and_show_what_was_changed_meanwhile() {
     // Held up until b is given up.
     other.sync_all().unwrap();
     drop(other);
-    wait_for(secs(10), "the mount notices", || b.process.log().contains("session with the master lost").then_some(()));
+    wait_for(secs(10), "the mount notices", || {
+        b.process.log().contains("session with the master lost").then_some(())
+    });
     // The keepers could be asked.
     let read = apart({
         let file = file.try_clone().unwrap();

@@ -86,7 +86,10 @@ impl<'a> Vigil<'a> {
         let now = is_down.then_some(Refused { broke_at: self.broke_at, looked_at });
         let before = std::mem::replace(&mut *lock(&self.down.0), now);
         if is_down && before.is_none() {
-            tracing::info!(master = self.master, "nobody listens there: reads of open files go on with what is known");
+            tracing::info!(
+                master = self.master,
+                "nobody listens there: reads of open files go on with what is known"
+            );
             insist(self.events, Event::MasterDown).await;
         } else if !is_down && before.is_some() {
             insist(self.events, Event::MasterMayBeBack).await;

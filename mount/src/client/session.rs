@@ -461,7 +461,9 @@ async fn receive(
                 insist(events, Event::Recall(InodeNo(recall.inode))).await;
             }
             Some(mount_down::Msg::Refused(error)) => return (error.message, false),
-            Some(mount_down::Msg::Welcome(_)) => return ("the master sent a second welcome".to_owned(), false),
+            Some(mount_down::Msg::Welcome(_)) => {
+                return ("the master sent a second welcome".to_owned(), false);
+            }
             // A message of a later version.
             None => {}
         }

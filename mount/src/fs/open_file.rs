@@ -180,8 +180,9 @@ impl OpenFile {
     /// The attributes, when the master is down and they are known all the same.
     pub fn attr_without_master(&self, trust: &Trust) -> Option<pb::Attr> {
         let (asked, attr) = (*lock(&self.known.told))?;
-        let is_known =
-            self.known.away.knows_without_master() && !self.is_changed() && !trust.changed_since(asked, self.inode);
+        let is_known = self.known.away.knows_without_master()
+            && !self.is_changed()
+            && !trust.changed_since(asked, self.inode);
         is_known.then(|| self.adjust(attr))
     }
 

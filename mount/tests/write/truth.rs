@@ -9,7 +9,7 @@ use dfs_proto::pb;
 use crate::cluster::{CALLER, Cluster, wait_for};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_the_session_is_broken_an_open_file_is_not_read_from_memory() {
+async fn while_the_session_is_broken_an_open_file_is_not_read_from_memory_unless_the_master_is_down() {
     let mut cluster = Cluster::start(2).await;
     let mount = cluster.mount().await;
     let file = mount.create("f").await;
@@ -17,11 +17,18 @@ async fn while_the_session_is_broken_an_open_file_is_not_read_from_memory() {
     file.flush().await.unwrap();
     assert_eq!(file.read(0, 10).await, b"old");
     assert!(file.fs.try_read(file.handle, 0, 10).is_some());
+    assert_eq!(file.fs.getattr(file.inode).await.unwrap().size, 3);
     cluster.stop_master().await;
+    let reading = tokio::time::timeout(Duration::from_secs(2), file.read(0, 10)).await;
+    assert_eq!(reading.expect("nobody is there to change anything"), b"old");
+    assert_eq!(file.fs.getattr(file.inode).await.unwrap().size, 3);
+    // Somebody listens, and says nothing.
+    let silent = std::net::TcpListener::bind(cluster.address()).unwrap();
     wait_for("the loss", || async { file.fs.try_read(file.handle, 0, 10).is_none() }).await;
     let (fs, handle) = (file.fs.clone(), file.handle);
     let mut reading = tokio::spawn(async move { fs.read(handle, 0, 10).await });
     assert!(tokio::time::timeout(Duration::from_millis(300), &mut reading).await.is_err(), "nobody knows");
+    drop(silent);
     cluster.restart_master().await;
     assert_eq!(reading.await.unwrap().unwrap(), &b"old"[..]);
 }

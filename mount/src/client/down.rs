@@ -22,8 +22,8 @@ use super::Event;
 use super::session::insist;
 use crate::lock::lock;
 
-/// Between two looks.
-pub(super) const LOOK_EVERY: Duration = Duration::from_millis(150);
+/// Between two looks: shorter than it takes a master that comes up to get another mount's session whole, and a change of it safe.
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(50);
 /// A host that is there refuses at once.
 const LOOK_WITHIN: Duration = Duration::from_millis(200);
 /// How long a refusal is believed, from the beginning of the look.

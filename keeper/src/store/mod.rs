@@ -465,4 +465,4 @@ fn empty_temp(dir: &DataDir) -> Result<(), KeeperError> {
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

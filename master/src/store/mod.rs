@@ -22,7 +22,7 @@ use dfs_proto::pb;
 
 use crate::core::{Row, RowChange, Spared};
 
-pub use self::redb::{FILE_NAME as STORE_FILE, RedbStore};
+pub use self::redb::{FILE_NAME as STORE_FILE, RedbStore, UNFINISHED_FILE};
 pub use data_dir::{DataDir, DataDirError};
 pub use memory::MemoryStore;
 

@@ -12,31 +12,27 @@
 //! ```
 //!
 //! A commit is one redb write transaction of durability Immediate: redb syncs the file before it returns,
-//! and after a crash it opens at the last whole commit. The file is 0600, for the secret in it.
+//! and after a crash it opens at the last whole commit. The file is 0600, for the secret in it. A new one is made
+//! under another name and renamed when it is whole, so that there is never half a store.
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use dfs_proto::ids::{ChunkId, ClusterId};
 use dfs_proto::pb;
-use redb::{
-    Builder, Database, DatabaseError, Durability, ReadTransaction, ReadableDatabase, ReadableTable,
-    TableDefinition,
-};
+use redb::{Database, Durability, ReadTransaction, ReadableDatabase, ReadableTable, TableDefinition};
 
+use self::file::{explain, io_failed};
 use super::codec::{self, Table};
 use super::{DataDir, FORMAT_VERSION, Identity, Snapshot, Store, StoreError};
 use crate::core::{Row, RowChange, Spared};
 
 /// In the data directory.
 pub const FILE_NAME: &str = "master.redb";
+/// In the data directory, while a store is being made or restored.
+pub const UNFINISHED_FILE: &str = "master.redb.new";
 const IDENTITY: TableDefinition<&str, &[u8]> = TableDefinition::new("identity");
-/// Rows are served from the master's own memory, so redb's cache need hold little more than the inner
-/// pages of its trees.
-const CACHE_BYTES: usize = 32 * 1024 * 1024;
 const PRIVATE_FILE: u32 = 0o600;
 
 fn definition(table: Table) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
@@ -49,41 +45,80 @@ pub struct RedbStore {
     /// None only while this is dropped: before the lock is, and guarded like every other use.
     database: Option<Database>,
     path: PathBuf,
-    _dir: Arc<DataDir>,
+    dir: Arc<DataDir>,
 }
 
 impl Drop for RedbStore {
     fn drop(&mut self) {
-        let database = self.database.take();
-        let closed = guarded(&self.path, || {
-            drop(database);
-            Ok(())
-        });
-        if let Err(error) = closed {
+        if let Err(error) = self.close() {
             tracing::error!("{error}");
         }
     }
 }
 
 impl RedbStore {
-    /// Opens the file, and makes it when it is missing.
+    /// Opens the store of the directory, and makes it when there is none.
     ///
     /// # Errors
     /// Damaged, of a newer format, or not to be read or written.
     pub fn open(dir: DataDir) -> Result<RedbStore, StoreError> {
-        RedbStore::open_named(Arc::new(dir), FILE_NAME)
+        let dir = Arc::new(dir);
+        let path = dir.path().join(FILE_NAME);
+        if !path.exists() {
+            RedbStore::create(dir.clone())?.put_in_place()?;
+        }
+        RedbStore::open_file(dir, path)
     }
 
-    /// As [`RedbStore::open`], of a file of another name in the directory.
+    /// A new store, under a name at which no master looks: what a power cut leaves of it is nothing.
     ///
     /// # Errors
-    /// As `open`.
-    pub fn open_named(dir: Arc<DataDir>, name: &str) -> Result<RedbStore, StoreError> {
-        let path = dir.path().join(name);
-        let database = guarded(&path, || open_database(&path))?;
-        let mut store = RedbStore { database: Some(database), path, _dir: dir };
+    /// Not to be written.
+    pub fn create(dir: Arc<DataDir>) -> Result<RedbStore, StoreError> {
+        let path = dir.path().join(UNFINISHED_FILE);
+        let files = dir.files();
+        let left = if path.exists() { files.remove(&path) } else { Ok(()) };
+        left.and_then(|()| files.create(&path, PRIVATE_FILE)).map_err(|error| io_failed(&path, &error))?;
+        RedbStore::open_file(dir, path)
+    }
+
+    /// What [`RedbStore::create`] made becomes the directory's store, and is closed.
+    ///
+    /// # Errors
+    /// It could not be closed, renamed or synced.
+    pub fn put_in_place(mut self) -> Result<(), StoreError> {
+        self.close()?;
+        let to = self.dir.path().join(FILE_NAME);
+        let files = self.dir.files();
+        files
+            .rename(&self.path, &to)
+            .and_then(|()| files.sync_dir(self.dir.path()))
+            .map_err(|error| io_failed(&to, &error))
+    }
+
+    /// Removes what [`RedbStore::create`] made.
+    ///
+    /// # Errors
+    /// It could not be removed.
+    pub fn discard(mut self) -> Result<(), StoreError> {
+        // Whatever closing it says: it goes.
+        let _ = self.close();
+        self.dir.files().remove(&self.path).map_err(|error| io_failed(&self.path, &error))
+    }
+
+    fn open_file(dir: Arc<DataDir>, path: PathBuf) -> Result<RedbStore, StoreError> {
+        let database = guarded(&path, || file::open(dir.files().clone(), &path))?;
+        let mut store = RedbStore { database: Some(database), path, dir };
         store.prepare()?;
         Ok(store)
+    }
+
+    fn close(&mut self) -> Result<(), StoreError> {
+        let database = self.database.take();
+        guarded(&self.path, || {
+            drop(database);
+            Ok(())
+        })
     }
 
     /// Refuses a newer format; makes the tables of a new file.
@@ -293,25 +328,6 @@ fn decode_spared(bytes: &[u8]) -> Option<Spared> {
     Some(Spared { below: ChunkId(u64::from_le_bytes(*below)), until_ms })
 }
 
-fn open_database(path: &Path) -> Result<Database, StoreError> {
-    // Made here and not by redb, for the mode. redb takes an empty file for a new one.
-    let made =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(PRIVATE_FILE).open(path);
-    let file = made.map_err(|e| StoreError::Io { path: path.to_owned(), why: e.to_string() })?;
-    let mut builder = Builder::new();
-    builder.set_cache_size(CACHE_BYTES);
-    builder
-        .set_repair_callback(|_| tracing::debug!("the store was not closed cleanly; it is being repaired"));
-    builder.create_file(file).map_err(|error| match error {
-        DatabaseError::DatabaseAlreadyOpen => StoreError::InUse { path: path.to_owned() },
-        DatabaseError::UpgradeRequired(found) => StoreError::Corrupt {
-            path: path.to_owned(),
-            why: format!("its redb file format, {found}, is not one that was ever written by this program"),
-        },
-        other => explain(path, other),
-    })
-}
-
 fn table_of(change: &RowChange) -> Table {
     match change {
         RowChange::Put(row) => row_table(row),
@@ -334,24 +350,6 @@ fn row_table(row: &Row) -> Table {
     }
 }
 
-/// Tells damage from everything else.
-fn explain(path: &Path, error: impl Into<redb::Error>) -> StoreError {
-    let path = path.to_owned();
-    match error.into() {
-        redb::Error::Corrupted(why) => StoreError::Corrupt { path, why },
-        redb::Error::Io(e) if e.kind() == std::io::ErrorKind::InvalidData => {
-            StoreError::Corrupt { path, why: "it is no redb file".to_owned() }
-        }
-        redb::Error::Io(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
-            StoreError::Corrupt { path, why: "it is cut short".to_owned() }
-        }
-        e @ (redb::Error::TableTypeMismatch { .. } | redb::Error::TableDoesNotExist(_)) => {
-            StoreError::Corrupt { path, why: e.to_string() }
-        }
-        other => StoreError::Io { path, why: other.to_string() },
-    }
-}
-
 /// redb asserts what it believes of its pages, so that a damaged file can make it panic. That is damage,
 /// and is said as such.
 fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
@@ -360,5 +358,9 @@ fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, StoreError>) -> Resu
     })
 }
 
+mod file;
+
+#[cfg(test)]
+mod crash_tests;
 #[cfg(test)]
 mod tests;

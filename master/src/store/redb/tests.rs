@@ -1,6 +1,6 @@
 //! What is particular to a file on disk: crashes, damage, formats.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 
 use super::*;
 use crate::store::codec::tests::samples;

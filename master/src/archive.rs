@@ -18,7 +18,9 @@ use dfs_proto::pb;
 use crate::core::row::Counters;
 use crate::core::{Row, RowChange, Settings, Spared, State};
 use crate::store::dump::{self, DumpError, Reader, Summary};
-use crate::store::{DataDir, DataDirError, Identity, RedbStore, STORE_FILE, Store, StoreError, UNFINISHED_FILE};
+use crate::store::{
+    DataDir, DataDirError, Identity, RedbStore, STORE_FILE, Store, StoreError, UNFINISHED_FILE,
+};
 
 /// What may be in a directory that is restored into, left by an attempt that did not end well.
 const LEFT_OVER: [&str; 2] = ["LOCK", UNFINISHED_FILE];

@@ -19,11 +19,12 @@ use crate::core::row::Counters;
 use crate::core::{Row, RowChange, Settings, Spared, State};
 use crate::store::dump::{self, DumpError, Reader, Summary};
 use crate::store::{
-    DataDir, DataDirError, Identity, RedbStore, STORE_FILE, Store, StoreError, UNFINISHED_FILE,
+    DataDir, DataDirError, Identity, RedbStore, SEAL_FILE, STORE_FILE, Store, StoreError, UNFINISHED_FILE,
 };
 
-/// What may be in a directory that is restored into, left by an attempt that did not end well.
-const LEFT_OVER: [&str; 2] = ["LOCK", UNFINISHED_FILE];
+/// What may be in a directory that is restored into, left by an attempt that did not end well, or by a store that was
+/// moved away.
+const LEFT_OVER: [&str; 3] = ["LOCK", UNFINISHED_FILE, SEAL_FILE];
 /// Rows in one commit of a restore.
 const BATCH: usize = 20_000;
 

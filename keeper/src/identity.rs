@@ -191,6 +191,17 @@ fn parse(text: &str) -> Result<Identity, Wrong> {
     Ok(Identity { cluster, keeper: KeeperId(keeper) })
 }
 
+/// For the fuzz target: reads it, whatever it is.
+pub(crate) fn read_any(text: &str) {
+    if let Ok(identity) = parse(text) {
+        assert_eq!(
+            parse(&render(identity)),
+            Ok(identity),
+            "an identity that is read is the one that is written"
+        );
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

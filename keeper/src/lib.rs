@@ -21,6 +21,8 @@ pub mod config;
 pub mod error;
 mod expected;
 mod fetch;
+#[doc(hidden)]
+pub mod fuzz;
 mod identity;
 mod load;
 mod node;

@@ -220,7 +220,7 @@ fn first_free(old: Counters, now: pb::Time) -> Counters {
 }
 
 /// Nothing is served from that state.
-fn settings_to_check(identity: &Identity) -> Settings {
+pub(crate) fn settings_to_check(identity: &Identity) -> Settings {
     Settings {
         cluster: identity.cluster,
         secret: identity.secret,

@@ -17,7 +17,7 @@
 pub(crate) mod disk;
 mod doomed;
 pub(crate) mod error;
-mod format;
+pub(crate) mod format;
 mod incoming;
 mod index;
 mod quarantine;

@@ -107,7 +107,11 @@ mod tests {
         ledger.changed(InodeNo(5));
         assert!(!ledger.opened(&attr(5)));
         assert!(ledger.changes_elsewhere(InodeNo(5)));
-        ledger.changed.lock().unwrap().put(InodeNo(5), Instant::now().checked_sub(CHANGES_AGAIN_WITHIN).unwrap());
+        ledger
+            .changed
+            .lock()
+            .unwrap()
+            .put(InodeNo(5), Instant::now().checked_sub(CHANGES_AGAIN_WITHIN).unwrap());
         assert!(!ledger.changes_elsewhere(InodeNo(5)));
         ledger.forget_all();
         assert!(!ledger.opened(&attr(5)));

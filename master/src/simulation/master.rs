@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use dfs_proto::ids::{ClusterId, KeeperId, SessionId};
-use dfs_proto::pb::{self, keeper_down, mount_down};
+use dfs_proto::pb::{self, keeper_down, mount_down, mount_request::Op};
 
 use super::Bug;
 use super::invariants::Saw;
@@ -12,7 +12,7 @@ use super::rng::Rng;
 use super::rows::Rows;
 use super::sabotage;
 use super::world::{Event, Peer, Up, World};
-use crate::core::{Applied, Command, Effect, RowChange, Settings, State};
+use crate::core::{Applied, Command, Effect, Row, RowChange, Settings, State};
 use crate::runtime::group::{self, Admitted, GroupCommit};
 
 pub(super) const CHUNK_SIZE: u32 = 24;
@@ -169,8 +169,25 @@ impl World {
         sabotage::spoil(self, &told, &mut applied);
         self.master.rows.change(&applied.changes);
         self.stamp(&told, &applied);
+        self.note_log(&told, &applied);
         self.saw(&Saw::Applied { command: &told, applied: &applied });
         Some(applied)
+    }
+
+    /// What a file is for is decided when it is made, before anybody knows of it. A number that no crash has let out is
+    /// used again.
+    fn note_log(&mut self, command: &Command, applied: &Applied) {
+        let Command::Mount { request: pb::MountRequest { op: Some(Op::Create(op)), .. }, .. } = command else {
+            return;
+        };
+        for change in &applied.changes {
+            if let RowChange::Put(Row::Dentry { inode, .. }) = change {
+                match op.name.starts_with(b"l") {
+                    true => self.logs.insert(inode.0),
+                    false => self.logs.remove(&inode.0),
+                };
+            }
+        }
     }
 
     /// A reply that is held back shows the state of when it was made.

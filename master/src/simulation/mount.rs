@@ -257,12 +257,9 @@ impl World {
         );
         let mount = &mut self.mounts[at];
         match (&asked.op, &result) {
-            (Op::Create(op), Reply::Attr(attr)) => {
+            (Op::Create(_), Reply::Attr(attr)) => {
                 *mount.opens.entry(attr.inode).or_default() += 1;
                 Mount::learn(&mut mount.files, attr.inode);
-                if op.name.starts_with(b"l") {
-                    self.logs.insert(attr.inode);
-                }
             }
             (Op::Open(_), Reply::Attr(attr)) => *mount.opens.entry(attr.inode).or_default() += 1,
             (Op::Mkdir(_), Reply::Attr(attr)) => Mount::learn(&mut mount.dirs, attr.inode),

@@ -1,6 +1,6 @@
 //! Known bugs, to show that each invariant can fail.
 
-use super::world::World;
+use super::world::{Event, Up, World};
 use crate::core::{Applied, Command, Effect, Row, RowChange};
 use dfs_proto::pb::{self, keeper_down, mount_down, mount_reply::Result as Reply, mount_request::Op};
 
@@ -24,6 +24,10 @@ pub(crate) enum Bug {
     CopiesToTheSource,
     LosesRows,
     AnswersNever,
+    SaysSuccessTooEarly,
+    InvalidatesNobody,
+    AnswersFsyncTooEarly,
+    DeletesAllCopies,
 }
 
 /// Bugs of the core: what a command did is altered.
@@ -55,6 +59,58 @@ pub(super) fn spoil(world: &mut World, command: &Command, applied: &mut Applied)
             if let Some((chunk, keeper)) = world.rng.pick(&needed) {
                 let delete = keeper_down::Msg::Delete(pb::DeleteChunks { chunks: vec![chunk] });
                 applied.effects.push(Effect::ToKeeper(dfs_proto::ids::KeeperId(keeper), delete));
+            }
+        }
+        // The success comes with the place.
+        Some(Bug::SaysSuccessTooEarly) => {
+            let Command::Mount { request: pb::MountRequest { op: Some(Op::Alloc(alloc)), .. }, .. } = command
+            else {
+                return;
+            };
+            let placed = applied.effects.iter().find_map(|effect| match effect {
+                Effect::ToMount(session, mount_down::Msg::Reply(reply)) => match &reply.result {
+                    Some(Reply::Placed(placed)) => Some((*session, placed.chunk)),
+                    _ => None,
+                },
+                _ => None,
+            });
+            if let Some((session, chunk)) = placed {
+                let done = pb::UploadDone { chunk, inode: alloc.inode, ..pb::UploadDone::default() };
+                applied.effects.push(Effect::ToMount(session, mount_down::Msg::UploadDone(done)));
+            }
+        }
+        // As if all had forgotten what they were to forget.
+        Some(Bug::InvalidatesNobody) => {
+            let mut unsaid = Vec::new();
+            applied.effects.retain(|effect| match effect {
+                Effect::ToMount(session, mount_down::Msg::Invalidate(what)) => {
+                    unsaid.push((*session, what.seq));
+                    false
+                }
+                _ => true,
+            });
+            for (session, seq) in unsaid {
+                let mount = world.mounts.iter().find(|mount| mount.session == session.0);
+                if let Some(link) = mount.and_then(|mount| mount.link) {
+                    world.after(1, Event::Up(link, Up::Acks(vec![seq])));
+                }
+            }
+        }
+        Some(Bug::AnswersFsyncTooEarly) => {
+            if let Command::Mount { session, request } = command
+                && let Some(Op::Fsync(_)) = &request.op
+                && !applied.effects.iter().any(|effect| matches!(effect, Effect::ToMount(..)))
+            {
+                let reply = pb::MountReply { id: request.id, result: Some(Reply::Empty(pb::Empty {})) };
+                applied.effects.push(Effect::ToMount(*session, mount_down::Msg::Reply(reply)));
+            }
+        }
+        Some(Bug::DeletesAllCopies) if world.rng.percent(1) => {
+            let needed: Vec<u64> = world.master.durable.chunks().map(|(chunk, _)| chunk).collect();
+            let Some(chunk) = world.rng.pick(&needed) else { return };
+            for keeper in world.keepers.iter().filter(|keeper| keeper.id != 0) {
+                let delete = keeper_down::Msg::Delete(pb::DeleteChunks { chunks: vec![chunk] });
+                applied.effects.push(Effect::ToKeeper(dfs_proto::ids::KeeperId(keeper.id), delete));
             }
         }
         // Whoever is refused gets the lock as well.

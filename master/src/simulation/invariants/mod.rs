@@ -89,8 +89,21 @@ pub(super) trait Invariant {
     fn saw(&mut self, what: &Saw, world: &World) -> Result<(), String>;
 }
 
-/// Each of them, fresh.
-pub(super) fn all() -> Vec<Box<dyn Invariant>> {
+/// Is all as it has to be when it has been calm for long?
+pub(super) fn is_settled(world: &World) -> bool {
+    let mut of_the_end: [&mut dyn Invariant; 3] =
+        [&mut copies::Copies, &mut garbage::Garbage, &mut answered::Answered];
+    of_the_end.iter_mut().all(|invariant| invariant.saw(&Saw::End, world).is_ok())
+}
+
+/// Each of them, or the one of this name; fresh.
+pub(super) fn all(only: Option<&str>) -> Vec<Box<dyn Invariant>> {
+    let mut all = every();
+    all.retain(|invariant| only.is_none_or(|name| invariant.name() == name));
+    all
+}
+
+fn every() -> Vec<Box<dyn Invariant>> {
     vec![
         Box::new(acknowledged::Acknowledged::default()),
         Box::new(visible::Visible::default()),

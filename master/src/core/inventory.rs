@@ -85,8 +85,10 @@ impl State {
             }
         } else if !dropped && !self.chunks.has_copy(chunk, id) {
             self.fsck.found(pb::FsckKind::Unrecorded, id, chunk);
-            if !self.fsck.only_looks(id) {
-                self.add_copy(chunk, id, out);
+            if !self.fsck.only_looks(id) && self.add_copy(chunk, id, out) {
+                // It may have come in a moment ago.
+                self.syncs.add(chunk, id);
+                out.sync(id, chunk);
             }
         }
     }
@@ -153,6 +155,8 @@ impl State {
             keeper.inventory_dropped(chunk);
         }
         self.cancel_orders_from(chunk, id);
+        self.verify_asked.remove(&(chunk, id));
+        self.doubt_uploads_at(id, |doubted| doubted == chunk);
         if self.remove_copy(chunk, id, out) {
             let kind = if bad.quarantined { pb::FsckKind::Wrong } else { pb::FsckKind::Missing };
             self.fsck.found(kind, id, chunk);
@@ -201,7 +205,7 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use super::super::command::Spared;
+    use super::super::command::{Effect, Spared};
     use super::super::testkit::{Kit, checksum};
     use super::*;
     use dfs_proto::ids::InodeNo;
@@ -277,6 +281,42 @@ mod tests {
         kit.inventory(KeeperId(2), vec![info]);
         assert_eq!(copies(&kit, ChunkId(placed.chunk)), [1, 2]);
         assert_eq!(kit.attr(file).size, 10);
+    }
+
+    #[test]
+    fn a_copy_that_an_inventory_tells_of_may_have_come_in_a_moment_ago() {
+        let mut kit = Kit::with_keepers(3);
+        let file = kit.create(InodeNo::ROOT, "f");
+        let chunk = kit.upload(file, 0, 10);
+        let third = KeeperId([1, 2, 3].into_iter().find(|id| !copies(&kit, chunk).contains(id)).unwrap());
+        // It was copied there, and the word of that was lost with the stream.
+        kit.reconnect(third);
+        kit.inventory(third, vec![kit.info(chunk)]);
+        assert_eq!(copies(&kit, chunk), [1, 2, 3]);
+        assert!(!kit.state.syncs.is_synced(chunk, third));
+        let sync = keeper_down::Msg::Sync(pb::SyncChunks { chunks: vec![chunk.0] });
+        assert!(kit.sent.contains(&Effect::ToKeeper(third, sync)), "it is asked to say so");
+        kit.synced(third, chunk);
+        assert!(kit.state.syncs.is_synced(chunk, third));
+    }
+
+    #[test]
+    fn word_of_a_copy_that_may_be_older_than_its_loss_is_verified() {
+        let mut kit = Kit::with_keepers(2);
+        let file = kit.create(InodeNo::ROOT, "f");
+        // The first keeper's word is late; the second has lost what it had, and come back without it.
+        let placed = kit.alloc(file, 0, 10);
+        kit.reconnect(KeeperId(2));
+        kit.inventory(KeeperId(2), Vec::new());
+        kit.store_on(&placed, &[KeeperId(1), KeeperId(2)]);
+        let chunk = ChunkId(placed.chunk);
+        assert!(kit.was_verified(KeeperId(2), chunk) && !kit.was_verified(KeeperId(1), chunk));
+        // It said that its copy is bad before the word came that it has one.
+        let placed = kit.alloc(file, 10, 10);
+        let chunk = ChunkId(placed.chunk);
+        kit.bad_copy(KeeperId(1), chunk);
+        kit.store_on(&placed, &[KeeperId(2), KeeperId(1)]);
+        assert!(kit.was_verified(KeeperId(1), chunk) && !kit.was_verified(KeeperId(2), chunk));
     }
 
     #[test]

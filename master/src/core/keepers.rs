@@ -151,6 +151,7 @@ impl State {
         // Orders that the broken stream may have lost are forgotten, and made again.
         self.cancel_orders_at(id);
         self.drop_builds_at(id, out);
+        self.doubt_uploads_at(id, |_| true);
         self.heard(id, out);
         self.ask_syncs_again(id, out);
         self.recheck_uploads(out);

@@ -5,7 +5,7 @@ use super::world::{Event, Peer, World};
 /// One misfortune, and a time for the next.
 pub(super) fn strike(world: &mut World) {
     if world.is_calm() {
-        return;
+        return world.operators_rest();
     }
     match world.rng.below(100) {
         0..22 => cut_mount(world),
@@ -38,12 +38,23 @@ pub(super) fn strike(world: &mut World) {
                 world.keeper_scrubs(at);
             }
         }
-        84..92 => world.set_quota(),
+        84..91 => world.an_operator_acts(),
+        91 => everything_loses_power(world),
         92..95 if world.keepers.len() < 7 => world.add_keeper(),
         _ => {}
     }
     let ms = world.rng.between(world.plan.misfortune_ms / 4, world.plan.misfortune_ms * 2);
     world.after(ms, Event::Chaos);
+}
+
+/// Every machine but those of the mounts, at one moment.
+fn everything_loses_power(world: &mut World) {
+    for at in 0..world.keepers.len() {
+        let down_ms = world.rng.between(50, 9_000);
+        world.keeper_dies(at, true, down_ms);
+    }
+    let down_ms = world.rng.between(50, 8_000);
+    world.master_crashes(down_ms);
 }
 
 fn cut_mount(world: &mut World) {

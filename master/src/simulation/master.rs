@@ -12,6 +12,7 @@ use super::rng::Rng;
 use super::rows::Rows;
 use super::sabotage;
 use super::world::{Event, Peer, Up, World};
+use crate::core::operator::Operation;
 use crate::core::{Applied, Command, Effect, Row, RowChange, Settings, State};
 use crate::runtime::group::{self, Admitted, GroupCommit};
 
@@ -53,7 +54,7 @@ impl Master {
             min_copies: rng.between(1, 2) as u32,
             chunk_size: CHUNK_SIZE,
             replicate_every_ms: 10_000,
-            trash_ms: 0,
+            trash_ms: rng.pick(&[0, 0, 2_000, 15_000, 900_000]).unwrap_or(0),
             repair_rate: 100 << 20,
             spared: None,
             compact_after_ms: rng.pick(&[0, 500, 3_000, 10_000]).unwrap_or(0),
@@ -152,6 +153,9 @@ impl World {
     pub fn tick(&mut self, epoch: u64) {
         if self.is_of(epoch) {
             self.submit(Command::Tick);
+            if self.bug == Some(Bug::RebalancesForEver) {
+                self.submit(Command::Operator(Operation::Rebalance { run: true }));
+            }
             let every_ms = if self.is_calm() { 900 } else { self.plan.tick_ms };
             self.after(every_ms, Event::Tick(epoch));
         }
@@ -164,6 +168,7 @@ impl World {
         if self.trace {
             println!("           applies {told:?}");
         }
+        let command = self.mistold(command);
         let mut applied = self.master.state.as_mut()?.apply(command, now);
         self.commands += 1;
         sabotage::spoil(self, &told, &mut applied);
@@ -177,7 +182,8 @@ impl World {
     /// What a file is for is decided when it is made, before anybody knows of it. A number that no crash has let out is
     /// used again.
     fn note_log(&mut self, command: &Command, applied: &Applied) {
-        let Command::Mount { request: pb::MountRequest { op: Some(Op::Create(op)), .. }, .. } = command else {
+        let Command::Mount { request: pb::MountRequest { op: Some(Op::Create(op)), .. }, .. } = command
+        else {
             return;
         };
         for change in &applied.changes {

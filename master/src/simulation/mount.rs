@@ -437,17 +437,4 @@ impl World {
             }
         }
     }
-
-    /// An operator sets a quota, or takes it away.
-    pub fn set_quota(&mut self) {
-        let path = match self.rng.below(3) {
-            0 => Bytes::from_static(b"/"),
-            n => Bytes::from(format!("/d{}", n - 1)),
-        };
-        let max_bytes = self.rng.percent(50).then(|| 50 + self.rng.below(2_000) as u64);
-        let max_inodes = Some(3 + self.rng.below(30) as u64);
-        let limits = self.rng.percent(60).then_some(crate::core::row::QuotaRow { max_bytes, max_inodes });
-        let operation = crate::core::operator::Operation::Quota { path, limits };
-        self.submit(crate::core::Command::Operator(operation));
-    }
 }

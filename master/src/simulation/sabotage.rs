@@ -1,7 +1,11 @@
 //! Known bugs, to show that each invariant can fail.
 
 use super::world::{Event, Up, World};
-use crate::core::{Applied, Command, Effect, Row, RowChange};
+use crate::core::duty::Duty;
+use crate::core::operator::Operation;
+use crate::core::row::{ChunkRow, KeeperRow};
+use crate::core::{Applied, Command, Effect, Row, RowChange, RowKey};
+use dfs_proto::ids::{ChunkId, KeeperId};
 use dfs_proto::pb::{self, keeper_down, mount_down, mount_reply::Result as Reply, mount_request::Op};
 
 /// What goes wrong, and where: in the master (its core, group commit or store), a keeper or a mount.
@@ -28,6 +32,12 @@ pub(crate) enum Bug {
     InvalidatesNobody,
     AnswersFsyncTooEarly,
     DeletesAllCopies,
+    LosesTrash,
+    LosesNames,
+    ExceedsQuotas,
+    ForgetsTooEarly,
+    DrainsNothing,
+    RebalancesForEver,
 }
 
 /// Bugs of the core: what a command did is altered.
@@ -58,7 +68,33 @@ pub(super) fn spoil(world: &mut World, command: &Command, applied: &mut Applied)
                 .collect();
             if let Some((chunk, keeper)) = world.rng.pick(&needed) {
                 let delete = keeper_down::Msg::Delete(pb::DeleteChunks { chunks: vec![chunk] });
-                applied.effects.push(Effect::ToKeeper(dfs_proto::ids::KeeperId(keeper), delete));
+                applied.effects.push(Effect::ToKeeper(KeeperId(keeper), delete));
+            }
+        }
+        Some(Bug::LosesTrash) => {
+            applied.changes.retain(|change| !matches!(change, RowChange::Put(Row::Trash(..))));
+        }
+        Some(Bug::LosesNames) if world.rng.percent(20) => {
+            applied.changes.retain(|change| !matches!(change, RowChange::Put(Row::Dentry { .. })));
+        }
+        // It was told ten times as much.
+        Some(Bug::ExceedsQuotas) => {
+            for change in &mut applied.changes {
+                if let RowChange::Put(Row::Quota(_, limits)) = change {
+                    limits.max_bytes = limits.max_bytes.map(|limit| limit / 10);
+                    limits.max_inodes = limits.max_inodes.map(|limit| limit / 10);
+                }
+            }
+        }
+        Some(Bug::ForgetsTooEarly) => forget(world, command, applied),
+        // It says that it does, and does not know of it.
+        Some(Bug::DrainsNothing) => {
+            if let Command::Operator(Operation::Duty { keeper, duty: Duty::CancelDrain }) = command
+                && let Some(row) = keeper.parse().ok().and_then(|id| world.master.rows.keeper(id))
+            {
+                let row = KeeperRow { draining: true, ..row.clone() };
+                let id = KeeperId(keeper.parse().unwrap_or(0));
+                applied.changes.push(RowChange::Put(Row::Keeper(id, row)));
             }
         }
         // The success comes with the place.
@@ -110,7 +146,7 @@ pub(super) fn spoil(world: &mut World, command: &Command, applied: &mut Applied)
             let Some(chunk) = world.rng.pick(&needed) else { return };
             for keeper in world.keepers.iter().filter(|keeper| keeper.id != 0) {
                 let delete = keeper_down::Msg::Delete(pb::DeleteChunks { chunks: vec![chunk] });
-                applied.effects.push(Effect::ToKeeper(dfs_proto::ids::KeeperId(keeper.id), delete));
+                applied.effects.push(Effect::ToKeeper(KeeperId(keeper.id), delete));
             }
         }
         // Whoever is refused gets the lock as well.
@@ -146,6 +182,17 @@ pub(super) fn spoil(world: &mut World, command: &Command, applied: &mut Applied)
             applied.effects.retain(|effect| !matches!(effect, Effect::ToMount(_, mount_down::Msg::Reply(_))))
         }
         _ => {}
+    }
+}
+
+/// A keeper is forgotten whatever it has.
+fn forget(world: &World, command: &Command, applied: &mut Applied) {
+    let Command::Operator(Operation::Duty { keeper, duty: Duty::Forget }) = command else { return };
+    let Some(id) = keeper.parse().ok().filter(|_| applied.changes.is_empty()).map(KeeperId) else { return };
+    applied.changes.push(RowChange::Delete(RowKey::Keeper(id)));
+    for (chunk, row) in world.master.rows.chunks().filter(|(_, row)| row.keepers.contains(&id)) {
+        let keepers = row.keepers.iter().copied().filter(|keeper| *keeper != id).collect();
+        applied.changes.push(RowChange::Put(Row::Chunk(ChunkId(chunk), ChunkRow { keepers, ..row.clone() })));
     }
 }
 

@@ -104,6 +104,12 @@ known_bugs! {
     lost_rows_are_found: LosesRows => "the tables fit together",
     copies_that_are_not_made_are_found: KeeperCopiesNothing => "there are as many copies as are wanted",
     garbage_that_stays_is_found: KeeperDeletesNothing => "garbage goes",
+    a_trash_that_keeps_nothing_is_found: LosesTrash => "what is deleted is kept as long as was promised",
+    names_that_quotas_count_for_nothing_are_found: LosesNames => "quotas count what is there, and hold",
+    quotas_that_are_exceeded_are_found: ExceedsQuotas => "quotas count what is there, and hold",
+    a_keeper_forgotten_too_early_is_found: ForgetsTooEarly => "no keeper is let go with what is needed",
+    a_drain_that_goes_on_unknown_is_found: DrainsNothing => "no keeper is let go with what is needed",
+    a_rebalancing_without_an_end_is_found: RebalancesForEver => "moves end",
     requests_without_an_answer_are_found: AnswersNever => "everything is answered",
 }
 

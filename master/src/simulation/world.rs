@@ -134,6 +134,8 @@ impl World {
         let mut rng = Rng::new(seed);
         // Many short runs find more than few long ones, but not all.
         let chaos_ms = match rng.below(10) {
+            // Found after a long absence only.
+            _ if bug == Some(Bug::MountKeepsLostLocks) => 40_000,
             0..6 => rng.between(3_000, 10_000),
             6..9 => rng.between(8_000, 20_000),
             _ => rng.between(20_000, 40_000),

@@ -31,14 +31,14 @@ enum What {
 }
 
 impl Change {
-    /// Does it give this byte a value?
+    /// Does it give this byte a value, for certain?
     fn changes(&self, at: u64) -> bool {
         match &self.what {
             What::Write(_, runs) => {
                 runs.iter().any(|run| (run.file_offset..run.file_offset + run.length).contains(&at))
             }
             What::Hole(from, to) => (*from..*to).contains(&at),
-            What::Copy(done) => done.iter().any(|bytes| (at as usize) < bytes.len()),
+            What::Copy(done) => !done.is_empty() && done.iter().all(|bytes| (at as usize) < bytes.len()),
         }
     }
 

@@ -1,5 +1,5 @@
 //! Garbage goes: when it has been calm for long, keepers have nothing but copies that are recorded, and nothing is left of
-//! files without a name that nobody holds.
+//! files without a name that nobody holds and that are not in the trash; and no file is in quarantine without need.
 
 use super::{Invariant, Saw};
 use crate::simulation::world::World;
@@ -24,8 +24,20 @@ impl Invariant for Garbage {
                 }
             }
         }
-        let held =
-            |inode: u64| world.mounts.iter().any(|mount| mount.alive && mount.opens.contains_key(&inode));
+        let copies = world.master.settings.copies as usize;
+        for keeper in &world.keepers {
+            let safe = |chunk: &&u64| match world.master.rows.chunk(**chunk) {
+                Some(row) => row.keepers.len() >= copies && !world.lost.contains(*chunk),
+                None => true,
+            };
+            if let Some(chunk) = keeper.quarantined.iter().find(safe).filter(|_| keeper.up) {
+                return Err(format!("keeper {} has a file of chunk {chunk} in quarantine", keeper.id));
+            }
+        }
+        let trashed = |inode: u64| world.master.rows.trash().any(|(entry, _)| entry == inode);
+        let held = |inode: u64| {
+            trashed(inode) || world.mounts.iter().any(|mount| mount.alive && mount.opens.contains_key(&inode))
+        };
         match world.master.rows.inodes().find(|(inode, row)| row.nlink == 0 && !held(*inode)) {
             Some((inode, _)) => Err(format!("inode {inode} has no name, and nobody holds it")),
             None => Ok(()),

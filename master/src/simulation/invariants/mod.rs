@@ -6,15 +6,19 @@ mod answered;
 mod appends;
 mod caches;
 mod copies;
+mod duties;
 mod fsync;
 mod garbage;
 mod ids;
 mod locks;
+mod moves;
 mod needed;
 mod once;
 mod order;
 mod orders;
+mod quotas;
 mod tables;
+mod trash;
 mod visible;
 
 use dfs_proto::pb::{self, mount_reply::Result as Reply, mount_request::Op};
@@ -62,7 +66,6 @@ pub(super) enum Saw<'a> {
     WriteAcked {
         inode: u64,
         write: u64,
-        runs: &'a [pb::Run],
         append: bool,
     },
     /// A program got these bytes of a file, from its beginning on; it asked at that step.
@@ -91,8 +94,9 @@ pub(super) trait Invariant {
 
 /// Is all as it has to be when it has been calm for long?
 pub(super) fn is_settled(world: &World) -> bool {
-    let mut of_the_end: [&mut dyn Invariant; 3] =
-        [&mut copies::Copies, &mut garbage::Garbage, &mut answered::Answered];
+    let mut trash = trash::Trash::default();
+    let mut of_the_end: [&mut dyn Invariant; 5] =
+        [&mut copies::Copies, &mut garbage::Garbage, &mut answered::Answered, &mut moves::Moves, &mut trash];
     of_the_end.iter_mut().all(|invariant| invariant.saw(&Saw::End, world).is_ok())
 }
 
@@ -116,7 +120,11 @@ fn every() -> Vec<Box<dyn Invariant>> {
         Box::new(caches::Caches::default()),
         Box::new(fsync::Fsync::default()),
         Box::new(orders::Orders),
+        Box::new(trash::Trash::default()),
+        Box::new(quotas::Quotas::default()),
+        Box::new(duties::Duties),
         Box::new(tables::Tables),
+        Box::new(moves::Moves),
         Box::new(copies::Copies),
         Box::new(garbage::Garbage),
         Box::new(answered::Answered),

@@ -1,5 +1,6 @@
 //! Misfortunes, until it is calm. Then everybody comes back.
 
+use super::Bug;
 use super::world::{Event, Peer, World};
 
 /// One misfortune, and a time for the next.
@@ -31,14 +32,14 @@ pub(super) fn strike(world: &mut World) {
             }
         }
         68..76 => rot(world),
-        76..84 => {
+        76..81 => {
             // A scrub.
             let at = world.rng.below(world.keepers.len());
             if world.keepers[at].up {
                 world.keeper_scrubs(at);
             }
         }
-        84..91 => world.an_operator_acts(),
+        81..91 => world.an_operator_acts(),
         91 => everything_loses_power(world),
         92..95 if world.keepers.len() < 7 => world.add_keeper(),
         _ => {}
@@ -62,7 +63,8 @@ fn cut_mount(world: &mut World) {
     let Some(link) = world.mounts[at].link else { return };
     let (master_ms, mount_ms) = (world.rng.between(0, 12_000), world.rng.between(0, 3_000));
     let master_ms = if world.rng.percent(60) { master_ms % 50 } else { master_ms };
-    if world.rng.percent(20) {
+    // Found after a long absence only.
+    if world.rng.percent(20) || world.bug == Some(Bug::MountKeepsLostLocks) {
         world.mounts[at].away_until_ms = world.now_ms + world.rng.between(1_000, 75_000);
     }
     world.cut(link, master_ms, mount_ms);

@@ -279,7 +279,7 @@ impl World {
             }
             keeper_down::Msg::SendInventory(order) => self.keeper_tells_what_it_has(at, order.number),
             keeper_down::Msg::EmptyQuarantine(order) => {
-                order.chunks.iter().for_each(|chunk| drop(self.keepers[at].quarantined.remove(chunk)));
+                self.keepers[at].quarantined.retain(|chunk| !order.chunks.contains(chunk));
             }
             keeper_down::Msg::Refused(error) => self.keeper_refused(at, &error),
             keeper_down::Msg::Ack(_) | keeper_down::Msg::Expect(_) => {}
@@ -335,6 +335,8 @@ impl World {
     }
 
     fn takes_chunk(&mut self, at: usize, chunk: u64, content: &Content, synced: bool) {
+        // What is here already is as good, and may be synced.
+        let synced = synced || self.keepers[at].good(chunk).is_some_and(|copy| copy.synced);
         let copy = Copy { content: content.clone(), synced, rotten: false };
         self.keepers[at].disk.insert(chunk, copy);
         if !synced {

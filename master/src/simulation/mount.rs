@@ -108,13 +108,27 @@ impl World {
 
     /// It notices that its stream is gone, and trusts nothing from now on.
     pub fn mount_loses_link(&mut self, at: usize) {
+        let step = self.step;
         let mount = &mut self.mounts[at];
         mount.link = None;
         mount.welcomed = false;
-        mount.cache = Cache::default();
+        mount.cache = Cache::since(step);
+        // Another place that was asked for is asked for anew.
+        let replaced: Vec<(u64, u64)> = mount
+            .asked
+            .values()
+            .filter_map(|asked| match &asked.op {
+                Op::Alloc(op) if op.replaces != 0 => Some((op.inode, op.replaces)),
+                _ => None,
+            })
+            .collect();
         // These are asked anew, in order.
         mount.asked.retain(|_, asked| !matches!(asked.op, Op::Alloc(_) | Op::AbortUpload(_) | Op::Layout(_)));
         mount.queues.values_mut().for_each(Queue::stream_broke);
+        for (inode, chunk) in replaced {
+            let write = self.write_of_chunk(at, inode, chunk);
+            self.after(1_000, Event::Mount(at, Task::Late { inode, write, chunk }));
+        }
         let ms = self.rng.between(20, 400);
         self.after(ms, Event::Mount(at, Task::Connect));
     }

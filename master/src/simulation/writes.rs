@@ -194,7 +194,7 @@ impl World {
         }
     }
 
-    fn write_of_chunk(&self, at: usize, inode: u64, chunk: u64) -> u64 {
+    pub fn write_of_chunk(&self, at: usize, inode: u64, chunk: u64) -> u64 {
         let queue = self.mounts[at].queues.get(&inode);
         queue.and_then(|q| q.writes.iter().find(|w| w.chunk == chunk)).map_or(0, |write| write.number)
     }
@@ -217,8 +217,11 @@ impl World {
 
     /// No success for this chunk: another takes its place.
     pub fn upload_is_late(&mut self, at: usize, inode: u64, write: u64, chunk: u64) {
-        if write == 0 || self.write_of_chunk(at, inode, chunk) != write || !self.mounts[at].welcomed {
+        if write == 0 || self.write_of_chunk(at, inode, chunk) != write {
             return;
+        }
+        if !self.mounts[at].welcomed {
+            return self.after(1_000, Event::Mount(at, Task::Late { inode, write, chunk }));
         }
         let Some(queue) = self.mounts[at].queues.get(&inode) else { return };
         let Some(write) = queue.writes.iter().find(|w| w.chunk == chunk).cloned() else { return };

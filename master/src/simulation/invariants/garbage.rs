@@ -1,5 +1,5 @@
 //! Garbage goes: when it has been calm for long, keepers have nothing but copies that are recorded, and nothing is left of
-//! files without a name that nobody holds and that are not in the trash; and no file is in quarantine without need.
+//! files without a name that nobody holds and that are not in the trash.
 
 use super::{Invariant, Saw};
 use crate::simulation::world::World;
@@ -22,16 +22,6 @@ impl Invariant for Garbage {
                 if !row.is_some_and(|row| row.keepers.iter().any(|k| k.0 == keeper.id)) {
                     return Err(format!("keeper {} has chunk {chunk}, recorded: {row:?}", keeper.id));
                 }
-            }
-        }
-        let copies = world.master.settings.copies as usize;
-        for keeper in &world.keepers {
-            let safe = |chunk: &&u64| match world.master.rows.chunk(**chunk) {
-                Some(row) => row.keepers.len() >= copies && !world.lost.contains(*chunk),
-                None => true,
-            };
-            if let Some(chunk) = keeper.quarantined.iter().find(safe).filter(|_| keeper.up) {
-                return Err(format!("keeper {} has a file of chunk {chunk} in quarantine", keeper.id));
             }
         }
         let trashed = |inode: u64| world.master.rows.trash().any(|(entry, _)| entry == inode);

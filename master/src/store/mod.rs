@@ -15,6 +15,7 @@ mod redb;
 #[cfg(test)]
 mod conformance;
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use dfs_proto::ids::ClusterId;
@@ -57,7 +58,8 @@ impl std::fmt::Debug for Identity {
 /// - apply the changes of a commit in their order, so that the last one to a key wins;
 /// - give back in `load` exactly what was put and not deleted, each row once, unaltered or not at all:
 ///   what was damaged is an error, never another row;
-/// - after an error of `commit`, be asked for nothing more: the caller gives up on the store.
+/// - after an error of `commit`, be asked for nothing more but [`Store::reopen`]. A commit of the same changes may
+///   follow: changes say what rows are to be, so that to store them twice is as good as once.
 pub trait Store: Send {
     /// The identity stored here. A store without one takes `fresh`, durably, and returns it.
     ///
@@ -78,6 +80,12 @@ pub trait Store: Send {
     fn load(&mut self, each: &mut dyn FnMut(Row) -> Result<(), StoreError>) -> Result<(), StoreError> {
         self.snapshot()?.load(each)
     }
+
+    /// Begins anew after a `commit` that failed: what is on the disk counts, and nothing that is remembered of it.
+    ///
+    /// # Errors
+    /// [`StoreError`]; it may be tried again.
+    fn reopen(&mut self) -> Result<(), StoreError>;
 
     /// Stores the changes, in order, atomically and durably.
     ///
@@ -106,7 +114,7 @@ pub trait Snapshot: Send {
 #[allow(missing_docs)]
 pub enum StoreError {
     #[error("store {}: {why}; check the disk and its free space, then start again", path.display())]
-    Io { path: PathBuf, why: String },
+    Io { path: PathBuf, why: String, kind: ErrorKind },
     #[error("store {}: it is damaged: {why}; restore it from a backup, or move it away to begin an empty cluster", path.display())]
     Corrupt { path: PathBuf, why: String },
     #[error(

@@ -15,6 +15,7 @@
 //! and after a crash it opens at the last whole commit. The file is 0600, for the secret in it.
 
 use std::fs::OpenOptions;
+use std::io::ErrorKind;
 use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -114,9 +115,11 @@ impl RedbStore {
     }
 
     fn database(&self) -> Result<&Database, StoreError> {
-        self.database
-            .as_ref()
-            .ok_or_else(|| StoreError::Io { path: self.path.clone(), why: "closed".to_owned() })
+        self.database.as_ref().ok_or_else(|| StoreError::Io {
+            path: self.path.clone(),
+            why: "closed".to_owned(),
+            kind: ErrorKind::Other,
+        })
     }
 
     fn begin(&self) -> Result<redb::WriteTransaction, StoreError> {
@@ -199,6 +202,17 @@ impl Store for RedbStore {
 
     fn snapshot(&mut self) -> Result<Box<dyn Snapshot>, StoreError> {
         guarded(&self.path, || Ok::<Box<dyn Snapshot>, StoreError>(Box::new(self.begin_read()?)))
+    }
+
+    fn reopen(&mut self) -> Result<(), StoreError> {
+        let closed = self.database.take();
+        // What it has to say about its end was said by the commit that failed.
+        let _ = guarded(&self.path, || {
+            drop(closed);
+            Ok(())
+        });
+        self.database = Some(guarded(&self.path, || open_database(&self.path))?);
+        Ok(())
     }
 
     fn commit(&mut self, changes: &[RowChange]) -> Result<(), StoreError> {
@@ -297,7 +311,8 @@ fn open_database(path: &Path) -> Result<Database, StoreError> {
     // Made here and not by redb, for the mode. redb takes an empty file for a new one.
     let made =
         OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(PRIVATE_FILE).open(path);
-    let file = made.map_err(|e| StoreError::Io { path: path.to_owned(), why: e.to_string() })?;
+    let file =
+        made.map_err(|e| StoreError::Io { path: path.to_owned(), why: e.to_string(), kind: e.kind() })?;
     let mut builder = Builder::new();
     builder.set_cache_size(CACHE_BYTES);
     builder
@@ -348,7 +363,8 @@ fn explain(path: &Path, error: impl Into<redb::Error>) -> StoreError {
         e @ (redb::Error::TableTypeMismatch { .. } | redb::Error::TableDoesNotExist(_)) => {
             StoreError::Corrupt { path, why: e.to_string() }
         }
-        other => StoreError::Io { path, why: other.to_string() },
+        redb::Error::Io(e) => StoreError::Io { path, why: e.to_string(), kind: e.kind() },
+        other => StoreError::Io { path, why: other.to_string(), kind: ErrorKind::Other },
     }
 }
 

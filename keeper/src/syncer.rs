@@ -115,12 +115,14 @@ pub(crate) fn run(node: &Node) {
 }
 
 /// One that is not here any more was deleted, or whoever found it bad has said so: only the master's question is answered
-/// once more.
+/// once more. What could not be synced because the disk is read-only is tried again.
 fn sync(node: &Node, batch: &[ChunkId], asked: bool, patience: Duration) {
     let report = node.store.sync(batch);
     for (chunk, error) in &report.failed {
-        if asked || !matches!(error, StoreError::NotFound(_)) {
-            node.report_bad(*chunk, error);
+        match error {
+            StoreError::ReadOnly(_) => node.syncs.add(*chunk),
+            StoreError::NotFound(_) if !asked => {}
+            _ => node.report_bad(*chunk, error),
         }
     }
     for page in report.synced.chunks(PAGE) {

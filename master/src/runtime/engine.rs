@@ -242,8 +242,11 @@ impl Engine {
     pub async fn read<T>(&self, look: impl FnOnce(&State, Now) -> T) -> Result<T, Stopped> {
         let (seen, need) = {
             let mut inner = self.shared.lock()?;
-            let now = inner.clock.now();
-            (look(&inner.state, now), inner.group.newest_change())
+            let (now, need) = (inner.clock.now(), inner.group.newest_change());
+            if inner.trouble.is_some() && need > inner.group.durable() {
+                return Err(Stopped);
+            }
+            (look(&inner.state, now), need)
         };
         let mut durable = self.shared.durable.subscribe();
         let settled = async {

@@ -53,10 +53,10 @@ fn master_survives(mut cluster: Cluster, errors: &[Errno], fail: impl Fn(&Cluste
         error.raw_os_error() == Some(Errno::TIMEDOUT.raw_os_error()) || is_one_of(&error, errors),
         "{error}"
     );
-    // That one waited; those that come now are refused at once, with the reason.
+    // That one waited, and so does who looks at what it changes; what comes now is refused at once, with the reason.
     wait_until(LONGEST, "the reason is told", || {
         let begun = Instant::now();
-        let made = fs::create_dir(writer.path("made/refused"));
+        let made = fs::create_dir(writer.path("before/refused"));
         begun.elapsed() < PATIENCE / 2 && made.is_err_and(|error| is_one_of(&error, errors))
     });
     let begun = Instant::now();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::register::{Register, Verdict, Write};
 use super::{History, Kind, Wrong, acknowledged};
-use crate::faults::log::{Action, Change, Operation, Outcome, Value};
+use crate::faults::log::{Action, Change, How, Operation, Outcome, Value};
 
 /// Errors that say something of the name itself, and not that something does not work: ENOENT, EEXIST, ENOTDIR, EISDIR,
 /// ENOTEMPTY. Each name has one program that changes it, and that knows what is there.
@@ -32,11 +32,11 @@ pub(super) fn check(history: &History, wrong: &mut Vec<Wrong>) {
                 let register = registers.get(path.as_str());
                 let matches = |candidate: &Value| candidate == value;
                 let shown = format!("{value:?}");
-                let fresh_ns = names_fresh_from(history, operation, directory(path), &changes);
+                let fresh_ns = names_fresh_from(history, operation, directory(path), &changes, None);
                 judge(history, operation, (path, register, fresh_ns), matches, &shown, wrong);
             }
             (Action::List { path }, Some(Outcome::Names(names))) => {
-                let fresh_ns = names_fresh_from(history, operation, path, &changes);
+                let fresh_ns = names_fresh_from(history, operation, path, &changes, None);
                 list(history, operation, (path, names), fresh_ns, &registers, wrong);
             }
             _ => {}
@@ -62,34 +62,53 @@ fn collect(history: &History) -> BTreeMap<&str, Register> {
     registers
 }
 
-/// When each mount changed names in each directory: from and, if it is known, until.
-type OwnChanges<'a> = BTreeMap<(u32, &'a str), Vec<(u64, Option<u64>)>>;
+/// A change of a name by a mount.
+pub(super) struct OwnChange<'a> {
+    path: &'a str,
+    begin_ns: u64,
+    end_ns: Option<u64>,
+}
 
-fn own_changes(history: &History) -> OwnChanges<'_> {
+/// The changes of names of each mount in each directory.
+pub(super) type OwnChanges<'a> = BTreeMap<(u32, &'a str), Vec<OwnChange<'a>>>;
+
+pub(super) fn own_changes(history: &History) -> OwnChanges<'_> {
     let mut all = OwnChanges::new();
     for operation in &history.operations {
-        let Action::Names { changes, .. } = &operation.action else { continue };
-        for change in changes {
-            let of_dir = all.entry((operation.mount, directory(&change.path))).or_default();
-            of_dir.push((operation.begin_ns, operation.end_ns));
+        let paths: Vec<&str> = match &operation.action {
+            Action::Names { changes, .. } => changes.iter().map(|change| change.path.as_str()).collect(),
+            Action::Replace { path, how: How::Rename, .. } => vec![path],
+            _ => continue,
+        };
+        for path in paths {
+            let change = OwnChange { path, begin_ns: operation.begin_ns, end_ns: operation.end_ns };
+            all.entry((operation.mount, directory(path))).or_default().push(change);
         }
     }
     all
 }
 
-fn directory(path: &str) -> &str {
+pub(super) fn directory(path: &str) -> &str {
     path.rsplit_once('/').map_or("", |(dir, _)| dir)
 }
 
 /// While a mount itself changes a name in a directory, it shows the others there as they were before that (SEMANTICS.md,
-/// Visibility, the second exception).
-fn names_fresh_from(history: &History, look: &Operation, dir: &str, changes: &OwnChanges<'_>) -> u64 {
+/// Visibility, the second exception). Changes of `but` itself do not count.
+pub(super) fn names_fresh_from(
+    history: &History,
+    look: &Operation,
+    dir: &str,
+    changes: &OwnChanges<'_>,
+    but: Option<&str>,
+) -> u64 {
     const WAKING_NS: u64 = 100_000_000;
-    let under_way = |&&(begin_ns, end_ns): &&(u64, Option<u64>)| {
-        begin_ns <= look.begin_ns && end_ns.is_none_or(|end_ns| end_ns + WAKING_NS >= look.begin_ns)
+    let under_way = |change: &&OwnChange<'_>| {
+        change.begin_ns <= look.begin_ns
+            && change.end_ns.is_none_or(|end_ns| end_ns + WAKING_NS >= look.begin_ns)
+            && but.is_none_or(|but| but != change.path)
     };
     let of_dir = changes.get(&(look.mount, dir)).into_iter().flatten().filter(under_way);
-    of_dir.map(|(begin_ns, _)| *begin_ns).fold(history.fresh_from(look), u64::min)
+    of_dir.map(|change| change.begin_ns).fold(history.fresh_from(look), u64::min)
 }
 
 fn judge(

@@ -21,8 +21,8 @@ const LONGEST_CALL: Duration = secs(150);
 /// After the last fault all chunks have all their copies by then.
 const REPAIRED: Duration = secs(60);
 
-/// And chunks that no file needs are removed by then ("within a minute").
-const COLLECTED: Duration = secs(60);
+/// And chunks that no file needs are removed by then: within a minute of when the last compaction gave some up.
+const COLLECTED: Duration = secs(75);
 
 /// What happened in a round.
 #[derive(Debug, Default)]

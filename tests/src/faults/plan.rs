@@ -41,7 +41,7 @@ impl Fault {
     }
 
     /// The process that it is done to, if it is one.
-    fn process(&self) -> Option<Target> {
+    pub(super) fn process(&self) -> Option<Target> {
         match self {
             Fault::Kill(target) | Fault::Stop(target) => Some(*target),
             Fault::Cut(..) | Fault::Slow(_) | Fault::Reset(..) | Fault::Rot(_) | Fault::Fill(_) => None,

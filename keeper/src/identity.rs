@@ -26,6 +26,9 @@ use crate::files::{self, Files, SystemFiles};
 /// The newest layout of the data directory that this program reads, and the one that it writes.
 pub(crate) const FORMAT: u32 = 1;
 
+/// Permissions of a new file, before the umask.
+pub(crate) const FILE_MODE: u32 = 0o666;
+
 const OURS: [&str; 9] =
     ["LOCK", "IDENTITY", "IDENTITY.new", "chunks", "tmp", "quarantine", "SCRUB", "SCRUB.new", "lost+found"];
 
@@ -117,7 +120,7 @@ impl DataDir {
             if fresh.exists() {
                 self.files.remove(&fresh)?;
             }
-            let file = self.files.create(&fresh)?;
+            let file = self.files.create(&fresh, FILE_MODE)?;
             self.files.write_all_at(&file, render(identity).as_bytes(), 0)?;
             self.files.sync_file(&file)?;
             self.files.rename(&fresh, &self.path.join("IDENTITY"))?;
@@ -186,6 +189,17 @@ fn parse(text: &str) -> Result<Identity, Wrong> {
         return Err(no_good(if format == 0 { "format" } else { "keeper" }));
     }
     Ok(Identity { cluster, keeper: KeeperId(keeper) })
+}
+
+/// For the fuzz target: reads it, whatever it is.
+pub(crate) fn read_any(text: &str) {
+    if let Ok(identity) = parse(text) {
+        assert_eq!(
+            parse(&render(identity)),
+            Ok(identity),
+            "an identity that is read is the one that is written"
+        );
+    }
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! A Data Keeper: stores chunks, serves them over TCP, copies them to its peers.
 //!
 //! - [`config`]: what it is told; [`error`]: why it cannot start or go on.
-//! - `files`: what changes the data directory, one layer that tests can cut off; `identity`: the data directory as a
-//!   whole: whose it is, its lock.
+//! - `identity`: the data directory as a whole: whose it is, its lock. What changes it goes through one layer that tests
+//!   can cut off (`dfs_files`).
 //! - `store/`: chunk files: format, receiving, index, syncing, the disk.
 //! - `server/`: the TCP data port: uploads and reads, a thread per connection.
 //! - `wire`: frames on one blocking connection, with deadlines.
@@ -21,7 +21,8 @@ pub mod config;
 pub mod error;
 mod expected;
 mod fetch;
-mod files;
+#[doc(hidden)]
+pub mod fuzz;
 mod identity;
 mod load;
 mod node;
@@ -45,6 +46,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use dfs_files as files;
 use dfs_proto::ids::{ClusterId, KeeperId};
 use dfs_proto::label;
 use tokio::sync::watch;

@@ -142,9 +142,10 @@ mod tests {
     use dfs_proto::block_sum::BlockSums;
 
     use crate::config::Tuning;
-    use crate::files::crash::{Cut, Forgotten, Op, Recorder, scratch};
+    use crate::files::crash::{Cut, Forgotten, Op, Recorder};
     use crate::identity::{DataDir, Identity};
     use crate::store::ChunkStore;
+    use crate::store::tests::scratch;
 
     /// As long as users are promised, and not longer.
     const STABLE_WITHIN: Duration = Duration::from_secs(2);

@@ -18,12 +18,13 @@ use dfs_proto::pb;
 use crate::core::row::Counters;
 use crate::core::{Row, RowChange, Settings, Spared, State};
 use crate::store::dump::{self, DumpError, Reader, Summary};
-use crate::store::{DataDir, DataDirError, Identity, RedbStore, STORE_FILE, Store, StoreError};
+use crate::store::{
+    DataDir, DataDirError, Identity, RedbStore, SEAL_FILE, STORE_FILE, Store, StoreError, UNFINISHED_FILE,
+};
 
-/// The store while it is being restored.
-const UNFINISHED_FILE: &str = "master.redb.new";
-/// What may be in a directory that is restored into, left by an attempt that did not end well.
-const LEFT_OVER: [&str; 2] = ["LOCK", UNFINISHED_FILE];
+/// What may be in a directory that is restored into, left by an attempt that did not end well, or by a store that was
+/// moved away.
+const LEFT_OVER: [&str; 3] = ["LOCK", UNFINISHED_FILE, SEAL_FILE];
 /// Rows in one commit of a restore.
 const BATCH: usize = 20_000;
 
@@ -125,27 +126,24 @@ pub fn restore(
     let in_data = |what| move |why| ArchiveError::Directory { path: data.to_owned(), what, why };
     refuse_used(data).map_err(in_data("list it"))??;
     let dir = Arc::new(DataDir::open(data)?);
-    let unfinished = dir.path().join(UNFINISHED_FILE);
-    remove_unfinished(&unfinished).map_err(in_data("remove master.redb.new"))?;
     let mut identity =
         Identity { cluster: head.cluster, secret: [0; 32], created: head.created, spared: None };
     getrandom::fill(&mut identity.secret).map_err(ArchiveError::Random)?;
-    let filled = fill(dir.clone(), &mut reader, identity, keep_unknown, now);
-    let rows = match filled {
-        Ok(rows) => rows,
+    let mut store = RedbStore::create(dir)?;
+    match fill(&mut store, &mut reader, identity, keep_unknown, now) {
+        Ok(rows) => {
+            store.put_in_place()?;
+            Ok(Restored { cluster: head.cluster, taken: head.taken, rows })
+        }
         Err(error) => {
             // What matters is the error before it; the next attempt removes it too.
-            let _ = remove_unfinished(&unfinished);
-            return Err(match error {
+            let _ = store.discard();
+            Err(match error {
                 DumpError::Store(error) => error.into(),
                 error => bad(error),
-            });
+            })
         }
-    };
-    fs::rename(&unfinished, dir.path().join(STORE_FILE))
-        .and_then(|()| File::open(dir.path())?.sync_all())
-        .map_err(in_data("put the restored store in its place"))?;
-    Ok(Restored { cluster: head.cluster, taken: head.taken, rows })
+    }
 }
 
 fn refuse_used(data: &Path) -> io::Result<Result<(), ArchiveError>> {
@@ -162,23 +160,15 @@ fn refuse_used(data: &Path) -> io::Result<Result<(), ArchiveError>> {
     Ok(Ok(()))
 }
 
-fn remove_unfinished(path: &Path) -> io::Result<()> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
-}
-
-/// Fills a store under its unfinished name, and closes it. The rows have to make a state, too.
+/// Fills a new store. The rows have to make a state, too.
 fn fill(
-    dir: Arc<DataDir>,
+    store: &mut RedbStore,
     reader: &mut Reader<BufReader<File>>,
     mut identity: Identity,
     keep_unknown: Duration,
     now: pb::Time,
 ) -> Result<u64, DumpError> {
     let senseless = |error: crate::core::CorruptRow| DumpError::Damaged(error.to_string());
-    let mut store = RedbStore::open_named(dir, UNFINISHED_FILE)?;
     let mut state = State::new(settings_to_check(&identity));
     let mut batch = Vec::new();
     let mut rows = 0;
@@ -230,7 +220,7 @@ fn first_free(old: Counters, now: pb::Time) -> Counters {
 }
 
 /// Nothing is served from that state.
-fn settings_to_check(identity: &Identity) -> Settings {
+pub(crate) fn settings_to_check(identity: &Identity) -> Settings {
     Settings {
         cluster: identity.cluster,
         secret: identity.secret,

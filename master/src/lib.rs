@@ -16,6 +16,8 @@
 pub mod archive;
 pub mod config;
 pub mod core;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod runtime;
 pub mod service;
 pub mod store;

@@ -195,6 +195,11 @@ mod tests {
     #[test]
     fn what_is_not_ours_is_refused() {
         assert_eq!(Header::decode(b"GET / HTTP/1.1\r\n"), Err(FrameError::Magic(*b"GET ")));
+        for other in [b"DFS0", b"DFS2"] {
+            let mut raw = encode_data(1, 5);
+            raw[..4].copy_from_slice(other);
+            assert_eq!(Header::decode(&raw), Err(FrameError::Magic(*other)));
+        }
         let mut raw = encode_data(1, 5);
         raw[4] = 99;
         assert!(matches!(Header::decode(&raw), Err(FrameError::Unknown { kind: 99, .. })));

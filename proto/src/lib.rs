@@ -21,6 +21,8 @@ pub mod atime;
 pub mod block_sum;
 pub mod error;
 pub mod frame;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod ids;
 pub mod label;
 pub mod lock_ranges;

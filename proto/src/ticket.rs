@@ -121,7 +121,7 @@ impl TicketChecker {
                     "ticket for chunk {} refused by keeper {}: it expired {} ms ago; ask the master for a new one",
                     ChunkId(body.chunk),
                     self.keeper,
-                    now_ms - body.expires_ms
+                    now_ms.saturating_sub(body.expires_ms)
                 ),
             ));
         }
@@ -176,6 +176,14 @@ mod tests {
         assert_eq!(with(|t| t.op = pb::TicketOp::Write as i32), Err(ErrorCode::TicketWrong));
         assert_eq!(with(|t| t.expires_ms = 499), Err(ErrorCode::TicketExpired));
         assert_eq!(check(&ticket(), &TicketKey::derive(&[9; 32], KeeperId(2))), Err(ErrorCode::TicketForged));
+    }
+
+    #[test]
+    fn an_extreme_expiry_is_only_an_expiry() {
+        let key = checker().key;
+        let at = |expires_ms| check(&pb::Ticket { expires_ms, ..ticket() }, &key).map(|_| ());
+        assert_eq!(at(i64::MIN), Err(ErrorCode::TicketExpired));
+        assert_eq!(at(i64::MAX), Ok(()));
     }
 
     #[test]

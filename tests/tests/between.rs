@@ -9,6 +9,8 @@
 mod caches;
 #[path = "between/faults.rs"]
 mod faults;
+#[path = "between/rewrites.rs"]
+mod rewrites;
 #[path = "between/token.rs"]
 mod token;
 

@@ -9,9 +9,9 @@ use dfs_proto::block_sum::BlockSums;
 use dfs_proto::ids::{ChunkId, ClusterId, KeeperId};
 
 use super::ChunkStore;
-use super::tests::read;
+use super::tests::{read, scratch};
 use crate::files::Files;
-use crate::files::crash::{Cut, Forgotten, Op, Recorder, Unsynced, scratch};
+use crate::files::crash::{Cut, Forgotten, Op, Recorder, Unsynced};
 use crate::identity::{DataDir, Identity};
 
 const IDENTITY: Identity = Identity { cluster: ClusterId([7; 16]), keeper: KeeperId(3) };

@@ -11,6 +11,7 @@ use dfs_proto::block_sum::{BlockSummer, BlockSums};
 use dfs_proto::ids::ChunkId;
 use dfs_proto::pb;
 
+use crate::identity::FILE_MODE;
 use crate::store::error::StoreError;
 use crate::store::format::{ChunkHeader, HEADER_LEN};
 use crate::store::index::Entry;
@@ -38,7 +39,7 @@ impl Incoming {
     ) -> Result<Self, StoreError> {
         store.disk.admit(chunk, length as u64)?;
         let temp = store.dir.path().join(format!("tmp/{chunk}.{}", store.next_temp()));
-        let file = store.dir.files().create(&temp).map_err(|source| {
+        let file = store.dir.files().create(&temp, FILE_MODE).map_err(|source| {
             let error = StoreError::of_write(chunk, "create its file", source);
             store.disk.note_failure(&error);
             error

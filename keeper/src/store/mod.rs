@@ -17,7 +17,7 @@
 pub(crate) mod disk;
 mod doomed;
 pub(crate) mod error;
-mod format;
+pub(crate) mod format;
 mod incoming;
 mod index;
 mod quarantine;
@@ -472,4 +472,4 @@ fn empty_temp(dir: &DataDir) -> Result<(), KeeperError> {
 #[cfg(test)]
 mod crash_tests;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -10,6 +10,11 @@ use super::*;
 
 const CHUNK: ChunkId = ChunkId(0x0123_4567_89ab_cdef);
 
+/// For tests that make thousands of directories.
+pub(crate) fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in(crate::files::crash::scratch_parent()).unwrap()
+}
+
 fn open(path: &Path) -> Arc<ChunkStore> {
     let (store, bad) = ChunkStore::open(DataDir::open(path).unwrap(), Some(0)).unwrap();
     assert!(bad.is_empty(), "{bad:?}");

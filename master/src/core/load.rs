@@ -20,7 +20,10 @@ use super::xattr::{MAX_XATTR_LEN, MAX_XATTR_NAME_LEN};
 
 /// A stored row makes no sense, or the rows do not fit together.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("the master's store is corrupt: {0}; put back a backup of the data directory")]
+#[error(
+    "the master's store is damaged: {0}; move the data directory away, do not delete it, and restore a backup: \
+     dfs-master --data DIR --restore FILE (docs/DUMP.md)"
+)]
 pub struct CorruptRow(pub String);
 
 fn corrupt<T>(what: impl Into<String>) -> Result<T, CorruptRow> {

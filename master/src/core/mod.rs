@@ -99,7 +99,7 @@ mod quota_tests;
 #[cfg(test)]
 mod random_tests;
 #[cfg(test)]
-mod testkit;
+pub(crate) mod testkit;
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -57,7 +57,7 @@ pub(super) fn checksum(chunk: u64) -> u32 {
 }
 
 /// See the module.
-pub(super) struct Kit {
+pub(crate) struct Kit {
     pub state: State,
     /// Also of the next master.
     pub settings: Settings,

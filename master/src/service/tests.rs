@@ -142,8 +142,12 @@ impl KeeperClient {
     }
 
     async fn hello(&mut self, keeper: u64, cluster: Bytes) -> keeper_down::Msg {
+        self.hello_of(PROTOCOL_VERSION, keeper, cluster).await
+    }
+
+    async fn hello_of(&mut self, protocol_version: u32, keeper: u64, cluster: Bytes) -> keeper_down::Msg {
         let hello = pb::KeeperHello {
-            protocol_version: PROTOCOL_VERSION,
+            protocol_version,
             cluster,
             keeper,
             address: "127.0.0.1:4000".to_owned(),
@@ -169,6 +173,22 @@ async fn another_protocol_version_is_refused_by_code() {
     assert_eq!(error.code(), pb::Code::Version);
     assert!(error.message.contains("version '1.2.3'"), "{}", error.message);
     assert_eq!(mount.next().await, None, "the stream ends");
+    master.shutdown().await;
+}
+
+#[tokio::test]
+async fn a_keeper_of_another_protocol_version_is_refused() {
+    let data = tempfile::tempdir().unwrap();
+    let master = start(data.path()).await.unwrap();
+    for theirs in [PROTOCOL_VERSION - 1, PROTOCOL_VERSION + 1] {
+        let mut keeper = KeeperClient::connect(&master).await;
+        let keeper_down::Msg::Refused(error) = keeper.hello_of(theirs, 0, Bytes::new()).await else {
+            panic!("not refused")
+        };
+        assert_eq!(error.code(), pb::Code::Version);
+        assert!(error.message.contains("install the same release of both"), "{}", error.message);
+        assert_eq!(keeper.next().await, None, "the stream ends");
+    }
     master.shutdown().await;
 }
 

@@ -2,27 +2,32 @@
 //!
 //! ```text
 //! LOCK          flock(2) is held on it while a master uses the directory; its text is that process's id
-//! master.redb   the rows (redb.rs)
+//! master.redb   the rows (redb.rs); master.redb.new while they are being made or restored
+//! SEAL          how many commits of them returned (redb/seal.rs)
 //! address       HOST:PORT that the running master listens on; removed when it stops cleanly
 //! ```
+//!
+//! What has to outlive a power cut is changed through [`Files`]: the directory itself, and the rows.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use dfs_files::{Files, SystemFiles};
 use rustix::fs::{FlockOperation, flock};
 
 const LOCK_FILE: &str = "LOCK";
 /// Which a keeper makes in its own data directory.
 const KEEPERS_FILE: &str = "IDENTITY";
-const PRIVATE_DIR: u32 = 0o700;
 const PRIVATE_FILE: u32 = 0o600;
 
 /// A data directory that is ours alone until this is dropped (or the process ends, however it does).
 #[derive(Debug)]
 pub struct DataDir {
     path: PathBuf,
+    files: Arc<dyn Files>,
     // Held, not read: closing it gives the lock back.
     _lock: File,
 }
@@ -49,6 +54,14 @@ impl DataDir {
     /// # Errors
     /// See [`DataDirError`].
     pub fn open(path: &Path) -> Result<DataDir, DataDirError> {
+        DataDir::open_through(path, Arc::new(SystemFiles))
+    }
+
+    /// [`DataDir::open`], with all changes that have to last going through `files`.
+    ///
+    /// # Errors
+    /// As `open`.
+    pub fn open_through(path: &Path, files: Arc<dyn Files>) -> Result<DataDir, DataDirError> {
         let path = path.to_owned();
         if path.exists() {
             if !path.is_dir() {
@@ -57,7 +70,7 @@ impl DataDir {
             if path.join(KEEPERS_FILE).exists() {
                 return Err(DataDirError::Keepers { path });
             }
-        } else if let Err(why) = DirBuilder::new().recursive(true).mode(PRIVATE_DIR).create(&path) {
+        } else if let Err(why) = dfs_files::create_dir_all(&*files, &path) {
             return Err(DataDirError::Make { path, why });
         }
         let mut options = OpenOptions::new();
@@ -70,7 +83,7 @@ impl DataDir {
             return Err(DataDirError::Locked { path, holder: holder(&lock) });
         }
         match write_holder(&mut lock) {
-            Ok(()) => Ok(DataDir { path, _lock: lock }),
+            Ok(()) => Ok(DataDir { path, files, _lock: lock }),
             Err(why) => Err(DataDirError::NotWritable { path, why }),
         }
     }
@@ -78,6 +91,11 @@ impl DataDir {
     /// Where it is.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Through which it is changed.
+    pub fn files(&self) -> &Arc<dyn Files> {
+        &self.files
     }
 }
 

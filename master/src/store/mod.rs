@@ -23,12 +23,13 @@ use dfs_proto::pb;
 
 use crate::core::{Row, RowChange, Spared};
 
-pub use self::redb::{FILE_NAME as STORE_FILE, RedbStore};
+pub use self::redb::{FILE_NAME as STORE_FILE, RedbStore, SEAL_FILE, UNFINISHED_FILE};
 pub use data_dir::{DataDir, DataDirError};
 pub use memory::MemoryStore;
 
-/// The version of what is stored: tables, keys and values. A store of a newer one is refused.
-pub const FORMAT_VERSION: u32 = 1;
+/// The version of what is stored: tables, keys and values. A store of an older one is upgraded when it is opened, one
+/// of a newer one refused.
+pub const FORMAT_VERSION: u32 = 2;
 
 /// What makes a store the store of one cluster. Made at its first start, or when it is
 /// restored, and never changed.
@@ -115,7 +116,8 @@ pub trait Snapshot: Send {
 pub enum StoreError {
     #[error("store {}: {why}; check the disk and its free space, then start again", path.display())]
     Io { path: PathBuf, why: String, kind: ErrorKind },
-    #[error("store {}: it is damaged: {why}; restore it from a backup, or move it away to begin an empty cluster", path.display())]
+    #[error("store {}: it is damaged: {why}; move the data directory away, do not delete it, and restore a backup: \
+         dfs-master --data DIR --restore FILE (docs/DUMP.md)", path.display())]
     Corrupt { path: PathBuf, why: String },
     #[error(
         "store {}: it has format {found}, and this program knows formats up to {FORMAT_VERSION}; \

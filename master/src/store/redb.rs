@@ -1,7 +1,7 @@
 //! The embedded store: one redb file, `master.redb`, in the data directory.
 //!
-//! One redb table per [`Table`], named as it, from key bytes to value bytes (codec.rs); and the table
-//! `identity`, from a name to bytes:
+//! One redb table per [`Table`], named as it, from key bytes to value bytes (codec.rs); the table `tally`, from `rows`
+//! to what tally.rs says; and the table `identity`, from a name to bytes:
 //!
 //! ```text
 //! format    u32, little-endian: FORMAT_VERSION
@@ -11,33 +11,41 @@
 //! spared    of a restored cluster alone: chunk id, u64 little-endian; ms since 1970, i64 little-endian
 //! ```
 //!
+//! Format 1 had no tally; such a store gets one when it is opened.
+//!
 //! A commit is one redb write transaction of durability Immediate: redb syncs the file before it returns,
-//! and after a crash it opens at the last whole commit. The file is 0600, for the secret in it.
+//! and after a crash it opens at the last whole commit. The file is 0600, for the secret in it. A new one is made
+//! under another name and renamed when it is whole, so that there is never half a store.
+//!
+//! **Damage is found at the start**, and refused: every page has a checksum, which is checked before anything is read
+//! (file.rs); every row has one of its own; what went missing the tally knows, and what went back, the seal (seal.rs).
 
-use std::fs::OpenOptions;
 use std::io::ErrorKind;
-use std::os::unix::fs::OpenOptionsExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use dfs_proto::ids::{ChunkId, ClusterId};
-use dfs_proto::pb;
 use redb::{
-    Builder, Database, DatabaseError, Durability, ReadTransaction, ReadableDatabase, ReadableTable,
-    TableDefinition,
+    Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction,
 };
 
+use self::file::{explain, io_failed};
+use self::identity::{IdentityFields, decode_identity, encode_identity};
+use self::seal::Seal;
+use self::snapshot::RedbSnapshot;
+use self::tally::{Tally, field_mark, mark};
 use super::codec::{self, Table};
 use super::{DataDir, FORMAT_VERSION, Identity, Snapshot, Store, StoreError};
-use crate::core::{Row, RowChange, Spared};
+use crate::core::{Row, RowChange};
 
 /// In the data directory.
 pub const FILE_NAME: &str = "master.redb";
+/// In the data directory, while a store is being made or restored.
+pub const UNFINISHED_FILE: &str = "master.redb.new";
+pub use self::seal::FILE_NAME as SEAL_FILE;
 const IDENTITY: TableDefinition<&str, &[u8]> = TableDefinition::new("identity");
-/// Rows are served from the master's own memory, so redb's cache need hold little more than the inner
-/// pages of its trees.
-const CACHE_BYTES: usize = 32 * 1024 * 1024;
+const TALLY: TableDefinition<&str, &[u8]> = TableDefinition::new("tally");
+const TALLY_KEY: &str = "rows";
 const PRIVATE_FILE: u32 = 0o600;
 
 fn definition(table: Table) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
@@ -50,68 +58,159 @@ pub struct RedbStore {
     /// None only while this is dropped: before the lock is, and guarded like every other use.
     database: Option<Database>,
     path: PathBuf,
-    _dir: Arc<DataDir>,
+    /// Of what is committed.
+    tally: Tally,
+    /// None while the store is being made.
+    seal: Option<Seal>,
+    dir: Arc<DataDir>,
 }
 
 impl Drop for RedbStore {
     fn drop(&mut self) {
-        let database = self.database.take();
-        let closed = guarded(&self.path, || {
-            drop(database);
-            Ok(())
-        });
-        if let Err(error) = closed {
+        if let Err(error) = self.close() {
             tracing::error!("{error}");
         }
     }
 }
 
 impl RedbStore {
-    /// Opens the file, and makes it when it is missing.
+    /// Opens the store of the directory, and makes it when there is none.
     ///
     /// # Errors
     /// Damaged, of a newer format, or not to be read or written.
     pub fn open(dir: DataDir) -> Result<RedbStore, StoreError> {
-        RedbStore::open_named(Arc::new(dir), FILE_NAME)
+        let dir = Arc::new(dir);
+        let path = dir.path().join(FILE_NAME);
+        if !path.exists() {
+            RedbStore::create(dir.clone())?.put_in_place()?;
+        }
+        RedbStore::open_file(dir, path, false)
     }
 
-    /// As [`RedbStore::open`], of a file of another name in the directory.
+    /// A new store, under a name at which no master looks: what a power cut leaves of it is nothing.
     ///
     /// # Errors
-    /// As `open`.
-    pub fn open_named(dir: Arc<DataDir>, name: &str) -> Result<RedbStore, StoreError> {
-        let path = dir.path().join(name);
-        let database = guarded(&path, || open_database(&path))?;
-        let mut store = RedbStore { database: Some(database), path, _dir: dir };
-        store.prepare()?;
+    /// Not to be written.
+    pub fn create(dir: Arc<DataDir>) -> Result<RedbStore, StoreError> {
+        let path = dir.path().join(UNFINISHED_FILE);
+        let files = dir.files();
+        let left = if path.exists() { files.remove(&path) } else { Ok(()) };
+        left.and_then(|()| files.create(&path, PRIVATE_FILE)).map_err(|error| io_failed(&path, &error))?;
+        RedbStore::open_file(dir, path, true)
+    }
+
+    /// What [`RedbStore::create`] made becomes the directory's store, and is closed.
+    ///
+    /// # Errors
+    /// It could not be closed, renamed or synced.
+    pub fn put_in_place(mut self) -> Result<(), StoreError> {
+        self.close()?;
+        let to = self.dir.path().join(FILE_NAME);
+        let files = self.dir.files();
+        files
+            .rename(&self.path, &to)
+            .and_then(|()| files.sync_dir(self.dir.path()))
+            .map_err(|error| io_failed(&to, &error))
+    }
+
+    /// Removes what [`RedbStore::create`] made.
+    ///
+    /// # Errors
+    /// It could not be removed.
+    pub fn discard(mut self) -> Result<(), StoreError> {
+        // Whatever closing it says: it goes.
+        let _ = self.close();
+        self.dir.files().remove(&self.path).map_err(|error| io_failed(&self.path, &error))
+    }
+
+    fn open_file(dir: Arc<DataDir>, path: PathBuf, fresh: bool) -> Result<RedbStore, StoreError> {
+        let database = guarded(&path, || file::open(dir.files().clone(), &path))?;
+        let tally = Tally::default();
+        let mut store = RedbStore { database: Some(database), path, tally, seal: None, dir };
+        let path = store.path.clone();
+        guarded(&path, || store.prepare(fresh))?;
         Ok(store)
     }
 
-    /// Refuses a newer format; makes the tables of a new file.
-    fn prepare(&mut self) -> Result<(), StoreError> {
-        let path = self.path.clone();
-        guarded(&path, || {
-            let write = self.begin()?;
-            {
-                let mut identity = write.open_table(IDENTITY).map_err(|e| self.failed(e))?;
-                let found = identity.get("format").map_err(|e| self.failed(e))?.map(|v| v.value().to_vec());
-                match found.map(|bytes| <[u8; 4]>::try_from(bytes).map(u32::from_le_bytes)) {
-                    None => {
-                        let version = FORMAT_VERSION.to_le_bytes();
-                        identity.insert("format", version.as_slice()).map_err(|e| self.failed(e))?;
-                    }
-                    Some(Ok(version)) if version > FORMAT_VERSION => {
-                        return Err(StoreError::NewerFormat { path: self.path.clone(), found: version });
-                    }
-                    Some(Ok(1..)) => {}
-                    Some(_) => return Err(self.corrupt("its format version makes no sense")),
+    fn close(&mut self) -> Result<(), StoreError> {
+        let database = self.database.take();
+        let closed = guarded(&self.path, || {
+            drop(database);
+            Ok(())
+        });
+        if let Some(seal) = self.seal.take() {
+            seal.sync();
+        }
+        closed
+    }
+
+    /// Refuses a newer format, upgrades an older one, makes the tables of a new file.
+    fn prepare(&mut self, fresh: bool) -> Result<(), StoreError> {
+        let read = self.begin_read()?;
+        match read.format()? {
+            None if fresh => self.make_tables(Tally::of(by_chance(&self.path)?))?,
+            None => return Err(self.corrupt("its tables are gone")),
+            Some(1) => self.make_tables(self.count(by_chance(&self.path)?)?)?,
+            Some(FORMAT_VERSION) => {
+                self.tally = read.tally()?;
+                // One that a newer program of the same format would know.
+                if read.lacks_tables()? {
+                    self.make_tables(self.tally.clone())?;
                 }
             }
-            for table in Table::ALL {
-                write.open_table(definition(table)).map_err(|e| self.failed(e))?;
+            Some(found) => return Err(StoreError::NewerFormat { path: self.path.clone(), found }),
+        }
+        if fresh { Ok(()) } else { self.check_seal() }
+    }
+
+    fn make_tables(&mut self, tally: Tally) -> Result<(), StoreError> {
+        let write = self.begin()?;
+        for table in Table::ALL {
+            write.open_table(definition(table)).map_err(|e| self.failed(e))?;
+        }
+        let version = FORMAT_VERSION.to_le_bytes();
+        let mut identity = write.open_table(IDENTITY).map_err(|e| self.failed(e))?;
+        identity.insert("format", version.as_slice()).map_err(|e| self.failed(e))?;
+        drop(identity);
+        self.finish(write, tally)
+    }
+
+    /// The tally of a store that has none.
+    fn count(&self, store: u64) -> Result<Tally, StoreError> {
+        let read = self.database()?.begin_read().map_err(|e| self.failed(e))?;
+        let mut tally = Tally::of(store);
+        let identity = read.open_table(IDENTITY).map_err(|e| self.failed(e))?;
+        for entry in identity.iter().map_err(|e| self.failed(e))? {
+            let (name, value) = entry.map_err(|e| self.failed(e))?;
+            if name.value() != "format" {
+                tally.identity().add(field_mark(name.value(), value.value()));
             }
-            write.commit().map_err(|e| self.failed(e))
-        })
+        }
+        for table in Table::ALL {
+            let rows = match read.open_table(definition(table)) {
+                Err(TableError::TableDoesNotExist(_)) => continue,
+                opened => opened.map_err(|e| self.failed(e))?,
+            };
+            for entry in rows.iter().map_err(|e| self.failed(e))? {
+                let (key, value) = entry.map_err(|e| self.failed(e))?;
+                codec::decode(table, key.value(), value.value())
+                    .map_err(|error| self.corrupt(&error.to_string()))?;
+                tally.table(table).add(mark(value.value()));
+            }
+        }
+        Ok(tally)
+    }
+
+    fn check_seal(&mut self) -> Result<(), StoreError> {
+        let seal =
+            Seal::open(self.dir.files().clone(), self.dir.path()).map_err(|e| io_failed(&self.path, &e))?;
+        let (returned, found) = (seal.commits(self.tally.store), self.tally.commits);
+        if returned > found {
+            return Err(self.corrupt(&format!("it has {found} commits, and {returned} were made")));
+        }
+        seal.note(&self.tally);
+        self.seal = Some(seal);
+        Ok(())
     }
 
     fn database(&self) -> Result<&Database, StoreError> {
@@ -133,29 +232,19 @@ impl RedbStore {
         Ok(RedbSnapshot { read, path: self.path.clone() })
     }
 
-    fn write_identity(&self, identity: &Identity) -> Result<(), StoreError> {
-        let write = self.begin()?;
-        {
-            let mut table = write.open_table(IDENTITY).map_err(|e| self.failed(e))?;
-            let created =
-                [&identity.created.sec.to_le_bytes()[..], &identity.created.nsec.to_le_bytes()[..]].concat();
-            let fields = [
-                ("cluster", &identity.cluster.0[..]),
-                ("secret", &identity.secret[..]),
-                ("created", created.as_slice()),
-            ];
-            for (name, value) in fields {
-                table.insert(name, value).map_err(|e| self.failed(e))?;
-            }
-            if let Some(spared) = identity.spared {
-                table.insert("spared", encode_spared(spared).as_slice()).map_err(|e| self.failed(e))?;
-            }
+    fn write_identity(&mut self, identity: &Identity) -> Result<(), StoreError> {
+        let (write, mut tally) = (self.begin()?, self.tally.clone());
+        let mut table = write.open_table(IDENTITY).map_err(|e| self.failed(e))?;
+        for (name, value) in encode_identity(identity) {
+            table.insert(name.as_str(), value.as_slice()).map_err(|e| self.failed(e))?;
+            tally.identity().add(field_mark(&name, &value));
         }
-        write.commit().map_err(|e| self.failed(e))
+        drop(table);
+        self.finish(write, tally)
     }
 
-    fn commit_in_order(&self, changes: &[RowChange]) -> Result<(), StoreError> {
-        let write = self.begin()?;
+    fn commit_in_order(&mut self, changes: &[RowChange]) -> Result<(), StoreError> {
+        let (write, mut tally) = (self.begin()?, self.tally.clone());
         // A table can be open once only in a transaction; the order of changes matters only within one
         // table, because keys of different tables never meet.
         for table in Table::ALL {
@@ -164,20 +253,39 @@ impl RedbStore {
                 continue;
             }
             let mut rows = write.open_table(definition(table)).map_err(|e| self.failed(e))?;
+            let sum = tally.table(table);
             for change in changes {
-                match change {
+                let before = match change {
                     RowChange::Put(row) => {
                         let (_, key, value) = codec::encode(row);
-                        rows.insert(key.as_slice(), value.as_slice()).map_err(|e| self.failed(e))?;
+                        sum.add(mark(&value));
+                        rows.insert(key.as_slice(), value.as_slice()).map_err(|e| self.failed(e))?
                     }
                     RowChange::Delete(key) => {
                         let (_, key) = codec::encode_key(key);
-                        rows.remove(key.as_slice()).map_err(|e| self.failed(e))?;
+                        rows.remove(key.as_slice()).map_err(|e| self.failed(e))?
                     }
+                };
+                if let Some(before) = before {
+                    sum.remove(mark(before.value()));
                 }
             }
         }
-        write.commit().map_err(|e| self.failed(e))
+        self.finish(write, tally)
+    }
+
+    /// Commits, with the tally of what is stored then.
+    fn finish(&mut self, write: WriteTransaction, mut tally: Tally) -> Result<(), StoreError> {
+        tally.commits += 1;
+        let mut table = write.open_table(TALLY).map_err(|e| self.failed(e))?;
+        table.insert(TALLY_KEY, tally.encode().as_slice()).map_err(|e| self.failed(e))?;
+        drop(table);
+        write.commit().map_err(|e| self.failed(e))?;
+        if let Some(seal) = &self.seal {
+            seal.note(&tally);
+        }
+        self.tally = tally;
+        Ok(())
     }
 
     fn failed(&self, error: impl Into<redb::Error>) -> StoreError {
@@ -191,7 +299,8 @@ impl RedbStore {
 
 impl Store for RedbStore {
     fn identity(&mut self, fresh: Identity) -> Result<Identity, StoreError> {
-        guarded(&self.path, || {
+        let path = self.path.clone();
+        guarded(&path, || {
             if let Some(found) = self.begin_read()?.read_identity()? {
                 return Ok(found);
             }
@@ -205,125 +314,25 @@ impl Store for RedbStore {
     }
 
     fn reopen(&mut self) -> Result<(), StoreError> {
-        let closed = self.database.take();
         // What it has to say about its end was said by the commit that failed.
-        let _ = guarded(&self.path, || {
-            drop(closed);
-            Ok(())
-        });
-        self.database = Some(guarded(&self.path, || open_database(&self.path))?);
+        let _ = self.close();
+        self.seal = None;
+        *self = RedbStore::open_file(self.dir.clone(), self.path.clone(), false)?;
         Ok(())
     }
 
     fn commit(&mut self, changes: &[RowChange]) -> Result<(), StoreError> {
-        guarded(&self.path, || self.commit_in_order(changes))
+        let path = self.path.clone();
+        guarded(&path, || self.commit_in_order(changes))
     }
 }
 
-/// redb keeps the pages of a snapshot until it is dropped, so a long one makes the file grow.
-struct RedbSnapshot {
-    read: ReadTransaction,
-    path: PathBuf,
-}
-
-impl RedbSnapshot {
-    fn read_identity(&self) -> Result<Option<Identity>, StoreError> {
-        let table = self.read.open_table(IDENTITY).map_err(|e| self.failed(e))?;
-        let field = |name: &str| -> Result<Option<Vec<u8>>, StoreError> {
-            Ok(table.get(name).map_err(|e| self.failed(e))?.map(|value| value.value().to_vec()))
-        };
-        let (cluster, secret, created) = (field("cluster")?, field("secret")?, field("created")?);
-        let (Some(cluster), Some(secret), Some(created)) = (&cluster, &secret, &created) else {
-            return match (cluster, secret, created) {
-                (None, None, None) => Ok(None),
-                _ => Err(self.corrupt("its identity is not whole")),
-            };
-        };
-        let spared = match field("spared")? {
-            None => None,
-            Some(bytes) => {
-                Some(decode_spared(&bytes).ok_or_else(|| self.corrupt("its identity is damaged"))?)
-            }
-        };
-        let wrong = || self.corrupt("its identity has a wrong length");
-        let created: [u8; 12] = created.as_slice().try_into().map_err(|_| wrong())?;
-        let [s0, s1, s2, s3, s4, s5, s6, s7, n @ ..] = created;
-        Ok(Some(Identity {
-            cluster: ClusterId::from_bytes(cluster).ok_or_else(wrong)?,
-            secret: secret.as_slice().try_into().map_err(|_| wrong())?,
-            created: pb::Time {
-                sec: i64::from_le_bytes([s0, s1, s2, s3, s4, s5, s6, s7]),
-                nsec: u32::from_le_bytes(n),
-            },
-            spared,
-        }))
-    }
-
-    fn load_table(
-        &self,
-        table: Table,
-        each: &mut dyn FnMut(Row) -> Result<(), StoreError>,
-    ) -> Result<(), StoreError> {
-        let rows = self.read.open_table(definition(table)).map_err(|e| self.failed(e))?;
-        for entry in rows.iter().map_err(|e| self.failed(e))? {
-            let (key, value) = entry.map_err(|e| self.failed(e))?;
-            let row =
-                codec::decode(table, key.value(), value.value()).map_err(|e| self.corrupt(&e.to_string()))?;
-            each(row)?;
-        }
-        Ok(())
-    }
-
-    fn failed(&self, error: impl Into<redb::Error>) -> StoreError {
-        explain(&self.path, error)
-    }
-
-    fn corrupt(&self, why: &str) -> StoreError {
-        StoreError::Corrupt { path: self.path.clone(), why: why.to_owned() }
-    }
-}
-
-impl Snapshot for RedbSnapshot {
-    fn identity(&mut self) -> Result<Identity, StoreError> {
-        let found = guarded(&self.path, || self.read_identity())?;
-        found.ok_or_else(|| self.corrupt("it has no identity"))
-    }
-
-    fn load(&mut self, each: &mut dyn FnMut(Row) -> Result<(), StoreError>) -> Result<(), StoreError> {
-        guarded(&self.path, || Table::ALL.into_iter().try_for_each(|table| self.load_table(table, each)))
-    }
-}
-
-fn encode_spared(spared: Spared) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    bytes[..8].copy_from_slice(&spared.below.0.to_le_bytes());
-    bytes[8..].copy_from_slice(&spared.until_ms.to_le_bytes());
-    bytes
-}
-
-fn decode_spared(bytes: &[u8]) -> Option<Spared> {
-    let (below, until_ms) = bytes.split_first_chunk::<8>()?;
-    let until_ms = i64::from_le_bytes(until_ms.try_into().ok()?);
-    Some(Spared { below: ChunkId(u64::from_le_bytes(*below)), until_ms })
-}
-
-fn open_database(path: &Path) -> Result<Database, StoreError> {
-    // Made here and not by redb, for the mode. redb takes an empty file for a new one.
-    let made =
-        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(PRIVATE_FILE).open(path);
-    let file =
-        made.map_err(|e| StoreError::Io { path: path.to_owned(), why: e.to_string(), kind: e.kind() })?;
-    let mut builder = Builder::new();
-    builder.set_cache_size(CACHE_BYTES);
-    builder
-        .set_repair_callback(|_| tracing::debug!("the store was not closed cleanly; it is being repaired"));
-    builder.create_file(file).map_err(|error| match error {
-        DatabaseError::DatabaseAlreadyOpen => StoreError::InUse { path: path.to_owned() },
-        DatabaseError::UpgradeRequired(found) => StoreError::Corrupt {
-            path: path.to_owned(),
-            why: format!("its redb file format, {found}, is not one that was ever written by this program"),
-        },
-        other => explain(path, other),
+/// A number that no other store has.
+fn by_chance(path: &Path) -> Result<u64, StoreError> {
+    getrandom::u64().map_err(|error| StoreError::Io {
+        path: path.to_owned(),
+        why: error.to_string(),
+        kind: ErrorKind::Other,
     })
 }
 
@@ -349,25 +358,6 @@ fn row_table(row: &Row) -> Table {
     }
 }
 
-/// Tells damage from everything else.
-fn explain(path: &Path, error: impl Into<redb::Error>) -> StoreError {
-    let path = path.to_owned();
-    match error.into() {
-        redb::Error::Corrupted(why) => StoreError::Corrupt { path, why },
-        redb::Error::Io(e) if e.kind() == std::io::ErrorKind::InvalidData => {
-            StoreError::Corrupt { path, why: "it is no redb file".to_owned() }
-        }
-        redb::Error::Io(e) if e.kind() == std::io::ErrorKind::UnexpectedEof => {
-            StoreError::Corrupt { path, why: "it is cut short".to_owned() }
-        }
-        e @ (redb::Error::TableTypeMismatch { .. } | redb::Error::TableDoesNotExist(_)) => {
-            StoreError::Corrupt { path, why: e.to_string() }
-        }
-        redb::Error::Io(e) => StoreError::Io { path, why: e.to_string(), kind: e.kind() },
-        other => StoreError::Io { path, why: other.to_string(), kind: ErrorKind::Other },
-    }
-}
-
 /// redb asserts what it believes of its pages, so that a damaged file can make it panic. That is damage,
 /// and is said as such.
 fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
@@ -376,5 +366,15 @@ fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, StoreError>) -> Resu
     })
 }
 
+mod file;
+mod identity;
+mod seal;
+mod snapshot;
+mod tally;
+
+#[cfg(test)]
+mod crash_tests;
+#[cfg(test)]
+mod damage_tests;
 #[cfg(test)]
 mod tests;

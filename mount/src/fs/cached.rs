@@ -1,8 +1,12 @@
 //! What the kernel may still have in its page cache: for each file that this mount opened lately, the content
 //! version that its pages are of. An open may keep the pages only when the file is still of that version.
+//!
+//! And which files are not to be read through that cache, because another mount changes them again and again: the kernel
+//! fills a page with zeroes after the end that a read came to, and may show them up to the size that it knew before.
 
 use std::num::NonZeroUsize;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
@@ -11,20 +15,34 @@ use lru::LruCache;
 /// Files remembered. A file that fell out loses its pages at the next open.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::MIN.saturating_add(65_535);
 
-/// Inode -> content version of the kernel's pages.
+/// Files remembered that others change.
+const CHANGED_REMEMBERED: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4_095);
+
+/// A file that another mount changed so lately may be changed again while it is read.
+const CHANGES_AGAIN_WITHIN: Duration = Duration::from_secs(10);
+
+/// Inode -> content version of the kernel's pages, and when another mount changed it.
 pub struct PageCacheLedger {
     versions: Mutex<LruCache<InodeNo, u64>>,
+    changed: Mutex<LruCache<InodeNo, Instant>>,
 }
 
 impl Default for PageCacheLedger {
     fn default() -> Self {
-        Self { versions: Mutex::new(LruCache::new(REMEMBERED)) }
+        Self {
+            versions: Mutex::new(LruCache::new(REMEMBERED)),
+            changed: Mutex::new(LruCache::new(CHANGED_REMEMBERED)),
+        }
     }
 }
 
 impl PageCacheLedger {
-    fn locked(&self) -> std::sync::MutexGuard<'_, LruCache<InodeNo, u64>> {
+    fn locked(&self) -> MutexGuard<'_, LruCache<InodeNo, u64>> {
         self.versions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn changes(&self) -> MutexGuard<'_, LruCache<InodeNo, Instant>> {
+        self.changed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A file is opened: may the kernel keep its pages?
@@ -46,6 +64,12 @@ impl PageCacheLedger {
     /// Somebody else changed the content.
     pub fn changed(&self, inode: InodeNo) {
         self.locked().pop(&inode);
+        self.changes().put(inode, Instant::now());
+    }
+
+    /// Did somebody else change the content a moment ago?
+    pub fn changes_elsewhere(&self, inode: InodeNo) -> bool {
+        self.changes().peek(&inode).is_some_and(|when| when.elapsed() < CHANGES_AGAIN_WITHIN)
     }
 
     /// The session was lost: anything may have changed.
@@ -79,8 +103,16 @@ mod tests {
         assert!(ledger.opened(&attr(3)));
         ledger.own_change(&attr(5));
         assert!(!ledger.opened(&attr(5)), "version 4 was somebody else's");
+        assert!(!ledger.changes_elsewhere(InodeNo(5)));
         ledger.changed(InodeNo(5));
         assert!(!ledger.opened(&attr(5)));
+        assert!(ledger.changes_elsewhere(InodeNo(5)));
+        ledger
+            .changed
+            .lock()
+            .unwrap()
+            .put(InodeNo(5), Instant::now().checked_sub(CHANGES_AGAIN_WITHIN).unwrap());
+        assert!(!ledger.changes_elsewhere(InodeNo(5)));
         ledger.forget_all();
         assert!(!ledger.opened(&attr(5)));
     }

@@ -80,6 +80,8 @@ pub struct Opened {
     pub read_only: bool,
     /// Opened for appending: the kernel does not know where its bytes go, so its pages must stay out of it.
     pub appends: bool,
+    /// Opened for reading alone, and another mount is changing it: the kernel's pages should stay out of it.
+    pub changes_elsewhere: bool,
 }
 
 /// The longest that the kernel may use what it was told without asking. What a process that is stopped cannot take
@@ -340,7 +342,8 @@ impl Fs {
         }
         let handle = self.handles.insert(Handle::new(file, read_only, no_atime));
         let appends = !read_only && flags & libc::O_APPEND != 0;
-        Opened { handle, keep_cache, read_only, appends }
+        let changes_elsewhere = read_only && self.ledger.changes_elsewhere(InodeNo(attr.inode));
+        Opened { handle, keep_cache, read_only, appends, changes_elsewhere }
     }
 
     /// Writes all of `data`; waits for memory.

@@ -61,9 +61,9 @@ pub struct Adapter {
     pub(super) notifier: Arc<OnceLock<fuser::Notifier>>,
     /// The kernel enforces access lists.
     access_lists: bool,
-    /// The kernel's pages stay out of files opened to append. From Linux 6.6 on, which keeps them right for others
-    /// who have the file open, and allows mmap(2) all the same.
-    pub(super) uncached_appends: bool,
+    /// The kernel's pages stay out of files opened to append, and of what another mount is changing. From Linux 6.6 on, which keeps
+    /// them right for others who have the file open, and allows mmap(2) all the same.
+    pub(super) has_uncached: bool,
 }
 
 impl Adapter {
@@ -75,7 +75,7 @@ impl Adapter {
         notifier: Arc<OnceLock<fuser::Notifier>>,
     ) -> Adapter {
         let root = Root::new(options.root);
-        Adapter { fs, options, root, runtime, notifier, access_lists: false, uncached_appends: false }
+        Adapter { fs, options, root, runtime, notifier, access_lists: false, has_uncached: false }
     }
 
     fn caller(&self, request: &Request) -> Caller {
@@ -100,7 +100,7 @@ impl Filesystem for Adapter {
             }
         }
         self.access_lists = config.add_capabilities(InitFlags::FUSE_POSIX_ACL).is_ok();
-        self.uncached_appends = config.add_capabilities(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP).is_ok();
+        self.has_uncached = config.add_capabilities(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP).is_ok();
         // Each of these answers with the nearest that the kernel takes.
         if let Err(nearest) = config.set_max_write(MAX_WRITE) {
             let _ = config.set_max_write(nearest);
@@ -276,7 +276,7 @@ impl Filesystem for Adapter {
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (fs, caller) = (self.fs.clone(), self.caller(request));
         let work = async move { fs.open(caller, InodeNo(ino.0), flags.0).await };
-        let uncached = self.uncached_appends;
+        let uncached = self.has_uncached;
         self.answer(Call::new(request, "open", ino), reply, work, move |reply, opened| {
             reply.opened(FileHandle(opened.handle), open_flags(opened, uncached));
         });

@@ -125,7 +125,7 @@ impl Adapter {
     ) {
         let longest = self.options.entry_timeout.min(self.options.attr_timeout);
         let (fs, asked, root, notifier) = (self.fs.clone(), self.fs.ask(), self.root, self.notifier.clone());
-        let (directory, uncached) = (root.inward(call.inode), self.uncached_appends);
+        let (directory, uncached) = (root.inward(call.inode), self.has_uncached);
         self.runtime.spawn(async move {
             let mut work = pin!(work);
             let done = tokio::select! {
@@ -189,12 +189,12 @@ async fn forget_entry(notifier: &OnceLock<fuser::Notifier>, parent: INodeNo, nam
 }
 
 /// How the kernel may use its pages of a file that was opened.
-pub(super) fn open_flags(opened: Opened, uncached_appends: bool) -> FopenFlags {
+pub(super) fn open_flags(opened: Opened, has_uncached: bool) -> FopenFlags {
     let mut flags = FopenFlags::empty();
     if opened.keep_cache {
         flags |= FopenFlags::FOPEN_KEEP_CACHE;
     }
-    if opened.appends && uncached_appends {
+    if (opened.appends || opened.changes_elsewhere) && has_uncached {
         flags |= FopenFlags::FOPEN_DIRECT_IO;
     }
     flags

@@ -1,27 +1,28 @@
-//! What changes the data directory goes through [`Files`], so that a test can stand in the way and see what a power
-//! cut would leave (`crash.rs`).
+//! What changes a data directory, a keeper's or the master's, goes through [`Files`], so that a test can stand in the
+//! way and see what a power cut would leave ([`crash`]).
 //!
 //! What is promised is what POSIX promises and no more: a file's bytes last from [`Files::sync_file`] on, its name
 //! from [`Files::sync_dir`] of its directory on; before that, each may be there or not. Reading and listing change
 //! nothing and go past this layer, and so do bytes that the kernel moves (sendfile(2), splice(2)): a `File` is a `File`.
 
-#[cfg(test)]
-pub(crate) mod crash;
+pub mod crash;
 
 use std::fmt::Debug;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::Path;
 
 /// The operations that change a directory tree, or make a change last. Errors are those of the system calls.
 #[allow(missing_docs)]
-pub(crate) trait Files: Debug + Send + Sync {
+pub trait Files: Debug + Send + Sync {
     /// A new directory, for its owner alone.
     fn create_dir(&self, path: &Path) -> io::Result<()>;
-    /// A new file, to be written.
-    fn create(&self, path: &Path) -> io::Result<File>;
+    /// A new file, to be read and written, with the permissions `mode` less the process's umask.
+    fn create(&self, path: &Path, mode: u32) -> io::Result<File>;
     fn write_all_at(&self, file: &File, data: &[u8], at: u64) -> io::Result<()>;
+    /// Cuts a file short, or makes it longer with zeroes.
+    fn set_len(&self, file: &File, len: u64) -> io::Result<()>;
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// The bytes of a file, and its length, to stable storage.
@@ -34,19 +35,23 @@ pub(crate) trait Files: Debug + Send + Sync {
 
 /// The machine's own.
 #[derive(Debug)]
-pub(crate) struct SystemFiles;
+pub struct SystemFiles;
 
 impl Files for SystemFiles {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         DirBuilder::new().mode(0o700).create(path)
     }
 
-    fn create(&self, path: &Path) -> io::Result<File> {
-        OpenOptions::new().write(true).create_new(true).open(path)
+    fn create(&self, path: &Path, mode: u32) -> io::Result<File> {
+        OpenOptions::new().read(true).write(true).create_new(true).mode(mode).open(path)
     }
 
     fn write_all_at(&self, file: &File, data: &[u8], at: u64) -> io::Result<()> {
         file.write_all_at(data, at)
+    }
+
+    fn set_len(&self, file: &File, len: u64) -> io::Result<()> {
+        file.set_len(len)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -74,7 +79,7 @@ impl Files for SystemFiles {
 ///
 /// # Errors
 /// Of the operations.
-pub(crate) fn create_dir_all(files: &dyn Files, path: &Path) -> io::Result<()> {
+pub fn create_dir_all(files: &dyn Files, path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());
     }

@@ -6,7 +6,10 @@
 //! sector of an unsynced write is there or not, whatever became of the others, a file is as long as any of its
 //! writes made it, and each name stands for any of the things since the last sync, whatever became of the other
 //! names. One thing is promised, because every journal keeps it: a rename does not lose the file, so when the old
-//! name is gone, the new one is there.
+//! name is gone, the new one is there. Of a change of a file's length there is all or nothing.
+
+// For tests alone, of several crates; so it is compiled like other code, and may panic like a test.
+#![allow(clippy::unwrap_used, clippy::panic)]
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -19,18 +22,20 @@ use super::{Files, SystemFiles};
 
 const SECTOR: usize = 512;
 
-/// A directory for a test that makes thousands of them: in memory, where there is such a place.
-pub(crate) fn scratch() -> tempfile::TempDir {
-    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+/// Where a test that makes thousands of directories should make them: in memory, where there is such a place.
+pub fn scratch_parent() -> PathBuf {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { memory.to_owned() } else { std::env::temp_dir() }
 }
 
 /// A file, whatever its names. Unlike an inode number it is never used again.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(crate) struct FileNo(usize);
+pub struct FileNo(usize);
 
 /// One thing that was done, with paths from the recorder's root on.
 #[derive(Clone, PartialEq, Debug)]
-pub(crate) enum Op<C> {
+#[allow(missing_docs)]
+pub enum Op<C> {
     CreateDir(PathBuf),
     Create(PathBuf, FileNo),
     Write {
@@ -38,6 +43,7 @@ pub(crate) enum Op<C> {
         at: usize,
         data: Vec<u8>,
     },
+    SetLen(FileNo, usize),
     Rename(PathBuf, PathBuf),
     Remove(PathBuf),
     SyncFile(FileNo),
@@ -49,7 +55,8 @@ pub(crate) enum Op<C> {
 
 /// A sync that is left out, to see that a check finds out.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Forgotten {
+#[allow(missing_docs)]
+pub enum Forgotten {
     Nothing,
     FileSyncs,
     DirSyncs,
@@ -58,7 +65,7 @@ pub(crate) enum Forgotten {
 
 /// Does and remembers. Syncs are remembered only: the machine of the test stays up.
 #[derive(Debug)]
-pub(crate) struct Recorder<C> {
+pub struct Recorder<C> {
     root: PathBuf,
     forgotten: Forgotten,
     log: Mutex<Log<C>>,
@@ -116,9 +123,9 @@ impl<C: Clone + std::fmt::Debug + Send> Files for Recorder<C> {
         Ok(())
     }
 
-    fn create(&self, path: &Path) -> io::Result<File> {
+    fn create(&self, path: &Path, mode: u32) -> io::Result<File> {
         let mut log = self.log();
-        let file = SystemFiles.create(path)?;
+        let file = SystemFiles.create(path, mode)?;
         let no = FileNo(log.files);
         log.files += 1;
         log.open.insert(file.metadata()?.ino(), no);
@@ -130,6 +137,14 @@ impl<C: Clone + std::fmt::Debug + Send> Files for Recorder<C> {
         let mut log = self.log();
         file.write_all_at(data, at)?;
         let op = Op::Write { file: self.file_no(&log, file)?, at: at as usize, data: data.to_owned() };
+        log.ops.push(op);
+        Ok(())
+    }
+
+    fn set_len(&self, file: &File, len: u64) -> io::Result<()> {
+        let mut log = self.log();
+        file.set_len(len)?;
+        let op = Op::SetLen(self.file_no(&log, file)?, len as usize);
         log.ops.push(op);
         Ok(())
     }
@@ -169,19 +184,23 @@ impl<C: Clone + std::fmt::Debug + Send> Files for Recorder<C> {
 
 /// Does, and syncs nothing: for what is opened only to be looked at.
 #[derive(Debug)]
-pub(crate) struct Unsynced;
+pub struct Unsynced;
 
 impl Files for Unsynced {
     fn create_dir(&self, path: &Path) -> io::Result<()> {
         SystemFiles.create_dir(path)
     }
 
-    fn create(&self, path: &Path) -> io::Result<File> {
-        SystemFiles.create(path)
+    fn create(&self, path: &Path, mode: u32) -> io::Result<File> {
+        SystemFiles.create(path, mode)
     }
 
     fn write_all_at(&self, file: &File, data: &[u8], at: u64) -> io::Result<()> {
         SystemFiles.write_all_at(file, data, at)
+    }
+
+    fn set_len(&self, file: &File, len: u64) -> io::Result<()> {
+        SystemFiles.set_len(file, len)
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -235,12 +254,18 @@ impl Default for Name {
 #[derive(Clone, Default, Debug)]
 struct Bytes {
     synced: Vec<u8>,
-    since: Vec<(usize, Vec<u8>)>,
+    since: Vec<Change>,
+}
+
+#[derive(Clone, Debug)]
+enum Change {
+    Write(usize, Vec<u8>),
+    SetLen(usize),
 }
 
 /// The power goes after some operations: what is on the disk for sure, and what may be.
 #[derive(Clone, Default, Debug)]
-pub(crate) struct Cut {
+pub struct Cut {
     names: BTreeMap<PathBuf, Name>,
     files: BTreeMap<FileNo, Bytes>,
 }
@@ -255,7 +280,10 @@ impl Cut {
                 self.mean(path, Node::File(*file), None);
             }
             Op::Write { file, at, data } => {
-                self.files.entry(*file).or_default().since.push((*at, data.clone()));
+                self.files.entry(*file).or_default().since.push(Change::Write(*at, data.clone()));
+            }
+            Op::SetLen(file, len) => {
+                self.files.entry(*file).or_default().since.push(Change::SetLen(*len));
             }
             Op::Rename(from, to) => {
                 let node = self.now(from);
@@ -337,29 +365,40 @@ impl Name {
 
 impl Bytes {
     fn sync(&mut self) {
-        for (at, data) in std::mem::take(&mut self.since) {
-            put(&mut self.synced, at, &data);
+        for change in std::mem::take(&mut self.since) {
+            match change {
+                Change::Write(at, data) => put(&mut self.synced, at, &data),
+                Change::SetLen(len) => self.synced.resize(len, 0),
+            }
         }
     }
 
     fn leave(&self, dice: &mut Dice) -> Vec<u8> {
         let mut bytes = self.synced.clone();
         let bias = dice.bias();
-        for (at, data) in &self.since {
-            let mut from = 0;
-            while from < data.len() {
-                let to = data.len().min(from + SECTOR - (at + from) % SECTOR);
-                if dice.hits(bias) {
-                    put(&mut bytes, at + from, &data[from..to]);
-                }
-                from = to;
-            }
-            // The length is kept apart from the bytes, and may be there before them.
-            if dice.hits(bias) && bytes.len() < at + data.len() {
-                bytes.resize(at + data.len(), 0);
+        for change in &self.since {
+            match change {
+                Change::Write(at, data) => tear(&mut bytes, *at, data, bias, dice),
+                Change::SetLen(len) if dice.hits(bias) => bytes.resize(*len, 0),
+                Change::SetLen(_) => {}
             }
         }
         bytes
+    }
+}
+
+fn tear(bytes: &mut Vec<u8>, at: usize, data: &[u8], bias: u64, dice: &mut Dice) {
+    let mut from = 0;
+    while from < data.len() {
+        let to = data.len().min(from + SECTOR - (at + from) % SECTOR);
+        if dice.hits(bias) {
+            put(bytes, at + from, &data[from..to]);
+        }
+        from = to;
+    }
+    // The length is kept apart from the bytes, and may be there before them.
+    if dice.hits(bias) && bytes.len() < at + data.len() {
+        bytes.resize(at + data.len(), 0);
     }
 }
 

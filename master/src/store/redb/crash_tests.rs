@@ -1,0 +1,172 @@
+//! What a power cut leaves of the master's data directory, after every operation of its first start, of commits of
+//! every size, and of a restart: it opens, holds each batch whose commit returned, and the one that was under way
+//! whole or not at all.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use dfs_files::crash::{Cut, Forgotten, Op, Recorder, Unsynced, scratch_parent};
+use dfs_proto::ids::{ChunkId, ClusterId, InodeNo};
+use dfs_proto::pb;
+
+use super::*;
+use crate::core::row::ExtentRow;
+use crate::core::{RowKey, Spared};
+use crate::store::codec::tests::samples;
+
+/// What may be left after each operation is tried this many times.
+const SEEDS: u64 = 2;
+
+type State = BTreeMap<RowKey, Row>;
+
+#[derive(Clone, Debug)]
+enum Claim {
+    /// The identity is stored.
+    Named,
+    /// One more commit returned.
+    Committed,
+}
+
+pub(super) fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in(scratch_parent()).unwrap()
+}
+
+pub(super) fn identity(byte: u8) -> Identity {
+    let spared = Some(Spared { below: ChunkId(9), until_ms: 10 });
+    let created = pb::Time { sec: 5, nsec: 6 };
+    Identity { cluster: ClusterId([byte; 16]), secret: [byte; 32], created, spared }
+}
+
+pub(super) fn extent(n: u64) -> Row {
+    let row = ExtentRow { file_offset: n * 10, length: 10, chunk: ChunkId(n + 1), chunk_offset: 0 };
+    Row::Extent(InodeNo(n % 7 + 1), row)
+}
+
+/// A row that is as large as one can be, so that a few make the file grow.
+fn large(n: u64) -> Row {
+    let name = n.to_string().into_bytes().into();
+    Row::Xattr { inode: InodeNo(n), name, value: Bytes::from(vec![n as u8; 60_000]) }
+}
+
+pub(super) fn puts(rows: impl IntoIterator<Item = Row>) -> Vec<RowChange> {
+    rows.into_iter().map(RowChange::Put).collect()
+}
+
+pub(super) fn deletes(rows: impl IntoIterator<Item = Row>) -> Vec<RowChange> {
+    rows.into_iter().map(|row| RowChange::Delete(codec::key_of(&row))).collect()
+}
+
+/// The batches in their order: small ones, one that makes the file grow, one that makes room, and small ones that
+/// reuse it. The store is closed and opened again in between.
+fn batches() -> [Vec<Vec<RowChange>>; 2] {
+    let small = |from: u64| (from..from + 6).map(|n| [puts([extent(n)]), deletes([extent(n - 1)])].concat());
+    let mut first = vec![puts(samples()), puts((100..140).map(extent))];
+    first.extend(small(200));
+    first.extend([puts((0..30).map(large)), deletes((0..29).map(large))]);
+    first.extend(small(300));
+    let mut second: Vec<_> = small(400).collect();
+    second.push(deletes(samples().into_iter().skip(2)));
+    [first, second]
+}
+
+fn work(recorder: &Arc<Recorder<Claim>>, root: &Path) {
+    for batches in batches() {
+        let dir = DataDir::open_through(&root.join("data/master"), recorder.clone()).unwrap();
+        let mut store = RedbStore::open(dir).unwrap();
+        assert_eq!(store.identity(identity(1)).unwrap(), identity(1));
+        recorder.say(Claim::Named);
+        for batch in batches {
+            store.commit(&batch).unwrap();
+            recorder.say(Claim::Committed);
+        }
+    }
+}
+
+/// What is stored after none, one, two... of the batches.
+fn states() -> Vec<State> {
+    let mut states = vec![State::new()];
+    for batch in batches().concat() {
+        let mut state = states.last().unwrap().clone();
+        for change in batch {
+            match change {
+                RowChange::Put(row) => drop(state.insert(codec::key_of(&row), row)),
+                RowChange::Delete(key) => drop(state.remove(&key)),
+            }
+        }
+        states.push(state);
+    }
+    states
+}
+
+/// Opens what a cut left, and says what is wrong with it. `may_be`: what was stored, and what was about to be.
+fn check(root: &Path, named: bool, may_be: &[State]) -> Result<(), String> {
+    let open = || {
+        let dir = DataDir::open_through(&root.join("data/master"), Arc::new(Unsynced));
+        RedbStore::open(dir.map_err(|e| e.to_string())?).map_err(|e| e.to_string())
+    };
+    let mut store = open()?;
+    let found = store.identity(identity(2)).map_err(|e| e.to_string())?;
+    if found != identity(1) && (named || found != identity(2)) {
+        return Err(format!("it is {found:?}"));
+    }
+    let load = |store: &mut RedbStore| {
+        let mut state = State::new();
+        let each = &mut |row| match state.insert(codec::key_of(&row), row) {
+            None => Ok(()),
+            Some(twice) => Err(StoreError::Rows(format!("{twice:?} is there twice"))),
+        };
+        store.load(each).map_err(|e| e.to_string())?;
+        Ok::<_, String>(state)
+    };
+    let mut state = load(&mut store)?;
+    if !may_be.contains(&state) {
+        return Err(format!("{} rows are neither what was stored nor what was about to be", state.len()));
+    }
+    // It goes on from there.
+    store.commit(&puts([extent(1)])).map_err(|e| e.to_string())?;
+    drop(store);
+    state.insert(codec::key_of(&extent(1)), extent(1));
+    if load(&mut open()?)? == state { Ok(()) } else { Err("it does not go on".to_owned()) }
+}
+
+/// Cuts the power after each operation. The first thing that is wrong is the error.
+fn cut_everywhere(forgotten: Forgotten) -> Result<usize, String> {
+    let live = scratch();
+    let recorder = Arc::new(Recorder::new(live.path(), forgotten));
+    work(&recorder, live.path());
+    let (states, mut cut, mut named, mut committed, mut images) = (states(), Cut::default(), false, 0, 0);
+    for (n, op) in recorder.ops().iter().enumerate() {
+        cut.then(op);
+        match op {
+            Op::Said(Claim::Named) => named = true,
+            Op::Said(Claim::Committed) => committed += 1,
+            _ => {}
+        }
+        for seed in 0..SEEDS {
+            let image = scratch();
+            cut.leave(1000 * n as u64 + seed, image.path());
+            let may_be = &states[committed..states.len().min(committed + 2)];
+            check(image.path(), named, may_be)
+                .map_err(|wrong| format!("cut after operation {n}, seed {seed}: {wrong}"))?;
+            images += 1;
+        }
+    }
+    assert_eq!(committed + 1, states.len());
+    Ok(images)
+}
+
+#[test]
+fn a_power_cut_after_any_operation_leaves_every_batch_that_was_committed() {
+    let images = cut_everywhere(Forgotten::Nothing).unwrap();
+    assert!(images > 500, "{images}");
+}
+
+#[test]
+fn a_forgotten_sync_of_any_kind_is_found() {
+    for forgotten in [Forgotten::FileSyncs, Forgotten::DirSyncs] {
+        let wrong = cut_everywhere(forgotten).expect_err("nothing was found");
+        assert!(wrong.contains("cut after"), "{forgotten:?}: {wrong}");
+    }
+}

@@ -1,0 +1,74 @@
+//! The seal: beside the store, how many commits of it returned. It is written after each commit and not synced, so it
+//! may be behind; it is never ahead. So a store with fewer commits has lost some: an older copy of the file was put
+//! back, its head was damaged and names an older state, or what the newest commit wrote does not read back, which redb
+//! takes for a commit that a power cut broke off.
+//!
+//! ```text
+//! store:8 commits:8 crc:4        as in the tally; the crc: CRC-32C of the 16 bytes before it
+//! ```
+//!
+//! A seal that cannot be read, is missing, or is of another store says nothing.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use dfs_files::Files;
+
+use super::tally::Tally;
+
+/// In the data directory.
+pub const FILE_NAME: &str = "SEAL";
+const LEN: usize = 20;
+const PRIVATE_FILE: u32 = 0o600;
+
+#[derive(Debug)]
+pub(super) struct Seal {
+    files: Arc<dyn Files>,
+    file: File,
+    path: PathBuf,
+}
+
+impl Seal {
+    /// Opens it, and makes it when there is none.
+    pub fn open(files: Arc<dyn Files>, dir: &Path) -> io::Result<Seal> {
+        let path = dir.join(FILE_NAME);
+        let file = match OpenOptions::new().read(true).write(true).open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => files.create(&path, PRIVATE_FILE),
+            opened => opened,
+        };
+        Ok(Seal { files, file: file?, path })
+    }
+
+    /// How many commits of this store returned, as far as it knows.
+    pub fn commits(&self, store: u64) -> u64 {
+        let read = std::fs::read(&self.path).ok();
+        read.and_then(|bytes| decode(&bytes)).filter(|(of, _)| *of == store).map_or(0, |(_, commits)| commits)
+    }
+
+    /// The commit returned.
+    pub fn note(&self, tally: &Tally) {
+        let mut bytes = [tally.store.to_le_bytes(), tally.commits.to_le_bytes()].concat();
+        bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
+        // What is committed is committed; a seal that is behind is only less of a help.
+        if let Err(error) = self.files.write_all_at(&self.file, &bytes, 0) {
+            tracing::warn!("{} cannot be written: {error}", self.path.display());
+        }
+    }
+
+    /// To stable storage, when the store is closed.
+    pub fn sync(&self) {
+        if let Err(error) = self.files.sync_file(&self.file) {
+            tracing::warn!("{} cannot be synced: {error}", self.path.display());
+        }
+    }
+}
+
+fn decode(bytes: &[u8]) -> Option<(u64, u64)> {
+    let (body, crc) = bytes.first_chunk::<LEN>()?.split_last_chunk::<4>()?;
+    let (store, commits) = body.split_first_chunk::<8>()?;
+    let commits = commits.first_chunk::<8>()?;
+    (crc32c::crc32c(body) == u32::from_le_bytes(*crc))
+        .then_some((u64::from_le_bytes(*store), u64::from_le_bytes(*commits)))
+}

@@ -24,6 +24,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::fs::{AtFlags, StatxFlags};
+
 use self::mountinfo::MountEntry;
 
 /// The longest that looking at the mount point may take. A live file system answers at once.
@@ -220,7 +222,7 @@ fn find(path: &Path) -> io::Result<(PathBuf, Found)> {
     if entry.as_ref().is_some_and(|e| e.fs_type == "autofs") {
         return Ok((real, Found::Directory { empty: true }));
     }
-    let found = match (fs::metadata(&real), entry) {
+    let found = match (look_at(&real, entry.is_some()), entry) {
         (Ok(_), Some(entry)) => Found::Mounted(entry),
         (Err(error), Some(entry)) if is_dead(&error) => Found::Dead(entry),
         // Another user's FUSE mount hides even its attributes; it is alive all the same.
@@ -240,6 +242,15 @@ fn find(path: &Path) -> io::Result<(PathBuf, Found)> {
         (Err(error), _) => return Err(error),
     };
     Ok((real, found))
+}
+
+/// The attributes of what is there. Those of a mount that is dead may be in the kernel's cache for half a minute, so whoever
+/// serves it is asked.
+fn look_at(path: &Path, is_mounted: bool) -> io::Result<fs::Metadata> {
+    if is_mounted {
+        rustix::fs::statx(rustix::fs::CWD, path, AtFlags::STATX_FORCE_SYNC, StatxFlags::TYPE)?;
+    }
+    fs::metadata(path)
 }
 
 /// How a FUSE mount answers whose process is gone.

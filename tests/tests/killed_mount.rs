@@ -54,3 +54,22 @@ fn a_mount_killed_at_any_moment_ends_and_can_be_mounted_again_at_once() {
     a.unmount();
     wait_until(secs(5), "no guard is left", || cluster.scratch.guards().is_empty());
 }
+
+/// The kernel goes on giving out what it has cached of a root whose process is gone.
+#[test]
+fn a_killed_mount_whose_root_is_cached_can_be_mounted_again_at_once() {
+    let mut cluster = Cluster::builder().keepers(1).copies(1).min_copies(1).start();
+    let mut mount = cluster.mount();
+    fs::create_dir(mount.path("below")).unwrap();
+    fs::metadata(mount.dir()).unwrap();
+    mount.process.signal(Signal::KILL);
+    mount.process.wait_exit(secs(10));
+    assert!(fs::metadata(mount.dir()).is_ok(), "it is not cached, and this test shows nothing");
+    mount.process.restart();
+    wait_until(secs(10), "it is mounted again", || {
+        assert!(mount.process.is_running(), "refused: {}", mount.process.log_since_start());
+        mount.process.log_since_start().contains("taken away") && is_usable(mount.dir())
+    });
+    assert!(mount.path("below").is_dir());
+    mount.unmount();
+}

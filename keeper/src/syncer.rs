@@ -9,6 +9,7 @@ use dfs_proto::pb;
 use dfs_proto::pb::keeper_up::Msg;
 
 use crate::node::Node;
+use crate::store::error::StoreError;
 
 /// Chunks that may wait to be synced; each takes 8 bytes.
 const CAPACITY: usize = 1 << 20;
@@ -72,20 +73,20 @@ impl SyncQueue {
         self.wake.notify_one();
     }
 
-    /// The next batch. `None` when closed; then [`SyncQueue::rest`] has what was left.
-    fn next(&self) -> Option<Vec<ChunkId>> {
+    /// The next batch, and whether the master asked for it. `None` when closed; then [`SyncQueue::rest`] has what was left.
+    fn next(&self) -> Option<(Vec<ChunkId>, bool)> {
         let mut state = self.lock();
         loop {
             if state.closed {
                 return None;
             }
             if !state.asked.is_empty() {
-                return Some(std::mem::take(&mut state.asked));
+                return Some((std::mem::take(&mut state.asked), true));
             }
             state = match state.since.map(|since| self.after.saturating_sub(since.elapsed())) {
                 Some(left) if left.is_zero() => {
                     state.since = None;
-                    return Some(std::mem::take(&mut state.waiting));
+                    return Some((std::mem::take(&mut state.waiting), false));
                 }
                 Some(left) => self.wake.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0,
                 None => self.wake.wait(state).unwrap_or_else(PoisonError::into_inner),
@@ -107,16 +108,22 @@ impl SyncQueue {
 
 /// The thread: until the queue is closed, and then once more for the rest.
 pub(crate) fn run(node: &Node) {
-    while let Some(batch) = node.syncs.next() {
-        sync(node, &batch, NOTICE_PATIENCE);
+    while let Some((batch, asked)) = node.syncs.next() {
+        sync(node, &batch, asked, NOTICE_PATIENCE);
     }
-    sync(node, &node.syncs.rest(), Duration::ZERO);
+    sync(node, &node.syncs.rest(), false, Duration::ZERO);
 }
 
-fn sync(node: &Node, batch: &[ChunkId], patience: Duration) {
+/// One that is not here any more was deleted, or whoever found it bad has said so: only the master's question is answered
+/// once more. What could not be synced because the disk is read-only is tried again.
+fn sync(node: &Node, batch: &[ChunkId], asked: bool, patience: Duration) {
     let report = node.store.sync(batch);
     for (chunk, error) in &report.failed {
-        node.report_bad(*chunk, error);
+        match error {
+            StoreError::ReadOnly(_) => node.syncs.add(*chunk),
+            StoreError::NotFound(_) if !asked => {}
+            _ => node.report_bad(*chunk, error),
+        }
     }
     for page in report.synced.chunks(PAGE) {
         let notice = Msg::Synced(pb::Synced { chunks: page.iter().map(|c| c.0).collect() });
@@ -188,8 +195,8 @@ mod tests {
         queue.add(ChunkId(1));
         queue.add(ChunkId(2));
         queue.ask([ChunkId(7)]);
-        assert_eq!(queue.next(), Some(vec![ChunkId(7)]));
-        assert_eq!(queue.next(), Some(vec![ChunkId(1), ChunkId(2)]));
+        assert_eq!(queue.next(), Some((vec![ChunkId(7)], true)));
+        assert_eq!(queue.next(), Some((vec![ChunkId(1), ChunkId(2)], false)));
         assert!(begin.elapsed() >= Duration::from_millis(30));
         queue.add(ChunkId(3));
         queue.close();

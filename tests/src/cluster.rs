@@ -3,6 +3,7 @@
 //! The master listens on a port that the kernel chose at its first start, and keeps it over restarts. Keepers and
 //! mounts are dropped with the cluster, and the scratch directory goes last.
 
+use std::ffi::OsString;
 use std::fs;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
@@ -11,10 +12,11 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use crate::faulty::{Disk, Faulty};
 use crate::mount::Mount;
 use crate::netns::Network;
 use crate::process::Process;
-use crate::run::{Ran, run};
+use crate::run::{Ran, run, run_ok};
 use crate::scratch::Scratch;
 use crate::wait::{secs, wait_for, wait_until};
 
@@ -31,6 +33,8 @@ pub struct Builder {
     master_flags: Vec<String>,
     log: String,
     network: bool,
+    faulty: Faulty,
+    master_disk: Option<String>,
 }
 
 impl Builder {
@@ -95,9 +99,32 @@ impl Builder {
         self
     }
 
+    /// The clock of the process of this name (`master`, `keeper-0`, `mount-0`) is so many seconds ahead.
+    pub fn clock(mut self, name: &str, ahead_s: i64) -> Builder {
+        self.faulty.clock(name, ahead_s);
+        self
+    }
+
+    /// The disk of the process of this name can be made to fail ([`Cluster::disk`]).
+    pub fn faulty_disk(mut self, name: &str) -> Builder {
+        self.faulty.disk(name);
+        self
+    }
+
+    /// The master's data directory is a file system of its own in memory, with such options: `size=32m`. For root alone.
+    pub fn master_disk(mut self, options: &str) -> Builder {
+        self.master_disk = Some(options.to_owned());
+        self
+    }
+
     /// Starts master and keepers, and waits until all keepers are live.
     pub fn start(self) -> Cluster {
         let scratch = Scratch::new();
+        if let Some(options) = &self.master_disk {
+            let data = scratch.path("master");
+            fs::create_dir(&data).unwrap();
+            run_ok(&["mount", "-t", "tmpfs", "-o", options, "none", data.to_str().unwrap()]);
+        }
         let mut network = self.network.then(|| Network::new(&scratch));
         let host = network.as_mut().map_or("127.0.0.1".to_owned(), |network| network.add("master"));
         let recipe = master_recipe(&scratch, &self, on(network.as_ref(), "master"), &format!("{host}:0"));
@@ -138,7 +165,9 @@ fn master_recipe(
         ("--log", settings.log.clone()),
     ];
     let flags = flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
-    recipe(scratch, on, "dfs-master", flags.chain(settings.master_flags.iter().cloned()).collect())
+    let environment = settings.faulty.environment(scratch, "master");
+    let args = flags.chain(settings.master_flags.iter().cloned()).collect();
+    recipe(scratch, environment, on, "dfs-master", args)
 }
 
 /// What runs a command on a host of the network, if there is one.
@@ -146,16 +175,18 @@ fn on(network: Option<&Network>, host: &str) -> Vec<String> {
     network.map(|network| network.on(host)).unwrap_or_default()
 }
 
-/// How to start one of our binaries, as often as wanted; `on` runs it.
+/// How to start one of our binaries, as often as wanted; `on` runs it, `more` is in its environment too.
 fn recipe(
     scratch: &Scratch,
+    more: Vec<(OsString, Option<OsString>)>,
     on: Vec<String>,
     binary: &str,
     args: Vec<String>,
 ) -> impl Fn() -> Command + Send + 'static {
     let program = crate::process::binary(binary).display().to_string();
     let words: Vec<String> = on.into_iter().chain([program]).chain(args).collect();
-    let environment = scratch.environment();
+    let mut environment = scratch.environment();
+    environment.extend(more);
     move || {
         let mut command = Command::new(&words[0]);
         for (name, value) in &environment {
@@ -196,6 +227,8 @@ impl Cluster {
             master_flags: Vec::new(),
             log: "info".into(),
             network: false,
+            faulty: Faulty::default(),
+            master_disk: None,
         }
     }
 
@@ -242,7 +275,9 @@ impl Cluster {
         let usual = ["--data", &data, "--master", &self.address, "--log", &self.settings.log];
         let more = self.settings.keeper_flags.iter().map(String::as_str);
         let args = usual.into_iter().chain(more).chain(flags.iter().copied()).map(str::to_owned).collect();
-        recipe(&self.scratch, on(self.network.as_ref(), &format!("keeper-{index}")), "dfs-keeper", args)
+        let name = format!("keeper-{index}");
+        let environment = self.settings.faulty.environment(&self.scratch, &name);
+        recipe(&self.scratch, environment, on(self.network.as_ref(), &name), "dfs-keeper", args)
     }
 
     fn launch_keeper(&mut self, flags: &[&str]) {
@@ -300,6 +335,11 @@ impl Cluster {
         self.scratch.path(&format!("keeper-{index}"))
     }
 
+    /// The disk of a process that was to have one that fails ([`Builder::faulty_disk`]).
+    pub fn disk(&self, name: &str) -> Disk {
+        Disk::of(&self.scratch, name)
+    }
+
     /// Its row of `dfs keepers --json`.
     pub fn keeper_row(&self, index: usize) -> Value {
         let data = self.keeper_data(index);
@@ -341,7 +381,8 @@ impl Cluster {
         let point = dir.display().to_string();
         args.push(&point);
         let args = args.iter().map(|s| (*s).to_owned()).collect();
-        let recipe = recipe(&self.scratch, on(self.network.as_ref(), &name), "dfs-mount", args);
+        let environment = self.settings.faulty.environment(&self.scratch, &name);
+        let recipe = recipe(&self.scratch, environment, on(self.network.as_ref(), &name), "dfs-mount", args);
         Mount::new(Process::start(&self.scratch, &name, recipe), dir)
     }
 
@@ -350,7 +391,7 @@ impl Cluster {
     /// `dfs --master ADDRESS`, on the master's host where there is a network.
     fn command_line(&self, address: &str) -> Command {
         let words = ["--master", address].map(str::to_owned).to_vec();
-        recipe(&self.scratch, on(self.network.as_ref(), "master"), "dfs", words)()
+        recipe(&self.scratch, Vec::new(), on(self.network.as_ref(), "master"), "dfs", words)()
     }
 
     /// Runs `dfs --master ADDRESS ARGS...`.

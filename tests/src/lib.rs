@@ -8,6 +8,7 @@
 //! - [`run`]: a command with a deadline, and the form of a one-line error.
 //! - [`trace`]: the upload's seven steps, read back from the logs of several processes.
 //! - [`faults`]: random faults, programs that work meanwhile, and a checker of all that they wrote and saw.
+//! - [`faulty`]: a process whose disk fails, or whose clock is another.
 //! - [`film`]: real mp4 files, and playing them without a screen.
 //! - [`random`]: seeded random numbers and bytes.
 //! - [`wait`]: the one way to wait for something.
@@ -17,6 +18,7 @@
 
 pub mod cluster;
 pub mod faults;
+pub mod faulty;
 pub mod film;
 pub mod mount;
 pub mod netns;

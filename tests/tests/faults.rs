@@ -4,7 +4,12 @@
 //! Covers: SIGKILL of keepers, master and mounts, and their restart; SIGSTOP and SIGCONT; links cut one way, slow, and
 //! connections reset; a keeper's disk that is full; chunk files that are damaged, cut short, removed.
 //! DFS_TEST_SEED plays a run again. DFS_TEST_FAULTS=30 does 30 rounds with seeds of their own, each of a minute.
+//! DFS_TEST_KEEPER_KILLS=1000 is for the long run of quick kills alone, which is not among the usual tests.
 
+#[path = "faults/clocks.rs"]
+mod clocks;
+#[path = "faults/disks.rs"]
+mod disks;
 #[path = "faults/gaps.rs"]
 mod gaps;
 
@@ -13,13 +18,14 @@ use std::fs;
 use std::time::Instant;
 
 use dfs_tests::cluster::Builder;
-use dfs_tests::faults::plan::{Fault, Recipe, Target, plan};
+use dfs_tests::faults::plan::{Fault, Recipe, Target, kills, plan};
 use dfs_tests::faults::round;
 use dfs_tests::wait::secs;
 use dfs_tests::{Cluster, Mount, Rng, require_root, run_ok};
 
 const KEEPERS: usize = 4;
 const MOUNTS: usize = 2;
+const HOUR_S: i64 = 3_600;
 
 fn builder() -> Builder {
     require_root();
@@ -50,7 +56,40 @@ fn processes_are_killed_and_stopped_and_nothing_is_lost_or_wrong() {
     let others = [Target::Master, Target::Mount(0), Target::Mount(1)];
     let faults: Vec<Fault> =
         keepers.chain(others).flat_map(|target| [Fault::Kill(target), Fault::Stop(target)]).collect();
-    rounds(builder().start(), &faults, 1);
+    // Their clocks are an hour apart, which must make no difference.
+    let apart = builder().clock("keeper-1", HOUR_S).clock("keeper-2", -HOUR_S).clock("mount-1", HOUR_S);
+    rounds(apart.start(), &faults, 1);
+}
+
+/// The form that gets to large numbers: no faults but kills, one every second or so, in rounds of two and a half minutes, until
+/// DFS_TEST_KEEPER_KILLS (1000) keepers and a tenth as many masters have been killed.
+#[test]
+#[ignore = "takes half an hour"]
+fn a_thousand_keepers_and_a_hundred_masters_are_killed_and_nothing_is_lost_or_wrong() {
+    let wanted: u64 =
+        std::env::var("DFS_TEST_KEEPER_KILLS").ok().and_then(|count| count.parse().ok()).unwrap_or(1_000);
+    let mut cluster = builder().start();
+    let mut mounts: Vec<Mount> = (0..MOUNTS).map(|_| cluster.mount()).collect();
+    let mut rng = Rng::seeded(4);
+    let begun = Instant::now();
+    let mut counts: BTreeMap<String, u64> = BTreeMap::new();
+    let mut operations: BTreeMap<(String, bool), u64> = BTreeMap::new();
+    for number in 0.. {
+        let count = |what: &str| counts.get(what).copied().unwrap_or(0);
+        let left = wanted
+            .saturating_sub(count("kill keeper"))
+            .max((wanted / 10).saturating_sub(count("kill master")) * 10);
+        if left == 0 {
+            break;
+        }
+        let seed = rng.bits();
+        let events = kills(KEEPERS, MOUNTS, secs(150).min(secs(20 + left * 3 / 2)), &mut Rng::new(seed));
+        let report = round::run(&mut cluster, &mut mounts, number, seed, &events);
+        report.faults.into_iter().for_each(|(what, count)| *counts.entry(what).or_default() += count);
+        report.operations.into_iter().for_each(|(what, count)| *operations.entry(what).or_default() += count);
+        println!("after {} rounds and {} s: {counts:?}", number + 1, begun.elapsed().as_secs());
+    }
+    println!("in all: {counts:?}\n{operations:?}");
 }
 
 #[test]

@@ -24,6 +24,7 @@ mod quarantine;
 mod stock;
 mod sync;
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -64,6 +65,8 @@ pub(crate) struct ChunkStore {
     index: Mutex<Index>,
     pub(crate) disk: Disk,
     dir_syncs: DirSyncs,
+    /// Could not be synced when the disk was read-only.
+    unsure: Mutex<BTreeSet<ChunkId>>,
     quarantine: Quarantine,
     doomed: Doomed,
     arrivals: Arrivals,
@@ -114,6 +117,7 @@ impl ChunkStore {
             index: Mutex::default(),
             disk,
             dir_syncs: DirSyncs::new(),
+            unsure: Mutex::default(),
             quarantine,
             doomed: Doomed::default(),
             arrivals: Arrivals::default(),
@@ -335,6 +339,8 @@ impl ChunkStore {
         match self.dir.files().remove(&chunk_path(self.dir.path(), chunk)) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 self.doomed.spare(chunk);
+                // So that the master hears of it again, and orders it again.
+                self.arrived(chunk);
                 Err(StoreError::of_write(chunk, "delete it", source))
             }
             _ => {
@@ -395,6 +401,7 @@ impl ChunkStore {
 
     fn forget(&self, index: &mut Index, chunk: ChunkId) -> bool {
         let was_here = index.remove(chunk).is_some();
+        self.unsure().remove(&chunk);
         self.publish(index);
         was_here
     }

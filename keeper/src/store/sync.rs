@@ -5,13 +5,14 @@
 //! them. A large batch is one syncfs(2): the file system's journal is then written once.
 //!
 //! A failed fsync(2) may have dropped the pages that it could not write, and a second one would not
-//! say so again; so such a chunk counts as bad.
+//! say so again; so such a chunk counts as bad. Where the disk has become read-only it does not: it can still be read,
+//! and may be the only one. It is tried again, and counts as synced when its bytes have been read back from the disk.
 
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use dfs_proto::ids::ChunkId;
 
@@ -80,12 +81,27 @@ impl ChunkStore {
         if to_do.len() < WHOLE_FILE_SYSTEM_FROM || self.sync_file_system().is_err() {
             to_do = self.sync_files(to_do, &mut report);
         }
-        let mut index = self.index();
         for chunk in to_do {
-            index.mark_synced(chunk);
-            report.synced.push(chunk);
+            if !self.unsure().contains(&chunk) {
+                report.synced.push(chunk);
+                continue;
+            }
+            match self.scrub(chunk, |_| {}) {
+                Ok(()) => {
+                    self.unsure().remove(&chunk);
+                    report.synced.push(chunk);
+                }
+                Err(error) => report.failed.push((chunk, error)),
+            }
         }
+        let mut index = self.index();
+        report.synced.iter().for_each(|&chunk| index.mark_synced(chunk));
         report
+    }
+
+    /// Chunks that could not be synced when the disk was read-only.
+    pub(super) fn unsure(&self) -> MutexGuard<'_, BTreeSet<ChunkId>> {
+        self.unsure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Everything on the file system of the data directory.
@@ -119,6 +135,10 @@ impl ChunkStore {
     }
 
     fn sync_failed(&self, chunk: ChunkId, error: &io::Error) -> StoreError {
+        if error.kind() == io::ErrorKind::ReadOnlyFilesystem {
+            self.unsure().insert(chunk);
+            return StoreError::ReadOnly(chunk);
+        }
         self.quarantine(chunk, None, &format!("it could not be synced: {error}"))
     }
 }

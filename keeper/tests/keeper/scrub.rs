@@ -38,8 +38,6 @@ fn bad(master: &Master) -> Vec<(u64, bool)> {
     };
     let mut found: Vec<_> = master.heard(1).iter().filter_map(of).collect();
     found.sort_unstable();
-    // Who was to sync it says so too, if the scrub was first.
-    found.dedup();
     found
 }
 

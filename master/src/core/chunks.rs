@@ -252,6 +252,7 @@ impl State {
         if let Some(keeper_state) = self.keepers.get_mut(&keeper) {
             keeper_state.inventory_dropped(chunk);
             if keeper_state.connected {
+                keeper_state.deletion_ordered(chunk, out.now_ms);
                 out.delete(keeper, chunk);
             }
         }

@@ -83,11 +83,6 @@ impl State {
         let Phase::Stored { checksum } = upload.phase else { return };
         let Upload { inode, session, runs, length, mtime, holders, .. } = upload;
         let copies = self.count_live(&holders);
-        for keeper in &holders {
-            if let Some(keeper) = self.keepers.get_mut(keeper) {
-                keeper.inventory_recorded(chunk);
-            }
-        }
         // Step 5: chunk, extents and attributes, in one transaction.
         self.chunks
             .insert(chunk, Chunk { length, checksum, refs: 0, used: 0, live: copies, keepers: holders });

@@ -232,7 +232,7 @@ impl State {
         let gone: Vec<ChunkId> = self.compaction.jobs.iter().filter(held).map(|(chunk, _)| *chunk).collect();
         for chunk in gone {
             self.syncs.forget(chunk, keeper);
-            self.cancel_orders_from(chunk, keeper);
+            self.cancel_orders_with(chunk, keeper);
             let Some(job) = self.compaction.jobs.get_mut(&chunk) else { continue };
             job.holders.retain(|holder| *holder != keeper);
             if job.holders.is_empty() {

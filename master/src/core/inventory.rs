@@ -25,6 +25,8 @@ pub(super) struct Inventory {
     pub recorded: BTreeSet<ChunkId>,
     /// Copies dropped from the keeper since it began.
     pub dropped: BTreeSet<ChunkId>,
+    /// Deletions that were ordered a moment before, on a stream that has ended.
+    pub ordered_before: BTreeSet<ChunkId>,
 }
 
 impl Inventory {
@@ -63,7 +65,8 @@ impl State {
             return;
         };
         inventory.seen.insert(chunk);
-        let dropped = inventory.dropped.contains(&chunk);
+        let ordered_before = inventory.ordered_before.contains(&chunk);
+        let dropped = inventory.dropped.contains(&chunk) || ordered_before;
         let Some(row) = self.chunks.get(chunk) else {
             if !dropped && self.subject(chunk).is_some_and(|subject| subject.info == *info) {
                 // Word that it arrived was lost with the stream.
@@ -83,10 +86,16 @@ impl State {
                 self.remove_copy(chunk, id, out);
                 self.ask_to_verify(chunk, id, out);
             }
+        } else if ordered_before && !self.chunks.has_copy(chunk, id) {
+            if !self.fsck.only_looks(id) && !self.orders.destinations(chunk).contains(&id) {
+                self.delete_at(id, chunk, out);
+            }
         } else if !dropped && !self.chunks.has_copy(chunk, id) {
             self.fsck.found(pb::FsckKind::Unrecorded, id, chunk);
-            if !self.fsck.only_looks(id) {
-                self.add_copy(chunk, id, out);
+            if !self.fsck.only_looks(id) && self.add_copy(chunk, id, out) {
+                // It may have come in a moment ago.
+                self.syncs.add(chunk, id);
+                out.sync(id, chunk);
             }
         }
     }
@@ -152,7 +161,9 @@ impl State {
         if let Some(keeper) = self.keepers.get_mut(&id) {
             keeper.inventory_dropped(chunk);
         }
-        self.cancel_orders_from(chunk, id);
+        self.cancel_orders_with(chunk, id);
+        self.verify_asked.remove(&(chunk, id));
+        self.doubt_uploads_at(id, |doubted| doubted == chunk);
         if self.remove_copy(chunk, id, out) {
             let kind = if bad.quarantined { pb::FsckKind::Wrong } else { pb::FsckKind::Missing };
             self.fsck.found(kind, id, chunk);
@@ -201,7 +212,7 @@ impl State {
 
 #[cfg(test)]
 mod tests {
-    use super::super::command::Spared;
+    use super::super::command::{Effect, Spared};
     use super::super::testkit::{Kit, checksum};
     use super::*;
     use dfs_proto::ids::InodeNo;
@@ -277,6 +288,106 @@ mod tests {
         kit.inventory(KeeperId(2), vec![info]);
         assert_eq!(copies(&kit, ChunkId(placed.chunk)), [1, 2]);
         assert_eq!(kit.attr(file).size, 10);
+    }
+
+    #[test]
+    fn a_copy_that_an_inventory_tells_of_may_have_come_in_a_moment_ago() {
+        let mut kit = Kit::with_keepers(3);
+        let file = kit.create(InodeNo::ROOT, "f");
+        let chunk = kit.upload(file, 0, 10);
+        let third = KeeperId([1, 2, 3].into_iter().find(|id| !copies(&kit, chunk).contains(id)).unwrap());
+        // It was copied there, and the word of that was lost with the stream.
+        kit.reconnect(third);
+        kit.inventory(third, vec![kit.info(chunk)]);
+        assert_eq!(copies(&kit, chunk), [1, 2, 3]);
+        assert!(!kit.state.syncs.is_synced(chunk, third));
+        let sync = keeper_down::Msg::Sync(pb::SyncChunks { chunks: vec![chunk.0] });
+        assert!(kit.sent.contains(&Effect::ToKeeper(third, sync)), "it is asked to say so");
+        kit.synced(third, chunk);
+        assert!(kit.state.syncs.is_synced(chunk, third));
+    }
+
+    #[test]
+    fn a_deletion_that_may_leave_only_now_is_not_undone_by_an_inventory() {
+        let mut kit = Kit::with_keepers(4);
+        let file = kit.create(InodeNo::ROOT, "f");
+        let chunk = kit.upload(file, 0, 10);
+        kit.copy_all();
+        let has = copies(&kit, chunk);
+        has.iter().for_each(|keeper| kit.synced(KeeperId(*keeper), chunk));
+        let fourth = KeeperId([1, 2, 3, 4].into_iter().find(|id| !has.contains(id)).unwrap());
+        kit.reconnect(fourth);
+        kit.inventory(fourth, vec![kit.info(chunk)]);
+        kit.synced(fourth, chunk);
+        let trimmed = (0..30).any(|_| {
+            kit.pass_ms(1_000);
+            copies(&kit, chunk).len() == 3
+        });
+        assert!(trimmed, "one copy is too many");
+        let left = copies(&kit, chunk);
+        let trimmed = KeeperId([1, 2, 3, 4].into_iter().find(|id| !left.contains(id)).unwrap());
+        // The order waits for its batch, or was lost; the keeper comes anew and has the chunk yet.
+        kit.sent.clear();
+        kit.reconnect(trimmed);
+        kit.inventory(trimmed, vec![kit.info(chunk)]);
+        assert_eq!(copies(&kit, chunk), left);
+        assert!(kit.was_deleted(trimmed, chunk));
+    }
+
+    #[test]
+    fn a_copy_lost_before_an_inventory_is_missed_though_its_upload_ends_meanwhile() {
+        let mut kit = Kit::with_keepers(2);
+        let file = kit.create(InodeNo::ROOT, "f");
+        let first = kit.alloc(file, 0, 10);
+        let second = kit.alloc(file, 10, 10);
+        kit.store(&second);
+        kit.reconnect(KeeperId(2));
+        kit.store_on(&first, &[KeeperId(1), KeeperId(2)]);
+        kit.inventory(KeeperId(2), vec![kit.info(ChunkId(first.chunk))]);
+        assert_eq!(copies(&kit, ChunkId(first.chunk)), [1, 2]);
+        assert_eq!(copies(&kit, ChunkId(second.chunk)), [1]);
+    }
+
+    #[test]
+    fn a_copy_order_does_not_outlive_word_that_the_copy_is_bad() {
+        let mut kit = Kit::with_keepers(3);
+        let file = kit.create(InodeNo::ROOT, "f");
+        let chunk = kit.upload(file, 0, 10);
+        let (order, _, _, to) = kit.pushes()[0];
+        kit.bad_copy(to, chunk);
+        let info = Some(kit.info(chunk));
+        kit.keeper_says(to, keeper_up::Msg::Copied(pb::Copied { info, order }));
+        assert!(kit.was_verified(to, chunk), "it may have been said before");
+    }
+
+    #[test]
+    fn a_keeper_that_comes_anew_is_asked_for_what_may_not_be_synced() {
+        let mut kit = Kit::with_keepers(2);
+        let file = kit.create(InodeNo::ROOT, "f");
+        let chunk = kit.upload(file, 0, 10);
+        kit.sent.clear();
+        kit.reconnect(KeeperId(2));
+        let sync = keeper_down::Msg::Sync(pb::SyncChunks { chunks: vec![chunk.0] });
+        assert!(kit.sent.contains(&Effect::ToKeeper(KeeperId(2), sync)));
+    }
+
+    #[test]
+    fn word_of_a_copy_that_may_be_older_than_its_loss_is_verified() {
+        let mut kit = Kit::with_keepers(2);
+        let file = kit.create(InodeNo::ROOT, "f");
+        // The first keeper's word is late; the second has lost what it had, and come back without it.
+        let placed = kit.alloc(file, 0, 10);
+        kit.reconnect(KeeperId(2));
+        kit.inventory(KeeperId(2), Vec::new());
+        kit.store_on(&placed, &[KeeperId(1), KeeperId(2)]);
+        let chunk = ChunkId(placed.chunk);
+        assert!(kit.was_verified(KeeperId(2), chunk) && !kit.was_verified(KeeperId(1), chunk));
+        // It said that its copy is bad before the word came that it has one.
+        let placed = kit.alloc(file, 10, 10);
+        let chunk = ChunkId(placed.chunk);
+        kit.bad_copy(KeeperId(1), chunk);
+        kit.store_on(&placed, &[KeeperId(2), KeeperId(1)]);
+        assert!(kit.was_verified(KeeperId(1), chunk) && !kit.was_verified(KeeperId(2), chunk));
     }
 
     #[test]

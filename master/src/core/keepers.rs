@@ -5,7 +5,7 @@
 //!
 //! What must hold: the indexes over chunks change with every change of `alive`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::{ChunkId, KeeperId};
@@ -23,6 +23,8 @@ use super::row::{KeeperRow, RowKey};
 
 /// Between two heartbeats.
 const HEARTBEAT_MS: u32 = 1_000;
+/// A deletion that was ordered before this has left, or never will: the batch that it waits for is long on disk.
+const DELETED_BY_MS: i64 = 10_000;
 
 /// One keeper.
 pub(super) struct Keeper {
@@ -43,6 +45,8 @@ pub(super) struct Keeper {
     pub last_primary: u64,
     /// While it tells what it has.
     pub inventory: Option<Inventory>,
+    /// Deletions that were ordered of late, and when: they may have been lost with a stream, or leave only now, on the next.
+    deletions: VecDeque<(i64, ChunkId)>,
     /// Chunks of which it keeps a file that did not verify, and how far they were looked at.
     pub quarantined: BTreeSet<ChunkId>,
     pub quarantine_cursor: ChunkId,
@@ -64,6 +68,7 @@ impl Keeper {
             last_placed: 0,
             last_primary: 0,
             inventory: None,
+            deletions: VecDeque::new(),
             quarantined: BTreeSet::new(),
             quarantine_cursor: ChunkId(0),
         }
@@ -87,11 +92,23 @@ impl Keeper {
         self.quarantined.clear();
     }
 
+    /// It is to delete a chunk.
+    pub fn deletion_ordered(&mut self, chunk: ChunkId, now_ms: i64) {
+        self.deletions.push_back((now_ms, chunk));
+    }
+
+    fn forget_old_deletions(&mut self, now_ms: i64) {
+        while self.deletions.front().is_some_and(|(at_ms, _)| now_ms.saturating_sub(*at_ms) > DELETED_BY_MS) {
+            self.deletions.pop_front();
+        }
+    }
+
     /// A copy was recorded: the inventory under way may be too old to have it.
     pub fn inventory_recorded(&mut self, chunk: ChunkId) {
         if let Some(inventory) = &mut self.inventory {
             inventory.recorded.insert(chunk);
             inventory.dropped.remove(&chunk);
+            inventory.ordered_before.remove(&chunk);
         }
     }
 
@@ -137,6 +154,10 @@ impl State {
         keeper.load = hello.load.unwrap_or_default();
         keeper.connected = true;
         keeper.expect_inventory(0);
+        keeper.forget_old_deletions(out.now_ms);
+        if let Some(inventory) = &mut keeper.inventory {
+            inventory.ordered_before = keeper.deletions.iter().map(|(_, chunk)| *chunk).collect();
+        }
         self.fsck.left(id);
         out.answer(Effect::KeeperAnswer(keeper_down::Msg::Welcome(pb::KeeperWelcome {
             cluster: bytes::Bytes::copy_from_slice(&self.settings.cluster.0),
@@ -151,6 +172,7 @@ impl State {
         // Orders that the broken stream may have lost are forgotten, and made again.
         self.cancel_orders_at(id);
         self.drop_builds_at(id, out);
+        self.doubt_uploads_at(id, |_| true);
         self.heard(id, out);
         self.ask_syncs_again(id, out);
         self.recheck_uploads(out);
@@ -208,6 +230,7 @@ impl State {
 
     pub(super) fn find_dead_keepers(&mut self, out: &mut Out) {
         let limit = i64::try_from(DEAD_AFTER_MS).unwrap_or(i64::MAX);
+        self.keepers.values_mut().for_each(|keeper| keeper.forget_old_deletions(out.now_ms));
         let dead: Vec<KeeperId> = self
             .keepers
             .iter()

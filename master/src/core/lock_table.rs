@@ -205,8 +205,11 @@ impl LockTable {
     }
 
     /// Ends the waits that `which` chooses, ungranted. Returns their owners and requests, and what was granted.
-    pub fn cancel(&mut self, which: impl Fn(Owner, u64) -> bool) -> (Vec<(Owner, u64)>, Vec<Granted>) {
-        let chosen = |wait: &Wait| which(wait.owner, wait.request);
+    pub fn cancel(
+        &mut self,
+        which: impl Fn(LockFile, Owner, u64) -> bool,
+    ) -> (Vec<(Owner, u64)>, Vec<Granted>) {
+        let chosen = |wait: &Wait| which(wait.file, wait.owner, wait.request);
         let numbers: Vec<u64> =
             self.waits.iter().filter(|(_, wait)| chosen(wait)).map(|(number, _)| *number).collect();
         let gone: Vec<Wait> = numbers.into_iter().filter_map(|number| self.remove_wait(number)).collect();

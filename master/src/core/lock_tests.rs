@@ -144,7 +144,7 @@ proptest! {
                     model.grant(&granted);
                 }
                 9 => {
-                    let (gone, granted) = table.cancel(|by, _| by == owner);
+                    let (gone, granted) = table.cancel(|_, by, _| by == owner);
                     prop_assert_eq!(gone.len(), usize::from(model.waits(owner)));
                     model.waits.retain(|(_, waiter, _)| *waiter != owner);
                     model.grant(&granted);

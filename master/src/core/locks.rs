@@ -219,7 +219,7 @@ impl State {
         let before = self.locks.deferred.len();
         self.locks.deferred.retain(|wait| !of(wait.session, wait.request));
         let deferred = self.locks.deferred.len() < before;
-        let (cancelled, granted) = self.locks.table.cancel(|owner, request| of(owner.session, request));
+        let (cancelled, granted) = self.locks.table.cancel(|_, owner, request| of(owner.session, request));
         if deferred || !cancelled.is_empty() {
             let error = fail(ErrorCode::Interrupted, "the wait for the lock was given up");
             push(reply(by, op.request, error), out);
@@ -231,7 +231,7 @@ impl State {
     /// Nobody is left to be answered on that stream.
     pub(super) fn drop_lock_waits(&mut self, session: SessionId, out: &mut Out) {
         self.locks.deferred.retain(|wait| wait.session != session);
-        let (_, granted) = self.locks.table.cancel(|owner, _| owner.session == session);
+        let (_, granted) = self.locks.table.cancel(|_, owner, _| owner.session == session);
         self.say_granted(granted, out);
     }
 
@@ -242,13 +242,17 @@ impl State {
         any
     }
 
-    /// The inode goes.
+    /// The inode goes, with all locks. Who waits for one is told so.
     pub(super) fn drop_locks_of_inode(&mut self, inode: InodeNo, out: &mut Out) {
         if !self.locks.table.named().0.contains(&inode) {
             return;
         }
-        let (_, granted) = self.locks.table.drop_held(|file, _| file.inode == inode);
-        self.say_granted(granted, out);
+        let (waited, _) = self.locks.table.cancel(|file, _, _| file.inode == inode);
+        for (owner, request) in waited {
+            let error = fail(ErrorCode::Stale, format!("inode {inode} is gone: nobody held it any more"));
+            push(reply(owner.session, request, error), out);
+        }
+        self.locks.table.drop_held(|file, _| file.inode == inode);
     }
 
     /// What a mount says that it holds is so, if nobody else can have had it. Returns what is lost.

@@ -66,7 +66,7 @@ pub(super) struct Orders {
 
 impl Orders {
     /// Where copies of a chunk are on their way to.
-    fn destinations(&self, chunk: ChunkId) -> Vec<KeeperId> {
+    pub fn destinations(&self, chunk: ChunkId) -> Vec<KeeperId> {
         self.of(chunk).filter_map(|order| self.map.get(&order)).map(|order| order.destination).collect()
     }
 
@@ -356,7 +356,7 @@ impl State {
             // Word that the others are synced may have been lost with a stream.
             return self.ask_to_sync(chunk, out);
         };
-        self.cancel_orders_from(chunk, keeper);
+        self.cancel_orders_with(chunk, keeper);
         self.remove_copy(chunk, keeper, out);
         self.delete_at(keeper, chunk, out);
         if let Some(keeper) = self.keepers.get_mut(&keeper) {
@@ -464,11 +464,11 @@ impl State {
         }
     }
 
-    /// The keeper cannot give this chunk any more.
-    pub(super) fn cancel_orders_from(&mut self, chunk: ChunkId, source: KeeperId) {
+    /// The keeper does not have this chunk any more, nor is it sure that it is getting it.
+    pub(super) fn cancel_orders_with(&mut self, chunk: ChunkId, keeper: KeeperId) {
         let orders: Vec<u64> = self.orders.of(chunk).collect();
         for number in orders {
-            self.end_order(number, chunk, |order| order.source == source);
+            self.end_order(number, chunk, |order| order.source == keeper || order.destination == keeper);
         }
     }
 

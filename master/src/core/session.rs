@@ -324,6 +324,37 @@ mod tests {
     const OTHER: SessionId = SessionId(78);
 
     #[test]
+    fn who_waits_for_a_lock_of_a_file_that_goes_is_told_so() {
+        let mut kit = Kit::new();
+        let file = kit.create(InodeNo::ROOT, "f");
+        kit.hello(OTHER, &[]);
+        let lock = pb::FileLock {
+            inode: file.0,
+            owner: 1,
+            kind: pb::LockKind::Fcntl as i32,
+            start: 0,
+            end: u64::MAX,
+            mode: pb::LockMode::Exclusive as i32,
+            ..pb::FileLock::default()
+        };
+        for by in [SESSION, OTHER] {
+            let op = pb::SetLock { lock: Some(lock), wait: true };
+            kit.request_as(by, pb::mount_request::Op::SetLock(op));
+        }
+        kit.unlink(InodeNo::ROOT, "f");
+        kit.sent.clear();
+        kit.release(file);
+        let told = kit.sent.iter().any(|effect| match effect {
+            Effect::ToMount(OTHER, pb::mount_down::Msg::Reply(reply)) => match &reply.result {
+                Some(Reply::Error(error)) => error.code == pb::Code::Stale as i32,
+                _ => false,
+            },
+            _ => false,
+        });
+        assert!(told, "{:?}", kit.sent);
+    }
+
+    #[test]
     fn an_unlinked_file_lives_until_its_last_release() {
         let mut kit = Kit::with_keepers(2);
         let file = kit.create(InodeNo::ROOT, "f");

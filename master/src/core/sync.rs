@@ -192,6 +192,10 @@ impl State {
                 out.sync(keeper, *chunk);
             }
         }
+        // Word that these are synced may be lost, too.
+        for (chunk, _) in self.syncs.unsynced().filter(|(_, at)| *at == keeper) {
+            out.sync(keeper, chunk);
+        }
     }
 }
 

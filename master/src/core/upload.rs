@@ -51,6 +51,8 @@ pub(super) struct Upload {
     /// That have it: sorted, each once.
     pub holders: Vec<KeeperId>,
     pub phase: Phase,
+    /// That came anew or spoke of a bad copy since it was placed: word that they have it may be older than that.
+    pub doubted: Vec<KeeperId>,
     drop_at_ms: i64,
 }
 
@@ -138,6 +140,7 @@ impl State {
             placed,
             holders: Vec::new(),
             phase: Phase::Ticketed,
+            doubted: Vec::new(),
             drop_at_ms: out.now_ms + UPLOAD_LIFETIME_MS,
         };
         let grant =
@@ -201,14 +204,28 @@ impl State {
             .copied()
             .filter(|keeper| stored.keepers.contains(&keeper.0) || *keeper == by)
             .collect();
+        let doubted = std::mem::take(&mut upload.doubted);
         for keeper in told {
             self.troubles.served(keeper);
             self.upload_gained_copy(chunk, keeper, stored.synced);
+            if doubted.contains(&keeper) {
+                self.ask_to_verify(chunk, keeper, out);
+            }
         }
         if was_ticketed {
             placed.iter().for_each(|keeper| self.not_pending(*keeper, length));
         }
         self.advance(chunk, out);
+    }
+
+    /// What this keeper is yet said to have of these uploads, it may have had before.
+    pub(super) fn doubt_uploads_at(&mut self, keeper: KeeperId, is_it: impl Fn(ChunkId) -> bool) {
+        for (_, upload) in self.uploads.iter_mut().filter(|(chunk, _)| is_it(**chunk)) {
+            let waits = upload.phase == Phase::Ticketed && upload.placed.contains(&keeper);
+            if waits && !upload.doubted.contains(&keeper) {
+                upload.doubted.push(keeper);
+            }
+        }
     }
 
     /// A keeper has a chunk that is not in the table yet.

@@ -1,9 +1,17 @@
 //! The thread that commits: it owns the store, and is the only one that waits for the disk.
 
+use std::io::ErrorKind;
 use std::sync::PoisonError;
+use std::time::{Duration, Instant};
+
+use dfs_proto::error::{DfsError, ErrorCode};
 
 use super::engine::Shared;
+use crate::core::RowChange;
 use crate::store::{Store, StoreError};
+
+/// How often a store that took nothing is tried again.
+const TRY_AGAIN: Duration = Duration::from_millis(500);
 
 /// What is left to do when the commit thread ends, however it does.
 struct LastWords<'a>(&'a Shared);
@@ -53,7 +61,7 @@ fn commit_batches(shared: &Shared, store: &mut dyn Store) -> Result<(), StoreErr
         }
         let Some(changes) = changes else { continue };
         if !changes.is_empty() {
-            store.commit(&changes)?;
+            commit_at_last(shared, store, &changes)?;
         }
         let Ok(mut inner) = shared.inner.lock() else { return Ok(()) };
         let committed = inner.group.committed();
@@ -61,5 +69,61 @@ fn commit_batches(shared: &Shared, store: &mut dyn Store) -> Result<(), StoreErr
         shared.durable.send_replace(inner.group.durable());
         drop(inner);
         shared.room.add_permits(committed.commands);
+    }
+}
+
+/// Commits; if the disk takes no writes, again and again, until it does or the engine stops. The same changes may have
+/// been stored by the time that failed, which does not matter: a batch says what rows are to be.
+fn commit_at_last(shared: &Shared, store: &mut dyn Store, changes: &[RowChange]) -> Result<(), StoreError> {
+    let Err(mut error) = store.commit(changes) else { return Ok(()) };
+    tracing::error!("{error}; changes are refused until it works again");
+    loop {
+        set_trouble(shared, Some(&error));
+        if wait_or_stop(shared) {
+            return Err(error);
+        }
+        // Whatever the commit made of the file in memory, what is on the disk counts.
+        error = match store.reopen().and_then(|()| store.commit(changes)) {
+            Ok(()) => break,
+            Err(error) if may_pass(&error) => error,
+            Err(error) => return Err(error),
+        };
+    }
+    set_trouble(shared, None);
+    tracing::warn!("the store takes changes again");
+    Ok(())
+}
+
+fn may_pass(error: &StoreError) -> bool {
+    matches!(error, StoreError::Io { .. } | StoreError::InUse { .. })
+}
+
+fn set_trouble(shared: &Shared, error: Option<&StoreError>) {
+    let Ok(mut inner) = shared.inner.lock() else { return };
+    inner.trouble = error.map(|error| {
+        let code = match error {
+            StoreError::Io { kind: ErrorKind::StorageFull | ErrorKind::QuotaExceeded, .. } => {
+                ErrorCode::NoSpace
+            }
+            StoreError::Io { kind: ErrorKind::ReadOnlyFilesystem, .. } => ErrorCode::ReadOnly,
+            _ => ErrorCode::Io,
+        };
+        DfsError::new(code, format!("the master cannot store changes: {error}")).to_wire()
+    });
+}
+
+/// Waits for a while. True: the engine stops, and nobody waits for the disk any more.
+fn wait_or_stop(shared: &Shared) -> bool {
+    let until = Instant::now() + TRY_AGAIN;
+    let Ok(mut inner) = shared.inner.lock() else { return true };
+    loop {
+        let left = until.saturating_duration_since(Instant::now());
+        if inner.stopping || left.is_zero() {
+            return inner.stopping;
+        }
+        inner = match shared.work.wait_timeout(inner, left) {
+            Ok((inner, _)) => inner,
+            Err(_) => return true,
+        };
     }
 }

@@ -4,7 +4,11 @@
 //! Effects are queued to connections under it too, so that they leave in the order in which the commands
 //! were applied.
 //!
-//! A commit that fails ends the engine: what the store holds is then unknown, so nothing more may be
+//! A commit that fails because the disk takes no writes is tried again until it does (committer.rs). Meanwhile requests
+//! that change something are refused with the reason, so that what waits stays little; what was applied before waits
+//! with its reply, and all that rests on it. Reads of everything else go on.
+//!
+//! Any other failure ends the engine: what the store holds is then unknown, so nothing more may be
 //! shown. Every connection is closed, every call returns [`Stopped`], and [`Engine::failed`] says why.
 
 mod connect;
@@ -15,6 +19,7 @@ use std::time::Duration;
 use dfs_proto::error::DfsError;
 use dfs_proto::ids::{KeeperId, SessionId};
 use dfs_proto::pb::{self, keeper_down, mount_down};
+use dfs_proto::request_kind::{RequestKind, request_kind};
 use tokio::sync::{Semaphore, TryAcquireError, oneshot, watch};
 
 use connect::no_answer;
@@ -84,6 +89,8 @@ pub(super) struct Inner {
     connections: u64,
     /// Those who wait for a snapshot of the store.
     pub(super) snapshots: Vec<SnapshotSender>,
+    /// Why the store takes nothing at the moment.
+    pub(super) trouble: Option<pb::Error>,
     pub(super) stopping: bool,
 }
 
@@ -104,6 +111,7 @@ impl Engine {
             keepers: Outboxes::default(),
             connections: 0,
             snapshots: Vec::new(),
+            trouble: None,
             stopping: false,
         };
         let shared = Arc::new(Shared {
@@ -121,6 +129,7 @@ impl Engine {
             .map_err(|e| StoreError::Io {
                 path: "commit thread".into(),
                 why: format!("cannot be started: {e}"),
+                kind: e.kind(),
             })?;
         Ok(Engine { shared })
     }
@@ -177,7 +186,8 @@ impl Engine {
     }
 
     /// Lets time pass. Left out while commands wait for room: they were sent before it, and a heartbeat
-    /// among them must not come too late for having waited here.
+    /// among them must not come too late for having waited here. And left out while the store is in trouble and much
+    /// waits already: ticks alone must not take up all the room.
     ///
     /// # Errors
     /// [`Stopped`].
@@ -187,6 +197,10 @@ impl Engine {
             Err(TryAcquireError::Closed) => Err(Stopped),
             Ok(permit) => {
                 let mut inner = self.shared.lock()?;
+                let crowded = self.shared.room.available_permits() < MAX_QUEUED_COMMANDS / 2;
+                if inner.trouble.is_some() && crowded {
+                    return Ok(());
+                }
                 if self.shared.submit(&mut inner, Command::Tick) {
                     permit.forget();
                 }
@@ -200,6 +214,9 @@ impl Engine {
     /// # Errors
     /// As [`Engine::read`].
     pub async fn operate(&self, operation: Operation) -> Result<Result<OperatorReply, DfsError>, Stopped> {
+        if let Some(trouble) = self.shared.lock()?.trouble.clone() {
+            return Ok(Err(DfsError::from_wire(trouble)));
+        }
         let answer = self
             .run(|inner| {
                 let mut applied = inner.apply(Command::Operator(operation));
@@ -225,8 +242,11 @@ impl Engine {
     pub async fn read<T>(&self, look: impl FnOnce(&State, Now) -> T) -> Result<T, Stopped> {
         let (seen, need) = {
             let mut inner = self.shared.lock()?;
-            let now = inner.clock.now();
-            (look(&inner.state, now), inner.group.newest_change())
+            let (now, need) = (inner.clock.now(), inner.group.newest_change());
+            if inner.trouble.is_some() && need > inner.group.durable() {
+                return Err(Stopped);
+            }
+            (look(&inner.state, now), need)
         };
         let mut durable = self.shared.durable.subscribe();
         let settled = async {
@@ -369,6 +389,14 @@ impl Shared {
 
     /// Applies a command. True if its effects wait in a batch.
     fn submit(&self, inner: &mut Inner, command: Command) -> bool {
+        if let (Some(trouble), Command::Mount { session, request }) = (&inner.trouble, &command)
+            && has_to_be_stored(request)
+        {
+            let result = Some(pb::mount_reply::Result::Error(trouble.clone()));
+            let (session, reply) = (*session, pb::MountReply { id: request.id, result });
+            inner.mounts.send(session, mount_down::Msg::Reply(reply));
+            return false;
+        }
         let asks = group::asks(&command);
         let applied = inner.apply(command);
         let only_answers = asks && group::effects_answer(&applied.effects);
@@ -408,6 +436,17 @@ impl Shared {
     pub(super) fn has_failed(&self) -> bool {
         self.failed.borrow().is_some()
     }
+}
+
+/// Is a request one that cannot be done without the store?
+fn has_to_be_stored(request: &pb::MountRequest) -> bool {
+    use pb::mount_request::Op;
+    let needs = |op: &Op| match request_kind(op) {
+        RequestKind::Change => true,
+        RequestKind::Repeatable => matches!(op, Op::Alloc(_) | Op::TouchAtime(_) | Op::SetDigest(_)),
+        RequestKind::Question | RequestKind::Wait | RequestKind::Notice => false,
+    };
+    request.op.as_ref().is_some_and(needs)
 }
 
 fn load(store: &mut dyn Store, settings: Settings, now: Now) -> Result<State, StoreError> {

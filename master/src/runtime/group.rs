@@ -73,6 +73,9 @@ impl GroupCommit {
     /// Takes in what a command did.
     pub fn admit(&mut self, only_answers: bool, applied: Applied) -> Admitted {
         let Applied { changes, effects, shows } = applied;
+        if changes.is_empty() && effects.is_empty() {
+            return Admitted::Now(effects);
+        }
         let need = if !changes.is_empty() {
             self.open_no()
         } else if only_answers {

@@ -19,14 +19,21 @@ pub(super) struct Cached {
 pub(super) struct Cache {
     pub attrs: BTreeMap<u64, Cached>,
     pub names: BTreeMap<(u64, Bytes), Cached>,
+    /// Nothing that was asked for before is taken in: the session broke then.
+    floor: u64,
     /// When something was last said to have changed.
     changed: BTreeMap<(u64, Bytes), u64>,
 }
 
 impl Cache {
+    /// An empty one, of a session that is broken.
+    pub fn since(step: u64) -> Cache {
+        Cache { floor: step, ..Cache::default() }
+    }
+
     /// Nothing that has changed since it was asked for is taken in.
     pub fn take_in(&mut self, asked: &Asked, result: &Reply, until_ms: i64, stamp: Option<u64>) {
-        let Some(stamp) = stamp else { return };
+        let Some(stamp) = stamp.filter(|_| asked.step > self.floor) else { return };
         let entry = Cached { stamp, until_ms };
         let fresh = |key: &(u64, Bytes)| self.changed.get(key).is_none_or(|step| *step < asked.step);
         let attrs = match result {

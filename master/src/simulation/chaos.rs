@@ -1,11 +1,12 @@
 //! Misfortunes, until it is calm. Then everybody comes back.
 
+use super::Bug;
 use super::world::{Event, Peer, World};
 
 /// One misfortune, and a time for the next.
 pub(super) fn strike(world: &mut World) {
     if world.is_calm() {
-        return;
+        return world.operators_rest();
     }
     match world.rng.below(100) {
         0..22 => cut_mount(world),
@@ -31,14 +32,15 @@ pub(super) fn strike(world: &mut World) {
             }
         }
         68..76 => rot(world),
-        76..84 => {
+        76..81 => {
             // A scrub.
             let at = world.rng.below(world.keepers.len());
             if world.keepers[at].up {
                 world.keeper_scrubs(at);
             }
         }
-        84..92 => world.set_quota(),
+        81..91 => world.an_operator_acts(),
+        91 => everything_loses_power(world),
         92..95 if world.keepers.len() < 7 => world.add_keeper(),
         _ => {}
     }
@@ -46,12 +48,23 @@ pub(super) fn strike(world: &mut World) {
     world.after(ms, Event::Chaos);
 }
 
+/// Every machine but those of the mounts, at one moment.
+fn everything_loses_power(world: &mut World) {
+    for at in 0..world.keepers.len() {
+        let down_ms = world.rng.between(50, 9_000);
+        world.keeper_dies(at, true, down_ms);
+    }
+    let down_ms = world.rng.between(50, 8_000);
+    world.master_crashes(down_ms);
+}
+
 fn cut_mount(world: &mut World) {
     let at = world.rng.below(world.mounts.len());
     let Some(link) = world.mounts[at].link else { return };
     let (master_ms, mount_ms) = (world.rng.between(0, 12_000), world.rng.between(0, 3_000));
     let master_ms = if world.rng.percent(60) { master_ms % 50 } else { master_ms };
-    if world.rng.percent(20) {
+    // Found after a long absence only.
+    if world.rng.percent(20) || world.bug == Some(Bug::MountKeepsLostLocks) {
         world.mounts[at].away_until_ms = world.now_ms + world.rng.between(1_000, 75_000);
     }
     world.cut(link, master_ms, mount_ms);

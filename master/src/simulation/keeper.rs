@@ -1,7 +1,7 @@
 //! Scripted keepers: hold chunks, sync them late, copy and build as they are told, tell what they have, answer late, twice
 //! or never, die, lose what was not synced, rot.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::rc::Rc;
 
 use dfs_proto::pb::{self, keeper_down, keeper_up};
@@ -41,11 +41,15 @@ pub(super) struct Keeper {
     pub id: u64,
     host: String,
     pub up: bool,
+    /// An operator had it forgotten: it never comes back.
+    pub gone: bool,
     /// Grows when the process dies.
     pub life: u32,
     pub link: Option<usize>,
     welcomed: bool,
     pub disk: BTreeMap<u64, Copy>,
+    /// Chunks of which it has put a bad file away.
+    pub quarantined: BTreeSet<u64>,
     /// Deleted, and not yet synced: a power loss may bring them back.
     deleted: Vec<(u64, Copy)>,
     /// To be said when the master is reached again.
@@ -81,6 +85,8 @@ impl World {
             id: 0,
             host,
             up: true,
+            gone: false,
+            quarantined: BTreeSet::new(),
             life: 0,
             link: None,
             welcomed: false,
@@ -145,6 +151,7 @@ impl World {
 
     pub fn keeper_does(&mut self, at: usize, task: Task) {
         match task {
+            Task::Restart if self.keepers[at].gone => {}
             Task::Restart => {
                 self.keepers[at].up = true;
                 // What was not synced is still in the machine's cache, and is synced now.
@@ -270,7 +277,12 @@ impl World {
                 let ms = self.slow_ms();
                 self.after(ms, Event::Keeper(at, Task::Build(life, build)));
             }
-            keeper_down::Msg::Refused(_) | keeper_down::Msg::Ack(_) | keeper_down::Msg::Expect(_) => {}
+            keeper_down::Msg::SendInventory(order) => self.keeper_tells_what_it_has(at, order.number),
+            keeper_down::Msg::EmptyQuarantine(order) => {
+                self.keepers[at].quarantined.retain(|chunk| !order.chunks.contains(chunk));
+            }
+            keeper_down::Msg::Refused(error) => self.keeper_refused(at, &error),
+            keeper_down::Msg::Ack(_) | keeper_down::Msg::Expect(_) => {}
             #[allow(unreachable_patterns)]
             _ => {}
         }
@@ -285,30 +297,36 @@ impl World {
         }
     }
 
-    /// The stream is open: what it has is told in pages, and the world goes on meanwhile.
+    /// The stream is open.
     fn keeper_welcomed(&mut self, at: usize, id: u64) {
         let Some(link) = self.keepers[at].link else { return };
         let keeper = &mut self.keepers[at];
         keeper.id = id;
         keeper.welcomed = true;
-        let infos: Vec<pb::ChunkInfo> = keeper.disk.keys().filter_map(|chunk| keeper.info(*chunk)).collect();
         let unsaid = std::mem::take(&mut keeper.unsaid);
+        self.keeper_tells_what_it_has(at, 0);
+        unsaid.into_iter().for_each(|msg| self.keeper_says(at, msg));
+        self.after(500, Event::Keeper(at, Task::Beat(link)));
+    }
+
+    /// In pages, and the world goes on meanwhile.
+    fn keeper_tells_what_it_has(&mut self, at: usize, number: u64) {
+        let Some(link) = self.keepers[at].link else { return };
+        let keeper = &self.keepers[at];
+        let infos: Vec<pb::ChunkInfo> = keeper.disk.keys().filter_map(|chunk| keeper.info(*chunk)).collect();
+        let quarantined = keeper.quarantined.iter().copied().collect();
         let half = infos.len() / 2;
-        let (first, second) = (infos[..half].to_vec(), infos[half..].to_vec());
-        self.keeper_says(
-            at,
-            keeper_up::Msg::Inventory(pb::InventoryPage { chunks: first, last: false, ..Default::default() }),
-        );
-        let last =
-            keeper_up::Msg::Inventory(pb::InventoryPage { chunks: second, last: true, ..Default::default() });
+        let (chunks, rest) = (infos[..half].to_vec(), infos[half..].to_vec());
+        let first = pb::InventoryPage { chunks, last: false, quarantined, number };
+        self.keeper_says(at, keeper_up::Msg::Inventory(first));
+        let last = pb::InventoryPage { chunks: rest, last: true, quarantined: Vec::new(), number };
+        let last = keeper_up::Msg::Inventory(last);
         if self.rng.percent(50) {
             self.keeper_says(at, last);
         } else {
             let ms = self.rng.between(1, 2_000);
             self.after(ms, Event::Keeper(at, Task::Page(link, last)));
         }
-        unsaid.into_iter().for_each(|msg| self.keeper_says(at, msg));
-        self.after(500, Event::Keeper(at, Task::Beat(link)));
     }
 
     fn sync_later(&mut self, at: usize, life: u32, chunk: u64) {
@@ -317,6 +335,8 @@ impl World {
     }
 
     fn takes_chunk(&mut self, at: usize, chunk: u64, content: &Content, synced: bool) {
+        // What is here already is as good, and may be synced.
+        let synced = synced || self.keepers[at].good(chunk).is_some_and(|copy| copy.synced);
         let copy = Copy { content: content.clone(), synced, rotten: false };
         self.keepers[at].disk.insert(chunk, copy);
         if !synced {
@@ -384,11 +404,11 @@ impl World {
     /// A bad copy is put away, and reported; so is one that is not there.
     pub fn keeper_verifies(&mut self, at: usize, chunk: u64) {
         if self.keepers[at].good(chunk).is_none() {
-            self.keepers[at].disk.remove(&chunk);
-            self.keeper_says(
-                at,
-                keeper_up::Msg::BadCopy(pb::BadCopy { chunk, error: None, ..Default::default() }),
-            );
+            let quarantined = self.keepers[at].disk.remove(&chunk).is_some();
+            if quarantined {
+                self.keepers[at].quarantined.insert(chunk);
+            }
+            self.keeper_says(at, keeper_up::Msg::BadCopy(pb::BadCopy { chunk, error: None, quarantined }));
         }
     }
 

@@ -42,7 +42,7 @@ impl Mount {
         locks.chain(leases).collect()
     }
 
-    fn asks_for_lock(&self, inode: u64, kind: LockKind) -> bool {
+    pub fn asks_for_lock(&self, inode: u64, kind: LockKind) -> bool {
         self.asked.values().any(|asked| match &asked.op {
             Op::SetLock(pb::SetLock { lock: Some(lock), .. }) => {
                 lock.inode == inode && lock.kind == kind as i32

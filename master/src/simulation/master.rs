@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use dfs_proto::ids::{ClusterId, KeeperId, SessionId};
-use dfs_proto::pb::{self, keeper_down, mount_down};
+use dfs_proto::pb::{self, keeper_down, mount_down, mount_request::Op};
 
 use super::Bug;
 use super::invariants::Saw;
@@ -12,7 +12,8 @@ use super::rng::Rng;
 use super::rows::Rows;
 use super::sabotage;
 use super::world::{Event, Peer, Up, World};
-use crate::core::{Applied, Command, Effect, RowChange, Settings, State};
+use crate::core::operator::Operation;
+use crate::core::{Applied, Command, Effect, Row, RowChange, Settings, State};
 use crate::runtime::group::{self, Admitted, GroupCommit};
 
 pub(super) const CHUNK_SIZE: u32 = 24;
@@ -53,7 +54,7 @@ impl Master {
             min_copies: rng.between(1, 2) as u32,
             chunk_size: CHUNK_SIZE,
             replicate_every_ms: 10_000,
-            trash_ms: 0,
+            trash_ms: rng.pick(&[0, 0, 2_000, 15_000, 900_000]).unwrap_or(0),
             repair_rate: 100 << 20,
             spared: None,
             compact_after_ms: rng.pick(&[0, 500, 3_000, 10_000]).unwrap_or(0),
@@ -152,6 +153,9 @@ impl World {
     pub fn tick(&mut self, epoch: u64) {
         if self.is_of(epoch) {
             self.submit(Command::Tick);
+            if self.bug == Some(Bug::RebalancesForEver) {
+                self.submit(Command::Operator(Operation::Rebalance { run: true }));
+            }
             let every_ms = if self.is_calm() { 900 } else { self.plan.tick_ms };
             self.after(every_ms, Event::Tick(epoch));
         }
@@ -164,13 +168,32 @@ impl World {
         if self.trace {
             println!("           applies {told:?}");
         }
+        let command = self.mistold(command);
         let mut applied = self.master.state.as_mut()?.apply(command, now);
         self.commands += 1;
         sabotage::spoil(self, &told, &mut applied);
         self.master.rows.change(&applied.changes);
         self.stamp(&told, &applied);
+        self.note_log(&told, &applied);
         self.saw(&Saw::Applied { command: &told, applied: &applied });
         Some(applied)
+    }
+
+    /// What a file is for is decided when it is made, before anybody knows of it. A number that no crash has let out is
+    /// used again.
+    fn note_log(&mut self, command: &Command, applied: &Applied) {
+        let Command::Mount { request: pb::MountRequest { op: Some(Op::Create(op)), .. }, .. } = command
+        else {
+            return;
+        };
+        for change in &applied.changes {
+            if let RowChange::Put(Row::Dentry { inode, .. }) = change {
+                match op.name.starts_with(b"l") {
+                    true => self.logs.insert(inode.0),
+                    false => self.logs.remove(&inode.0),
+                };
+            }
+        }
     }
 
     /// A reply that is held back shows the state of when it was made.

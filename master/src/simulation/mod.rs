@@ -3,6 +3,7 @@
 //!
 //! - `world`: time, and streams that break. `chaos`: misfortunes, until it is calm.
 //! - `master`: the core behind the runtime's group commit, with a store that forgets what was not committed.
+//! - `operators`: quotas, the trash, duties of keepers, rebalancing, fsck.
 //! - `mount` (with `writes`, `locking`, `cache`) and `keeper`: scripted peers, that do what the real ones do.
 //! - `invariants`: what must hold, one file each. `sabotage`: known bugs, each of which one of them has to find.
 //!
@@ -16,6 +17,7 @@ mod keeper;
 mod locking;
 mod master;
 mod mount;
+mod operators;
 mod rng;
 mod rows;
 mod sabotage;

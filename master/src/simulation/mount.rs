@@ -108,13 +108,27 @@ impl World {
 
     /// It notices that its stream is gone, and trusts nothing from now on.
     pub fn mount_loses_link(&mut self, at: usize) {
+        let step = self.step;
         let mount = &mut self.mounts[at];
         mount.link = None;
         mount.welcomed = false;
-        mount.cache = Cache::default();
+        mount.cache = Cache::since(step);
+        // Another place that was asked for is asked for anew.
+        let replaced: Vec<(u64, u64)> = mount
+            .asked
+            .values()
+            .filter_map(|asked| match &asked.op {
+                Op::Alloc(op) if op.replaces != 0 => Some((op.inode, op.replaces)),
+                _ => None,
+            })
+            .collect();
         // These are asked anew, in order.
         mount.asked.retain(|_, asked| !matches!(asked.op, Op::Alloc(_) | Op::AbortUpload(_) | Op::Layout(_)));
         mount.queues.values_mut().for_each(Queue::stream_broke);
+        for (inode, chunk) in replaced {
+            let write = self.write_of_chunk(at, inode, chunk);
+            self.after(1_000, Event::Mount(at, Task::Late { inode, write, chunk }));
+        }
         let ms = self.rng.between(20, 400);
         self.after(ms, Event::Mount(at, Task::Connect));
     }
@@ -257,12 +271,9 @@ impl World {
         );
         let mount = &mut self.mounts[at];
         match (&asked.op, &result) {
-            (Op::Create(op), Reply::Attr(attr)) => {
+            (Op::Create(_), Reply::Attr(attr)) => {
                 *mount.opens.entry(attr.inode).or_default() += 1;
                 Mount::learn(&mut mount.files, attr.inode);
-                if op.name.starts_with(b"l") {
-                    self.logs.insert(attr.inode);
-                }
             }
             (Op::Open(_), Reply::Attr(attr)) => *mount.opens.entry(attr.inode).or_default() += 1,
             (Op::Mkdir(_), Reply::Attr(attr)) => Mount::learn(&mut mount.dirs, attr.inode),
@@ -439,18 +450,5 @@ impl World {
                 self.release(at, inode);
             }
         }
-    }
-
-    /// An operator sets a quota, or takes it away.
-    pub fn set_quota(&mut self) {
-        let path = match self.rng.below(3) {
-            0 => Bytes::from_static(b"/"),
-            n => Bytes::from(format!("/d{}", n - 1)),
-        };
-        let max_bytes = self.rng.percent(50).then(|| 50 + self.rng.below(2_000) as u64);
-        let max_inodes = Some(3 + self.rng.below(30) as u64);
-        let limits = self.rng.percent(60).then_some(crate::core::row::QuotaRow { max_bytes, max_inodes });
-        let operation = crate::core::operator::Operation::Quota { path, limits };
-        self.submit(crate::core::Command::Operator(operation));
     }
 }

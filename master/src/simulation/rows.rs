@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use dfs_proto::ids::{ChunkId, InodeNo};
+use dfs_proto::ids::{ChunkId, InodeNo, KeeperId};
 
-use crate::core::row::{ChunkRow, ExtentRow, InodeRow};
+use crate::core::row::{ChunkRow, ExtentRow, InodeRow, KeeperRow, QuotaRow, TrashRow};
 use crate::core::{Row, RowChange, RowKey};
 use crate::store::codec::key_of;
 
@@ -42,6 +42,53 @@ impl Rows {
                 Row::Inode(inode, row) => Some((inode.0, row)),
                 _ => None,
             }
+        })
+    }
+
+    pub fn keeper(&self, keeper: u64) -> Option<&KeeperRow> {
+        match self.0.get(&RowKey::Keeper(KeeperId(keeper))) {
+            Some(Row::Keeper(_, row)) => Some(row),
+            _ => None,
+        }
+    }
+
+    pub fn keepers(&self) -> impl Iterator<Item = (u64, &KeeperRow)> {
+        let all = RowKey::Keeper(KeeperId(0))..=RowKey::Keeper(KeeperId(u64::MAX));
+        self.0.range(all).filter_map(|(_, row)| match row {
+            Row::Keeper(keeper, row) => Some((keeper.0, row)),
+            _ => None,
+        })
+    }
+
+    pub fn trash(&self) -> impl Iterator<Item = (u64, &TrashRow)> {
+        let all = RowKey::Trash(InodeNo(0))..=RowKey::Trash(InodeNo(u64::MAX));
+        self.0.range(all).filter_map(|(_, row)| match row {
+            Row::Trash(inode, row) => Some((inode.0, row)),
+            _ => None,
+        })
+    }
+
+    pub fn quota(&self, directory: u64) -> Option<QuotaRow> {
+        match self.0.get(&RowKey::Quota(InodeNo(directory))) {
+            Some(Row::Quota(_, row)) => Some(*row),
+            _ => None,
+        }
+    }
+
+    pub fn quotas(&self) -> impl Iterator<Item = (u64, QuotaRow)> {
+        let all = RowKey::Quota(InodeNo(0))..=RowKey::Quota(InodeNo(u64::MAX));
+        self.0.range(all).filter_map(|(_, row)| match row {
+            Row::Quota(directory, row) => Some((directory.0, *row)),
+            _ => None,
+        })
+    }
+
+    /// What the names in a directory lead to.
+    pub fn names_in(&self, directory: u64) -> impl Iterator<Item = u64> {
+        let first = |inode| RowKey::Dentry { parent: InodeNo(inode), name: Box::default() };
+        self.0.range(first(directory)..first(directory + 1)).filter_map(|(_, row)| match row {
+            Row::Dentry { inode, .. } => Some(inode.0),
+            _ => None,
         })
     }
 

@@ -1,7 +1,11 @@
 //! Known bugs, to show that each invariant can fail.
 
-use super::world::World;
-use crate::core::{Applied, Command, Effect, Row, RowChange};
+use super::world::{Event, Up, World};
+use crate::core::duty::Duty;
+use crate::core::operator::Operation;
+use crate::core::row::{ChunkRow, KeeperRow};
+use crate::core::{Applied, Command, Effect, Row, RowChange, RowKey};
+use dfs_proto::ids::{ChunkId, KeeperId};
 use dfs_proto::pb::{self, keeper_down, mount_down, mount_reply::Result as Reply, mount_request::Op};
 
 /// What goes wrong, and where: in the master (its core, group commit or store), a keeper or a mount.
@@ -24,6 +28,16 @@ pub(crate) enum Bug {
     CopiesToTheSource,
     LosesRows,
     AnswersNever,
+    SaysSuccessTooEarly,
+    InvalidatesNobody,
+    AnswersFsyncTooEarly,
+    DeletesAllCopies,
+    LosesTrash,
+    LosesNames,
+    ExceedsQuotas,
+    ForgetsTooEarly,
+    DrainsNothing,
+    RebalancesForEver,
 }
 
 /// Bugs of the core: what a command did is altered.
@@ -54,7 +68,85 @@ pub(super) fn spoil(world: &mut World, command: &Command, applied: &mut Applied)
                 .collect();
             if let Some((chunk, keeper)) = world.rng.pick(&needed) {
                 let delete = keeper_down::Msg::Delete(pb::DeleteChunks { chunks: vec![chunk] });
-                applied.effects.push(Effect::ToKeeper(dfs_proto::ids::KeeperId(keeper), delete));
+                applied.effects.push(Effect::ToKeeper(KeeperId(keeper), delete));
+            }
+        }
+        Some(Bug::LosesTrash) => {
+            applied.changes.retain(|change| !matches!(change, RowChange::Put(Row::Trash(..))));
+        }
+        Some(Bug::LosesNames) if world.rng.percent(20) => {
+            applied.changes.retain(|change| !matches!(change, RowChange::Put(Row::Dentry { .. })));
+        }
+        // It was told ten times as much.
+        Some(Bug::ExceedsQuotas) => {
+            for change in &mut applied.changes {
+                if let RowChange::Put(Row::Quota(_, limits)) = change {
+                    limits.max_bytes = limits.max_bytes.map(|limit| limit / 10);
+                    limits.max_inodes = limits.max_inodes.map(|limit| limit / 10);
+                }
+            }
+        }
+        Some(Bug::ForgetsTooEarly) => forget(world, command, applied),
+        // It says that it does, and does not know of it.
+        Some(Bug::DrainsNothing) => {
+            if let Command::Operator(Operation::Duty { keeper, duty: Duty::CancelDrain }) = command
+                && let Some(row) = keeper.parse().ok().and_then(|id| world.master.rows.keeper(id))
+            {
+                let row = KeeperRow { draining: true, ..row.clone() };
+                let id = KeeperId(keeper.parse().unwrap_or(0));
+                applied.changes.push(RowChange::Put(Row::Keeper(id, row)));
+            }
+        }
+        // The success comes with the place.
+        Some(Bug::SaysSuccessTooEarly) => {
+            let Command::Mount { request: pb::MountRequest { op: Some(Op::Alloc(alloc)), .. }, .. } = command
+            else {
+                return;
+            };
+            let placed = applied.effects.iter().find_map(|effect| match effect {
+                Effect::ToMount(session, mount_down::Msg::Reply(reply)) => match &reply.result {
+                    Some(Reply::Placed(placed)) => Some((*session, placed.chunk)),
+                    _ => None,
+                },
+                _ => None,
+            });
+            if let Some((session, chunk)) = placed {
+                let done = pb::UploadDone { chunk, inode: alloc.inode, ..pb::UploadDone::default() };
+                applied.effects.push(Effect::ToMount(session, mount_down::Msg::UploadDone(done)));
+            }
+        }
+        // As if all had forgotten what they were to forget.
+        Some(Bug::InvalidatesNobody) => {
+            let mut unsaid = Vec::new();
+            applied.effects.retain(|effect| match effect {
+                Effect::ToMount(session, mount_down::Msg::Invalidate(what)) => {
+                    unsaid.push((*session, what.seq));
+                    false
+                }
+                _ => true,
+            });
+            for (session, seq) in unsaid {
+                let mount = world.mounts.iter().find(|mount| mount.session == session.0);
+                if let Some(link) = mount.and_then(|mount| mount.link) {
+                    world.after(1, Event::Up(link, Up::Acks(vec![seq])));
+                }
+            }
+        }
+        Some(Bug::AnswersFsyncTooEarly) => {
+            if let Command::Mount { session, request } = command
+                && let Some(Op::Fsync(_)) = &request.op
+                && !applied.effects.iter().any(|effect| matches!(effect, Effect::ToMount(..)))
+            {
+                let reply = pb::MountReply { id: request.id, result: Some(Reply::Empty(pb::Empty {})) };
+                applied.effects.push(Effect::ToMount(*session, mount_down::Msg::Reply(reply)));
+            }
+        }
+        Some(Bug::DeletesAllCopies) if world.rng.percent(1) => {
+            let needed: Vec<u64> = world.master.durable.chunks().map(|(chunk, _)| chunk).collect();
+            let Some(chunk) = world.rng.pick(&needed) else { return };
+            for keeper in world.keepers.iter().filter(|keeper| keeper.id != 0) {
+                let delete = keeper_down::Msg::Delete(pb::DeleteChunks { chunks: vec![chunk] });
+                applied.effects.push(Effect::ToKeeper(KeeperId(keeper.id), delete));
             }
         }
         // Whoever is refused gets the lock as well.
@@ -90,6 +182,17 @@ pub(super) fn spoil(world: &mut World, command: &Command, applied: &mut Applied)
             applied.effects.retain(|effect| !matches!(effect, Effect::ToMount(_, mount_down::Msg::Reply(_))))
         }
         _ => {}
+    }
+}
+
+/// A keeper is forgotten whatever it has.
+fn forget(world: &World, command: &Command, applied: &mut Applied) {
+    let Command::Operator(Operation::Duty { keeper, duty: Duty::Forget }) = command else { return };
+    let Some(id) = keeper.parse().ok().filter(|_| applied.changes.is_empty()).map(KeeperId) else { return };
+    applied.changes.push(RowChange::Delete(RowKey::Keeper(id)));
+    for (chunk, row) in world.master.rows.chunks().filter(|(_, row)| row.keepers.contains(&id)) {
+        let keepers = row.keepers.iter().copied().filter(|keeper| *keeper != id).collect();
+        applied.changes.push(RowChange::Put(Row::Chunk(ChunkId(chunk), ChunkRow { keepers, ..row.clone() })));
     }
 }
 

@@ -47,10 +47,10 @@ impl Queue {
         self.asks = None;
     }
 
-    /// Every place is lost. Returns the chunks that had one.
+    /// Every place is lost. Returns the chunks that had one, newest first.
     pub fn begin_anew(&mut self) -> Vec<u64> {
         self.asks = None;
-        let had = self.writes.iter_mut().map(|write| std::mem::take(&mut write.chunk));
+        let had = self.writes.iter_mut().rev().map(|write| std::mem::take(&mut write.chunk));
         had.filter(|chunk| *chunk != 0).collect()
     }
 }
@@ -138,7 +138,7 @@ impl World {
             replaces,
             avoid,
             sync: false,
-            append: write.append,
+            append: write.append && self.bug != Some(Bug::GrantsTheLeaseTwice),
         };
         let request = self.ask(at, Op::Alloc(alloc));
         if replaces == 0
@@ -194,7 +194,7 @@ impl World {
         }
     }
 
-    fn write_of_chunk(&self, at: usize, inode: u64, chunk: u64) -> u64 {
+    pub fn write_of_chunk(&self, at: usize, inode: u64, chunk: u64) -> u64 {
         let queue = self.mounts[at].queues.get(&inode);
         queue.and_then(|q| q.writes.iter().find(|w| w.chunk == chunk)).map_or(0, |write| write.number)
     }
@@ -217,8 +217,11 @@ impl World {
 
     /// No success for this chunk: another takes its place.
     pub fn upload_is_late(&mut self, at: usize, inode: u64, write: u64, chunk: u64) {
-        if write == 0 || self.write_of_chunk(at, inode, chunk) != write || !self.mounts[at].welcomed {
+        if write == 0 || self.write_of_chunk(at, inode, chunk) != write {
             return;
+        }
+        if !self.mounts[at].welcomed {
+            return self.after(1_000, Event::Mount(at, Task::Late { inode, write, chunk }));
         }
         let Some(queue) = self.mounts[at].queues.get(&inode) else { return };
         let Some(write) = queue.writes.iter().find(|w| w.chunk == chunk).cloned() else { return };
@@ -235,12 +238,7 @@ impl World {
         let Some(place) = queue.writes.iter().position(|write| write.chunk == done.chunk) else { return };
         let Some(error) = &done.error else {
             if let Some(write) = queue.writes.remove(place) {
-                self.saw(&Saw::WriteAcked {
-                    inode,
-                    write: write.number,
-                    runs: &write.runs,
-                    append: write.append,
-                });
+                self.saw(&Saw::WriteAcked { inode, write: write.number, append: write.append });
             }
             return self.settled(at, inode);
         };
@@ -267,7 +265,8 @@ impl World {
     /// The program is told: all that was not safe is dropped.
     pub fn fail_writes(&mut self, at: usize, inode: u64) {
         let Some(queue) = self.mounts[at].queues.remove(&inode) else { return };
-        for write in queue.writes.iter().filter(|write| write.chunk != 0) {
+        // Newest first: what is given up must not let later bytes pass.
+        for write in queue.writes.iter().rev().filter(|write| write.chunk != 0) {
             self.ask(at, Op::AbortUpload(pb::AbortUpload { chunk: write.chunk }));
         }
         self.mounts[at].queues.insert(inode, Queue::default());

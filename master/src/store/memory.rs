@@ -2,6 +2,7 @@
 //! look into it or to start another master from.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -60,10 +61,18 @@ impl Store for MemoryStore {
         Ok(Box::new(MemorySnapshot { identity, rows: self.rows() }))
     }
 
+    fn reopen(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     fn commit(&mut self, changes: &[RowChange]) -> Result<(), StoreError> {
         let mut inner = self.inner();
         if inner.fail {
-            return Err(StoreError::Io { path: PathBuf::from("memory"), why: "told to fail".to_owned() });
+            return Err(StoreError::Io {
+                path: PathBuf::from("memory"),
+                why: "told to fail".to_owned(),
+                kind: ErrorKind::Other,
+            });
         }
         inner.commits += 1;
         for change in changes {

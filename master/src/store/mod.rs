@@ -15,6 +15,7 @@ mod redb;
 #[cfg(test)]
 mod conformance;
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use dfs_proto::ids::ClusterId;
@@ -58,7 +59,8 @@ impl std::fmt::Debug for Identity {
 /// - apply the changes of a commit in their order, so that the last one to a key wins;
 /// - give back in `load` exactly what was put and not deleted, each row once, unaltered or not at all:
 ///   what was damaged is an error, never another row;
-/// - after an error of `commit`, be asked for nothing more: the caller gives up on the store.
+/// - after an error of `commit`, be asked for nothing more but [`Store::reopen`]. A commit of the same changes may
+///   follow: changes say what rows are to be, so that to store them twice is as good as once.
 pub trait Store: Send {
     /// The identity stored here. A store without one takes `fresh`, durably, and returns it.
     ///
@@ -79,6 +81,12 @@ pub trait Store: Send {
     fn load(&mut self, each: &mut dyn FnMut(Row) -> Result<(), StoreError>) -> Result<(), StoreError> {
         self.snapshot()?.load(each)
     }
+
+    /// Begins anew after a `commit` that failed: what is on the disk counts, and nothing that is remembered of it.
+    ///
+    /// # Errors
+    /// [`StoreError`]; it may be tried again.
+    fn reopen(&mut self) -> Result<(), StoreError>;
 
     /// Stores the changes, in order, atomically and durably.
     ///
@@ -107,7 +115,7 @@ pub trait Snapshot: Send {
 #[allow(missing_docs)]
 pub enum StoreError {
     #[error("store {}: {why}; check the disk and its free space, then start again", path.display())]
-    Io { path: PathBuf, why: String },
+    Io { path: PathBuf, why: String, kind: ErrorKind },
     #[error("store {}: it is damaged: {why}; move the data directory away, do not delete it, and restore a backup: \
          dfs-master --data DIR --restore FILE (docs/DUMP.md)", path.display())]
     Corrupt { path: PathBuf, why: String },

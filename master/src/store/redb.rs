@@ -20,6 +20,7 @@
 //! **Damage is found at the start**, and refused: every page has a checksum, which is checked before anything is read
 //! (file.rs); every row has one of its own; what went missing the tally knows, and what went back, the seal (seal.rs).
 
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -213,9 +214,11 @@ impl RedbStore {
     }
 
     fn database(&self) -> Result<&Database, StoreError> {
-        self.database
-            .as_ref()
-            .ok_or_else(|| StoreError::Io { path: self.path.clone(), why: "closed".to_owned() })
+        self.database.as_ref().ok_or_else(|| StoreError::Io {
+            path: self.path.clone(),
+            why: "closed".to_owned(),
+            kind: ErrorKind::Other,
+        })
     }
 
     fn begin(&self) -> Result<redb::WriteTransaction, StoreError> {
@@ -310,6 +313,14 @@ impl Store for RedbStore {
         guarded(&self.path, || Ok::<Box<dyn Snapshot>, StoreError>(Box::new(self.begin_read()?)))
     }
 
+    fn reopen(&mut self) -> Result<(), StoreError> {
+        // What it has to say about its end was said by the commit that failed.
+        let _ = self.close();
+        self.seal = None;
+        *self = RedbStore::open_file(self.dir.clone(), self.path.clone(), false)?;
+        Ok(())
+    }
+
     fn commit(&mut self, changes: &[RowChange]) -> Result<(), StoreError> {
         let path = self.path.clone();
         guarded(&path, || self.commit_in_order(changes))
@@ -318,7 +329,11 @@ impl Store for RedbStore {
 
 /// A number that no other store has.
 fn by_chance(path: &Path) -> Result<u64, StoreError> {
-    getrandom::u64().map_err(|error| StoreError::Io { path: path.to_owned(), why: error.to_string() })
+    getrandom::u64().map_err(|error| StoreError::Io {
+        path: path.to_owned(),
+        why: error.to_string(),
+        kind: ErrorKind::Other,
+    })
 }
 
 fn table_of(change: &RowChange) -> Table {

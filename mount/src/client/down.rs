@@ -8,7 +8,8 @@
 //! - every look since then was refused, by each of the addresses that the master's name has at that moment, with less than
 //!   [`GOOD_FOR`] between two of them.
 //!
-//! It ends for good, until the session is whole, at the first look that is not refused. What cannot be seen is a master that comes
+//! It ends for good, until the session is whole, at the first look that finds somebody there, or when looks that find nothing out last
+//! for longer than that. What cannot be seen is a master that comes
 //! up, takes changes, and goes again between two looks.
 
 use std::io::ErrorKind;
@@ -77,24 +78,42 @@ impl<'a> Vigil<'a> {
         Vigil { master, down, events, broke_at: Instant::now(), open_until: trusted_until }
     }
 
-    /// Looks once more: is the master down, as it was at each look before? Says what is new of that.
+    /// Looks once more: is the master down, as far as each look until now could tell? Says what is new of that.
     pub(super) async fn is_down(&mut self) -> bool {
         let Some(open_until) = self.open_until else { return false };
         let looked_at = Instant::now();
-        let is_down = is_refused(self.master).await && Instant::now() <= open_until;
-        self.open_until = is_down.then(|| looked_at + GOOD_FOR);
-        let now = is_down.then_some(Refused { broke_at: self.broke_at, looked_at });
-        let before = std::mem::replace(&mut *lock(&self.down.0), now);
-        if is_down && before.is_none() {
+        let look = look(self.master).await;
+        let in_time = Instant::now() <= open_until;
+        let before = *lock(&self.down.0);
+        let now = match look {
+            Look::Refused if in_time => Some(Refused { broke_at: self.broke_at, looked_at }),
+            // A machine that is busy may not get to it.
+            Look::Silent if in_time => before,
+            Look::Refused | Look::Silent | Look::There => None,
+        };
+        self.open_until = match look {
+            Look::Refused => now.map(|_| looked_at + GOOD_FOR),
+            Look::Silent => in_time.then_some(open_until),
+            Look::There => None,
+        };
+        *lock(&self.down.0) = now;
+        if now.is_some() && before.is_none() {
             tracing::info!(
                 master = self.master,
                 "nobody listens there: reads of open files go on with what is known"
             );
             insist(self.events, Event::MasterDown).await;
-        } else if !is_down && before.is_some() {
+        } else if now.is_none() && before.is_some() {
             insist(self.events, Event::MasterMayBeBack).await;
         }
-        is_down
+        now.is_some()
+    }
+}
+
+impl Vigil<'_> {
+    /// May a look still find out that the master is down?
+    pub(super) fn is_open(&self) -> bool {
+        self.open_until.is_some_and(|until| Instant::now() <= until)
     }
 }
 
@@ -105,20 +124,31 @@ impl Drop for Vigil<'_> {
     }
 }
 
-/// Refuse all addresses of `master` a connection?
-async fn is_refused(master: &str) -> bool {
+/// What one look found.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Look {
+    /// All addresses refuse a connection.
+    Refused,
+    /// Somebody listens at one of them.
+    There,
+    /// Neither can be said.
+    Silent,
+}
+
+async fn look(master: &str) -> Look {
     let look = async {
-        let Ok(addresses) = lookup_host(master).await else { return false };
-        let mut refused = false;
+        let Ok(addresses) = lookup_host(master).await else { return Look::Silent };
+        let mut found = Look::Silent;
         for address in addresses {
             match TcpStream::connect(address).await {
-                Err(error) if error.kind() == ErrorKind::ConnectionRefused => refused = true,
-                Ok(_) | Err(_) => return false,
+                Err(error) if error.kind() == ErrorKind::ConnectionRefused => found = Look::Refused,
+                Ok(_) => return Look::There,
+                Err(_) => return Look::Silent,
             }
         }
-        refused
+        found
     };
-    tokio::time::timeout(LOOK_WITHIN, look).await.unwrap_or(false)
+    tokio::time::timeout(LOOK_WITHIN, look).await.unwrap_or(Look::Silent)
 }
 
 #[cfg(test)]
@@ -186,7 +216,15 @@ mod tests {
         {
             there.push(stream);
         }
-        assert!(!is_refused(&address.to_string()).await);
-        assert!(!is_refused("no address").await);
+        let master = address.to_string();
+        assert_eq!(look(&master).await, Look::Silent);
+        assert_eq!(look("no address").await, Look::Silent);
+        // It says nothing, neither for nor against, as long as the time that is open for it lasts.
+        let (events, _said) = mpsc::channel(5);
+        let down = Down::default();
+        let mut vigil = Vigil::new(&master, &down, &events, soon());
+        assert!(!vigil.is_down().await && vigil.open_until.is_some());
+        vigil.open_until = Instant::now().checked_sub(Duration::from_millis(1));
+        assert!(!vigil.is_down().await && vigil.open_until.is_none());
     }
 }

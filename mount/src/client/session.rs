@@ -263,7 +263,8 @@ async fn replace(shared: &Shared, events: &mpsc::Sender<Event>, mut vigil: Vigil
         if lost_at.elapsed() > shared.config.op_timeout {
             shared.uploads().fail_all("the master has been away for too long");
         }
-        if vigil.is_down().await {
+        // A look that finds out nothing is repeated at once: an attempt at a session takes longer.
+        if vigil.is_down().await || vigil.is_open() {
             tokio::time::sleep(LOOK_EVERY).await;
             continue;
         }

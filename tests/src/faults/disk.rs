@@ -52,7 +52,7 @@ pub(super) fn rot(cluster: &Cluster, keeper: usize, rng: &mut Rng) -> Option<&'s
 }
 
 /// Takes up all room of the file system that a data directory is on.
-pub(super) fn fill(dir: &Path) {
+pub fn fill(dir: &Path) {
     let space = statvfs(dir).unwrap();
     let balloon = File::create(dir.join(BALLOON)).unwrap();
     // The keeper may be quicker, and take some of it first.
@@ -60,6 +60,6 @@ pub(super) fn fill(dir: &Path) {
 }
 
 /// Gives it back.
-pub(super) fn empty(dir: &Path) {
+pub fn empty(dir: &Path) {
     fs::remove_file(dir.join(BALLOON)).unwrap();
 }

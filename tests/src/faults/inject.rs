@@ -92,11 +92,12 @@ impl<'a> Injector<'a> {
 
     fn begin(&mut self, event: &Event) {
         let fault = event.fault;
-        // One that has ended by itself is not there to be hurt.
-        if let Fault::Kill(target) | Fault::Stop(target) = fault
-            && !self.process(target).is_running()
-        {
-            return;
+        // One that has ended by itself is not there to be hurt; one that is stopped still, because we are late, is to be left.
+        if let Some(target) = fault.process() {
+            let is_hurt = self.holding.iter().any(|holding| holding.fault.process() == Some(target));
+            if is_hurt || !self.process(target).is_running() {
+                return;
+            }
         }
         self.count(match fault {
             Fault::Kill(target) => format!("kill {}", kind(target)),

@@ -8,7 +8,7 @@
 //! - [`check`]: the checker. Pure: a log in, everything that is wrong with it out.
 //! - [`plan`]: which faults, when, for how long; from a seed.
 //! - [`inject`]: doing that to the processes of a cluster.
-//! - `disk`: what happens to a keeper's directory.
+//! - [`disk`]: what happens to a keeper's directory.
 //! - [`round`]: one round: work, faults, healing, the judgement.
 //!
 //! What must hold: nothing here but the workers touches a mount. Everything else only ever looks at processes,
@@ -16,7 +16,7 @@
 
 pub mod check;
 pub mod content;
-mod disk;
+pub mod disk;
 pub mod inject;
 pub mod log;
 pub mod plan;

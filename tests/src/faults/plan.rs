@@ -41,7 +41,7 @@ impl Fault {
     }
 
     /// The process that it is done to, if it is one.
-    fn process(&self) -> Option<Target> {
+    pub(super) fn process(&self) -> Option<Target> {
         match self {
             Fault::Kill(target) | Fault::Stop(target) => Some(*target),
             Fault::Cut(..) | Fault::Slow(_) | Fault::Reset(..) | Fault::Rot(_) | Fault::Fill(_) => None,
@@ -107,9 +107,54 @@ pub fn plan(recipe: &Recipe, rng: &mut Rng) -> Vec<Event> {
     events
 }
 
+/// How often who is killed in [`kills`], on average.
+const KEEPER_EVERY_MS: u64 = 1_500;
+const OTHERS_EVERY_MS: u64 = 14_000;
+
+/// Kills in quick succession: some keeper every 1.5 s, the master every 14 s, some mount every 14 s, each started again
+/// within half a second. Their times are each other's business only as far as nobody is killed who is not back.
+pub fn kills(keepers: usize, mounts: usize, length: Duration, rng: &mut Rng) -> Vec<Event> {
+    let mut events: Vec<Event> = Vec::new();
+    let rows: [(Vec<Target>, u64); 3] = [
+        ((0..keepers).map(Target::Keeper).collect(), KEEPER_EVERY_MS),
+        (vec![Target::Master], OTHERS_EVERY_MS),
+        ((0..mounts).map(Target::Mount).collect(), OTHERS_EVERY_MS),
+    ];
+    for (targets, every_ms) in rows {
+        let mut at = Duration::from_millis(rng.below(every_ms));
+        loop {
+            let fault = Fault::Kill(targets[rng.below(targets.len() as u64) as usize]);
+            let lasts = Duration::from_millis(20 + rng.below(480));
+            if at + lasts > length {
+                break;
+            }
+            events.push(Event { at, lasts, fault });
+            at += lasts + Duration::from_millis(every_ms / 2 + rng.below(every_ms) - 260);
+        }
+    }
+    events.sort_by_key(|event| event.at);
+    events
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn kills_come_as_often_as_they_should_and_nobody_dies_twice_at_once() {
+        let events = kills(4, 2, Duration::from_secs(150), &mut Rng::new(7));
+        assert_eq!(events, kills(4, 2, Duration::from_secs(150), &mut Rng::new(7)));
+        let count = |what: fn(&Target) -> bool| {
+            events.iter().filter(|event| event.fault.process().is_some_and(|p| what(&p))).count()
+        };
+        assert!((90..=110).contains(&count(|target| matches!(target, Target::Keeper(_)))));
+        assert!((8..=14).contains(&count(|target| *target == Target::Master)));
+        assert!((8..=14).contains(&count(|target| matches!(target, Target::Mount(_)))));
+        for (n, event) in events.iter().enumerate() {
+            let same = events[..n].iter().filter(|other| other.fault.excludes(&event.fault));
+            assert!(same.into_iter().all(|other| other.at + other.lasts < event.at), "{event:?}");
+        }
+    }
 
     #[test]
     fn a_plan_comes_from_its_seed_has_all_faults_and_none_twice_at_once() {

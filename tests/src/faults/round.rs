@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::check::{History, Wrong, check};
 use super::inject::Injector;
@@ -21,7 +21,7 @@ const LONGEST_CALL: Duration = secs(150);
 /// After the last fault all chunks have all their copies by then.
 const REPAIRED: Duration = secs(60);
 
-/// And chunks that no file needs are removed by then ("within a minute").
+/// And chunks that no file needs are removed by then: within a minute of when the last compaction gave some up.
 const COLLECTED: Duration = secs(75);
 
 /// What happened in a round.
@@ -226,34 +226,23 @@ pub fn whole(cluster: &Cluster) {
     });
 }
 
-/// No keeper has a chunk file that the look-up table does not show, and none is missing. What a crash left behind is found by
-/// the next inventory: who has still got some after a while is started again, and so makes one.
+/// No keeper has a chunk file that the look-up table does not show, and none is missing. Nobody is started again for that, and
+/// so makes an inventory.
 #[track_caller]
-pub fn collected(cluster: &mut Cluster) {
-    let (mut differ, mut inventories) = (Vec::new(), false);
-    let begun = std::time::Instant::now();
+pub fn collected(cluster: &Cluster) {
+    let begun = Instant::now();
     loop {
         let shown: BTreeSet<PathBuf> = shown_by_the_table(cluster);
         let there: BTreeSet<PathBuf> =
             (0..cluster.keeper_count()).flat_map(|index| cluster.chunk_files(index)).collect();
         if shown == there {
+            println!("chunk files and look-up table agree after {} s", begun.elapsed().as_secs());
             return;
         }
-        if !inventories && begun.elapsed() > COLLECTED / 3 {
-            println!(
-                "after {:?}, orphans that wait for an inventory: {:?}",
-                begun.elapsed(),
-                there.difference(&shown)
-            );
-            for index in 0..cluster.keeper_count() {
-                cluster.keeper(index).kill();
-                cluster.keeper(index).restart();
-            }
-            inventories = true;
-        }
         if begun.elapsed() > COLLECTED {
-            differ.extend(there.difference(&shown).map(|path| format!("orphan {}", path.display())));
-            differ.extend(shown.difference(&there).map(|path| format!("missing {}", path.display())));
+            let orphans = there.difference(&shown).map(|path| format!("orphan {}", path.display()));
+            let missing = shown.difference(&there).map(|path| format!("missing {}", path.display()));
+            let differ: Vec<String> = orphans.chain(missing).collect();
             panic!("{COLLECTED:?} after all was over, chunk files and look-up table differ: {differ:#?}");
         }
         std::thread::sleep(Duration::from_millis(300));

@@ -20,7 +20,9 @@ const DEADLINE: Duration = Duration::from_secs(20);
 enum Gate {
     Open,
     Closed,
-    Broken,
+    /// The disk is full.
+    Full,
+    Damaged,
 }
 
 /// Holds commits back while the gate is closed.
@@ -39,13 +41,21 @@ impl Store for GatedStore {
         self.rows.snapshot()
     }
 
+    fn reopen(&mut self) -> Result<(), StoreError> {
+        self.rows.reopen()
+    }
+
     fn commit(&mut self, changes: &[RowChange]) -> Result<(), StoreError> {
         let (gate, moved) = &*self.gate;
         self.waiting.fetch_add(1, Ordering::SeqCst);
         let gate = moved.wait_while(gate.lock().unwrap(), |gate| *gate == Gate::Closed).unwrap();
         self.waiting.fetch_sub(1, Ordering::SeqCst);
         match *gate {
-            Gate::Broken => Err(StoreError::Io { path: "gate".into(), why: "broken".to_owned() }),
+            Gate::Full => {
+                let (why, kind) = ("no room".to_owned(), std::io::ErrorKind::StorageFull);
+                Err(StoreError::Io { path: "gate".into(), why, kind })
+            }
+            Gate::Damaged => Err(StoreError::Corrupt { path: "gate".into(), why: "broken".to_owned() }),
             Gate::Open | Gate::Closed => self.rows.commit(changes),
         }
     }
@@ -272,15 +282,59 @@ async fn a_failed_commit_ends_everything_and_shows_nothing() {
     fixture.set(Gate::Closed);
     fixture.ask(&mount, 1, mkdir(1, "a")).await;
     fixture.commit_waits().await;
-    fixture.set(Gate::Broken);
+    fixture.set(Gate::Damaged);
     let reason = tokio::time::timeout(DEADLINE, fixture.engine.failed()).await.unwrap();
-    assert!(reason.starts_with("commit of changes: store gate: broken"), "{reason}");
+    assert!(reason.starts_with("commit of changes: store gate: it is damaged: broken"), "{reason}");
     tokio::time::timeout(DEADLINE, fixture.engine.finished()).await.unwrap();
     assert_eq!(mount.inbox.recv().await, None, "no answer, and the stream ends");
     let request = pb::MountRequest { id: 2, op: Some(getattr(1)), answered_below: 0, caller: None };
     assert_eq!(fixture.engine.mount_request(&mount.link, request).await, Err(Stopped));
     assert_eq!(fixture.engine.tick(), Err(Stopped));
     assert_eq!(fixture.engine.read(|_, _| ()).await, Err(Stopped));
+}
+
+#[tokio::test]
+async fn while_the_disk_is_full_changes_are_refused_reads_go_on_and_what_waited_is_done_when_there_is_room() {
+    let fixture = Fixture::new();
+    let (mut writer, mut reader) = (fixture.mount().await, fixture.mount().await);
+    let clean = fixture.mkdir(&mut writer, 1, "clean").await;
+    fixture.engine.read(|_, _| ()).await.unwrap();
+    reader.replies();
+    fixture.set(Gate::Full);
+    fixture.ask(&writer, 2, mkdir(1, "waits")).await;
+    let refused = async {
+        for id in 3.. {
+            fixture.ask(&reader, id, mkdir(clean, "refused")).await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            match reader.inbox.try_recv() {
+                Ok(mount_down::Msg::Reply(reply)) => return reply.result.unwrap(),
+                _ => continue,
+            }
+        }
+        unreachable!()
+    };
+    let refusal = tokio::time::timeout(DEADLINE, refused).await.unwrap();
+    let mount_reply::Result::Error(error) = refusal else { panic!("not refused: {refusal:?}") };
+    assert_eq!(error.code, pb::Code::NoSpace as i32, "{error:?}");
+    assert!(writer.replies().is_empty(), "nobody is told of what is not stored");
+    // That of the root would show what waits; and what the reader asked for before the refusal touches `clean`.
+    let file =
+        pb::MountRequest { id: 900, op: Some(getattr(clean + 1_000)), answered_below: 0, caller: None };
+    fixture.engine.mount_request(&reader.link, file).await.unwrap();
+    assert!(matches!(reader.next().await, mount_down::Msg::Reply(pb::MountReply { id: 900, .. })));
+    let operated = fixture.engine.operate(Operation::Fsck { repair: false }).await.unwrap();
+    assert_eq!(operated.unwrap_err().code, dfs_proto::error::ErrorCode::NoSpace);
+    for _ in 0..2 * MAX_QUEUED_COMMANDS {
+        fixture.engine.tick().unwrap();
+    }
+    assert!(fixture.engine.shared.room.available_permits() >= MAX_QUEUED_COMMANDS / 2 - 1);
+
+    fixture.set(Gate::Open);
+    assert!(matches!(writer.next().await, mount_down::Msg::Reply(pb::MountReply { id: 2, .. })));
+    fixture.mkdir(&mut writer, 1_000, "again").await;
+    let again = Fixture::on(fixture.rows.clone());
+    let status = again.engine.read(|state, now| state.status(now)).await.unwrap();
+    assert!(status.directories >= 4, "{status:?}");
 }
 
 #[tokio::test]

@@ -31,16 +31,23 @@ enum What {
 }
 
 impl Change {
-    /// The values that it gives a byte. Empty: it leaves it alone.
-    fn values(&self, at: u64) -> Vec<u64> {
+    /// Does it give this byte a value, for certain?
+    fn changes(&self, at: u64) -> bool {
         match &self.what {
-            What::Write(number, runs) => {
-                let hit =
-                    runs.iter().any(|run| (run.file_offset..run.file_offset + run.length).contains(&at));
-                hit.then(|| byte(*number, at)).into_iter().collect()
+            What::Write(_, runs) => {
+                runs.iter().any(|run| (run.file_offset..run.file_offset + run.length).contains(&at))
             }
-            What::Hole(from, to) => (*from..*to).contains(&at).then_some(0).into_iter().collect(),
-            What::Copy(done) => done.iter().filter_map(|bytes| bytes.get(at as usize)).copied().collect(),
+            What::Hole(from, to) => (*from..*to).contains(&at),
+            What::Copy(done) => !done.is_empty() && done.iter().all(|bytes| (at as usize) < bytes.len()),
+        }
+    }
+
+    /// May it give this byte this value?
+    fn gives(&self, at: u64, value: u64) -> bool {
+        match &self.what {
+            What::Write(number, _) => byte(*number, at) == value && self.changes(at),
+            What::Hole(..) => value == 0 && self.changes(at),
+            What::Copy(done) => done.iter().any(|bytes| bytes.get(at as usize) == Some(&value)),
         }
     }
 }
@@ -64,12 +71,12 @@ impl Acknowledged {
     fn check(&self, inode: u64, at: u64, value: u64, asked: u64) -> Result<(), String> {
         let changes = self.files.get(&inode).map_or(&[][..], Vec::as_slice);
         let overtaken = |acked: u64| {
-            let later =
+            let mut later =
                 changes.iter().filter(|c| c.begun > acked && c.acked.is_some_and(|acked| acked < asked));
-            later.filter(|c| !c.values(at).is_empty()).map(|c| c.begun).next()
+            later.find(|c| c.changes(at)).map(|c| c.begun)
         };
         // It was all holes at first.
-        let mut sources = changes.iter().filter(|c| c.values(at).contains(&value)).map(|c| c.acked);
+        let mut sources = changes.iter().filter(|c| c.gives(at, value)).map(|c| c.acked);
         let at_first = (value == 0).then_some(Some(0));
         let mut why = format!("{} was never written there", value >> 16);
         for acked in at_first.into_iter().chain(sources.by_ref()) {

@@ -1,5 +1,6 @@
 //! There are as many copies as are wanted, when it has been calm for long: of each chunk on `copies` keepers, or on all that
-//! there are, each recorded and good; but for those that misfortune took for good.
+//! there are, each recorded and good, and none on those that are being emptied, if there are enough others; but for chunks that
+//! misfortune took for good.
 
 use super::{Invariant, Saw};
 use crate::simulation::world::World;
@@ -16,14 +17,19 @@ impl Invariant for Copies {
         if !matches!(what, Saw::End) {
             return Ok(());
         }
-        let want = world.keepers.len().min(world.master.settings.copies as usize);
+        let stays = |id: u64| world.master.rows.keeper(id).is_some_and(|row| !row.draining);
+        let staying = world.keepers.iter().filter(|keeper| keeper.up && stays(keeper.id)).count();
+        let copies = world.master.settings.copies as usize;
+        let want = staying.min(copies);
         for (chunk, row) in world.master.rows.chunks().filter(|(chunk, _)| !world.lost.contains(chunk)) {
             let is_good =
                 |id: u64| world.keeper_of(id).is_some_and(|at| world.keepers[at].good(chunk).is_some());
-            let good = row.keepers.iter().filter(|keeper| is_good(keeper.0)).count();
-            if good != want || row.keepers.len() != want {
+            let here = row.keepers.iter().filter(|keeper| stays(keeper.0));
+            let good = here.clone().filter(|keeper| is_good(keeper.0)).count();
+            let leaving = row.keepers.len() - here.clone().count();
+            if good != want || here.count() != want || staying >= copies && leaving > 0 {
                 return Err(format!(
-                    "chunk {chunk} is recorded on {:?}, {good} of these good; {want} are wanted",
+                    "chunk {chunk} is recorded on {:?}, {good} of these good and staying; {want} are wanted",
                     row.keepers
                 ));
             }

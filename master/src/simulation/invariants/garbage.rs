@@ -1,5 +1,5 @@
 //! Garbage goes: when it has been calm for long, keepers have nothing but copies that are recorded, and nothing is left of
-//! files without a name that nobody holds.
+//! files without a name that nobody holds and that are not in the trash.
 
 use super::{Invariant, Saw};
 use crate::simulation::world::World;
@@ -24,8 +24,10 @@ impl Invariant for Garbage {
                 }
             }
         }
-        let held =
-            |inode: u64| world.mounts.iter().any(|mount| mount.alive && mount.opens.contains_key(&inode));
+        let trashed = |inode: u64| world.master.rows.trash().any(|(entry, _)| entry == inode);
+        let held = |inode: u64| {
+            trashed(inode) || world.mounts.iter().any(|mount| mount.alive && mount.opens.contains_key(&inode))
+        };
         match world.master.rows.inodes().find(|(inode, row)| row.nlink == 0 && !held(*inode)) {
             Some((inode, _)) => Err(format!("inode {inode} has no name, and nobody holds it")),
             None => Ok(()),

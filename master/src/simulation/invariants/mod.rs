@@ -6,15 +6,19 @@ mod answered;
 mod appends;
 mod caches;
 mod copies;
+mod duties;
 mod fsync;
 mod garbage;
 mod ids;
 mod locks;
+mod moves;
 mod needed;
 mod once;
 mod order;
 mod orders;
+mod quotas;
 mod tables;
+mod trash;
 mod visible;
 
 use dfs_proto::pb::{self, mount_reply::Result as Reply, mount_request::Op};
@@ -62,7 +66,6 @@ pub(super) enum Saw<'a> {
     WriteAcked {
         inode: u64,
         write: u64,
-        runs: &'a [pb::Run],
         append: bool,
     },
     /// A program got these bytes of a file, from its beginning on; it asked at that step.
@@ -89,8 +92,22 @@ pub(super) trait Invariant {
     fn saw(&mut self, what: &Saw, world: &World) -> Result<(), String>;
 }
 
-/// Each of them, fresh.
-pub(super) fn all() -> Vec<Box<dyn Invariant>> {
+/// Is all as it has to be when it has been calm for long?
+pub(super) fn is_settled(world: &World) -> bool {
+    let mut trash = trash::Trash::default();
+    let mut of_the_end: [&mut dyn Invariant; 5] =
+        [&mut copies::Copies, &mut garbage::Garbage, &mut answered::Answered, &mut moves::Moves, &mut trash];
+    of_the_end.iter_mut().all(|invariant| invariant.saw(&Saw::End, world).is_ok())
+}
+
+/// Each of them, or the one of this name; fresh.
+pub(super) fn all(only: Option<&str>) -> Vec<Box<dyn Invariant>> {
+    let mut all = every();
+    all.retain(|invariant| only.is_none_or(|name| invariant.name() == name));
+    all
+}
+
+fn every() -> Vec<Box<dyn Invariant>> {
     vec![
         Box::new(acknowledged::Acknowledged::default()),
         Box::new(visible::Visible::default()),
@@ -103,7 +120,11 @@ pub(super) fn all() -> Vec<Box<dyn Invariant>> {
         Box::new(caches::Caches::default()),
         Box::new(fsync::Fsync::default()),
         Box::new(orders::Orders),
+        Box::new(trash::Trash::default()),
+        Box::new(quotas::Quotas::default()),
+        Box::new(duties::Duties),
         Box::new(tables::Tables),
+        Box::new(moves::Moves),
         Box::new(copies::Copies),
         Box::new(garbage::Garbage),
         Box::new(answered::Answered),

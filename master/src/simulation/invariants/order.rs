@@ -35,7 +35,7 @@ impl Invariant for Order {
                 self.built.insert(build.chunk);
             }
             Saw::Applied { applied, .. } => {
-                let before = self.last.clone();
+                let mut now = Vec::new();
                 for change in &applied.changes {
                     let RowChange::Put(Row::Chunk(chunk, _)) = change else { continue };
                     if !self.seen.insert(chunk.0) || self.built.contains(&chunk.0) {
@@ -46,10 +46,14 @@ impl Invariant for Order {
                         continue;
                     };
                     let Some(key) = self.writes.get(&write) else { continue };
-                    if let Some(last) = before.get(key).filter(|last| **last > write) {
+                    if let Some(last) = self.last.get(key).filter(|last| **last > write) {
                         return Err(format!("{key:?} (mount, inode): write {write} comes after {last}"));
                     }
-                    let last = self.last.entry(*key).or_default();
+                    now.push((*key, write));
+                }
+                // What one command makes visible has no order.
+                for (key, write) in now {
+                    let last = self.last.entry(key).or_default();
                     *last = write.max(*last);
                 }
             }

@@ -82,7 +82,15 @@ impl Invariant for Visible {
     fn saw(&mut self, what: &Saw, world: &World) -> Result<(), String> {
         let durable = &world.master.durable;
         match what {
-            Saw::Started => self.take_in(durable.0.values()),
+            Saw::Started => {
+                self.take_in(durable.0.values());
+                // The batch that was in flight when it crashed may have got there.
+                for (inode, newest) in &mut self.inodes {
+                    if durable.inode(*inode).is_none() {
+                        *newest = (i64::MAX, 0, 0);
+                    }
+                }
+            }
             Saw::Committed(changes) => {
                 for change in *changes {
                     match change {

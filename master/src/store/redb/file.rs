@@ -102,7 +102,7 @@ fn unusable(path: &Path, error: DatabaseError) -> StoreError {
 }
 
 pub(super) fn io_failed(path: &Path, error: &io::Error) -> StoreError {
-    StoreError::Io { path: path.to_owned(), why: error.to_string() }
+    StoreError::Io { path: path.to_owned(), why: error.to_string(), kind: error.kind() }
 }
 
 /// Tells damage from everything else.
@@ -119,6 +119,7 @@ pub(super) fn explain(path: &Path, error: impl Into<redb::Error>) -> StoreError 
         e @ (redb::Error::TableTypeMismatch { .. } | redb::Error::TableDoesNotExist(_)) => {
             StoreError::Corrupt { path, why: e.to_string() }
         }
-        other => StoreError::Io { path, why: other.to_string() },
+        redb::Error::Io(e) => StoreError::Io { path, why: e.to_string(), kind: e.kind() },
+        other => StoreError::Io { path, why: other.to_string(), kind: io::ErrorKind::Other },
     }
 }

@@ -31,6 +31,28 @@ fn put_samples(store: &mut RedbStore) {
     store.commit(&changes).unwrap();
 }
 
+#[test]
+fn a_store_that_begins_anew_has_what_was_committed_and_takes_more() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut store = open(temp.path()).unwrap();
+    put_samples(&mut store);
+    store.reopen().unwrap();
+    assert_eq!(rows(&mut store).unwrap(), sorted_samples());
+    // The same once more is no other state.
+    put_samples(&mut store);
+    assert_eq!(rows(&mut store).unwrap(), sorted_samples());
+    // Where it cannot be opened it gives errors, until it can.
+    let (file, away) = (temp.path().join(FILE_NAME), temp.path().join("away"));
+    std::fs::rename(&file, &away).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    assert!(matches!(store.reopen(), Err(StoreError::Io { .. })));
+    assert!(matches!(store.commit(&[]), Err(StoreError::Io { .. })));
+    std::fs::remove_dir(&file).unwrap();
+    std::fs::rename(&away, &file).unwrap();
+    store.reopen().unwrap();
+    assert_eq!(rows(&mut store).unwrap(), sorted_samples());
+}
+
 /// The file as a killed process leaves it: copied while the store is open.
 #[test]
 fn what_was_committed_survives_a_crash() {

@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::names::{directory, names_fresh_from, own_changes};
 use super::register::{Register, Verdict, Write};
 use super::{History, Kind, Wrong, acknowledged};
 use crate::faults::content::Block;
@@ -21,7 +22,7 @@ struct Written<'a> {
 }
 
 pub(super) fn check(history: &History, wrong: &mut Vec<Wrong>) {
-    let written = collect(history);
+    let (written, changes) = (collect(history), own_changes(history));
     for operation in &history.operations {
         let (Action::Read { path } | Action::ReadOpen { path }) = &operation.action else { continue };
         let runs = match &operation.outcome {
@@ -31,14 +32,17 @@ pub(super) fn check(history: &History, wrong: &mut Vec<Wrong>) {
         };
         let found: BTreeSet<(Kind, String)> = if let Some(register) = written.whole.get(path.as_str()) {
             // Through an open descriptor, an older file may rightly be seen for ever.
-            let freshness = !matches!(operation.action, Action::ReadOpen { .. });
+            let fresh_ns = match operation.action {
+                Action::ReadOpen { .. } => 0,
+                _ => names_fresh_from(history, operation, directory(path), &changes, Some(path)),
+            };
             whole(
                 history,
                 operation,
                 register,
                 runs,
                 |version| written.lengths[&(path.as_str(), version)],
-                freshness,
+                fresh_ns,
             )
         } else if let Some(registers) = written.blocks.get(path.as_str()) {
             let cut_meanwhile = cut_meanwhile(history, operation, path);
@@ -125,7 +129,7 @@ fn whole(
     register: &Register,
     runs: Option<&[Run]>,
     length: impl Fn(u64) -> u32,
-    freshness: bool,
+    fresh_ns: u64,
 ) -> BTreeSet<(Kind, String)> {
     let one = |kind, what| BTreeSet::from([(kind, what)]);
     let value = match runs {
@@ -147,7 +151,6 @@ fn whole(
             return one(kind, format!("not one version but {runs:?}"));
         }
     };
-    let fresh_ns = if freshness { history.fresh_from(operation) } else { 0 };
     let end_ns = operation.end_ns.unwrap_or(u64::MAX);
     match register.judge(fresh_ns, end_ns, |candidate| *candidate == value) {
         Verdict::Right => BTreeSet::new(),

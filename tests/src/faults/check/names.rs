@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use super::register::{Register, Verdict, Write};
 use super::{History, Kind, Wrong, acknowledged};
-use crate::faults::log::{Action, Change, Operation, Outcome, Value};
+use crate::faults::log::{Action, Change, How, Operation, Outcome, Value};
 
 /// Errors that say something of the name itself, and not that something does not work: ENOENT, EEXIST, ENOTDIR, EISDIR,
 /// ENOTEMPTY. Each name has one program that changes it, and that knows what is there.
 const ABOUT_THE_NAME: [i32; 5] = [2, 17, 20, 21, 39];
 
 pub(super) fn check(history: &History, wrong: &mut Vec<Wrong>) {
-    let registers = collect(history);
+    let (registers, changes) = (collect(history), own_changes(history));
     for operation in &history.operations {
         let when = || history.when(operation);
         match (&operation.action, &operation.outcome) {
@@ -32,10 +32,12 @@ pub(super) fn check(history: &History, wrong: &mut Vec<Wrong>) {
                 let register = registers.get(path.as_str());
                 let matches = |candidate: &Value| candidate == value;
                 let shown = format!("{value:?}");
-                judge(history, operation, path, register, matches, &shown, wrong);
+                let fresh_ns = names_fresh_from(history, operation, directory(path), &changes, None);
+                judge(history, operation, (path, register, fresh_ns), matches, &shown, wrong);
             }
             (Action::List { path }, Some(Outcome::Names(names))) => {
-                list(history, operation, path, names, &registers, wrong);
+                let fresh_ns = names_fresh_from(history, operation, path, &changes, None);
+                list(history, operation, (path, names), fresh_ns, &registers, wrong);
             }
             _ => {}
         }
@@ -60,33 +62,65 @@ fn collect(history: &History) -> BTreeMap<&str, Register> {
     registers
 }
 
+/// A change of a name by a mount.
+pub(super) struct OwnChange<'a> {
+    path: &'a str,
+    begin_ns: u64,
+    end_ns: Option<u64>,
+}
+
+/// The changes of names of each mount in each directory.
+pub(super) type OwnChanges<'a> = BTreeMap<(u32, &'a str), Vec<OwnChange<'a>>>;
+
+pub(super) fn own_changes(history: &History) -> OwnChanges<'_> {
+    let mut all = OwnChanges::new();
+    for operation in &history.operations {
+        let paths: Vec<&str> = match &operation.action {
+            Action::Names { changes, .. } => changes.iter().map(|change| change.path.as_str()).collect(),
+            Action::Replace { path, how: How::Rename, .. } => vec![path],
+            _ => continue,
+        };
+        for path in paths {
+            let change = OwnChange { path, begin_ns: operation.begin_ns, end_ns: operation.end_ns };
+            all.entry((operation.mount, directory(path))).or_default().push(change);
+        }
+    }
+    all
+}
+
+pub(super) fn directory(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(dir, _)| dir)
+}
+
 /// While a mount itself changes a name in a directory, it shows the others there as they were before that (SEMANTICS.md,
-/// Visibility, the second exception).
-fn names_fresh_from(history: &History, look: &Operation, path: &str) -> u64 {
+/// Visibility, the second exception). Changes of `but` itself do not count.
+pub(super) fn names_fresh_from(
+    history: &History,
+    look: &Operation,
+    dir: &str,
+    changes: &OwnChanges<'_>,
+    but: Option<&str>,
+) -> u64 {
     const WAKING_NS: u64 = 100_000_000;
-    let dir = |path: &str| path.rsplit_once('/').map(|(dir, _)| dir.to_owned());
-    let own_changes = history.operations.iter().filter(|operation| {
-        let Action::Names { changes, .. } = &operation.action else { return false };
-        operation.mount == look.mount
-            && operation.begin_ns <= look.begin_ns
-            && operation.end_ns.is_none_or(|end_ns| end_ns + WAKING_NS >= look.begin_ns)
-            && changes.iter().any(|change| dir(&change.path) == dir(path))
-    });
-    own_changes.map(|operation| operation.begin_ns).fold(history.fresh_from(look), u64::min)
+    let under_way = |change: &&OwnChange<'_>| {
+        change.begin_ns <= look.begin_ns
+            && change.end_ns.is_none_or(|end_ns| end_ns + WAKING_NS >= look.begin_ns)
+            && but.is_none_or(|but| but != change.path)
+    };
+    let of_dir = changes.get(&(look.mount, dir)).into_iter().flatten().filter(under_way);
+    of_dir.map(|change| change.begin_ns).fold(history.fresh_from(look), u64::min)
 }
 
 fn judge(
     history: &History,
     operation: &Operation,
-    path: &str,
-    register: Option<&Register>,
+    (path, register, fresh_ns): (&str, Option<&Register>, u64),
     matches: impl Fn(&Value) -> bool,
     shown: &str,
     wrong: &mut Vec<Wrong>,
 ) {
     let nothing = Register::default();
     let end_ns = operation.end_ns.unwrap_or(u64::MAX);
-    let fresh_ns = names_fresh_from(history, operation, path);
     let (kind, what) = match register.unwrap_or(&nothing).judge(fresh_ns, end_ns, matches) {
         Verdict::Right => return,
         Verdict::NeverWritten => (Kind::Foreign, format!("{shown}, which nobody had made")),
@@ -102,8 +136,8 @@ fn judge(
 fn list(
     history: &History,
     operation: &Operation,
-    dir: &str,
-    names: &[String],
+    (dir, names): (&str, &[String]),
+    fresh_ns: u64,
     registers: &BTreeMap<&str, Register>,
     wrong: &mut Vec<Wrong>,
 ) {
@@ -114,7 +148,7 @@ fn list(
         let there = names.iter().any(|name| *name == path[prefix.len()..]);
         let matches = |value: &Value| (*value != Value::Absent) == there;
         let shown = if there { "listed" } else { "not listed" };
-        judge(history, operation, path, registers.get(path), matches, shown, wrong);
+        judge(history, operation, (path, registers.get(path), fresh_ns), matches, shown, wrong);
     }
     for name in names.iter().filter(|name| !known.contains(&format!("{prefix}{name}").as_str())) {
         let what = format!("listed, but nobody made it ({})", history.when(operation));

@@ -268,6 +268,23 @@ fn a_name_may_be_old_while_the_same_mount_changes_another_one_there_and_only_the
 }
 
 #[test]
+fn a_file_may_be_old_while_the_same_mount_replaces_another_one_there_and_only_then() {
+    let log = |own: u64| {
+        let log = Log::new().replace(10, 20, 1, How::Rename, Done).replace(30, 40, 2, How::Rename, Done);
+        let other = Action::Replace { path: "g".into(), version: 3, blocks: 4, how: How::Rename };
+        let log = log.at(35, own, other, Done).read(200_000_000, 200_000_001, &[(0, 4, Version(1, 4))]);
+        let end_ns = u64::MAX - 1;
+        let mut log = log.read(end_ns, end_ns + 1, &[(0, 4, Version(2, 4))]);
+        let g = vec![Run { first: 0, count: 4, block: Version(3, 4) }];
+        log = log.at(end_ns, end_ns + 1, Action::Read { path: "g".into() }, Outcome::Blocks(g));
+        log.0.healed_ns = 1_000_000_000;
+        log
+    };
+    log(150_000_000).has(&[]);
+    log(60_000_000).has(&[Kind::Stale]);
+}
+
+#[test]
 fn a_rename_that_failed_is_done_or_not_done() {
     let (absent, file) = (Value::Absent, Value::File(5));
     let at = HEALED;

@@ -1,0 +1,179 @@
+//! Disks that fail under a process that goes on.
+//!
+//! Covers: a full, a read-only and a failing disk at the master: changes give an error in bounded time, what is stored can
+//! be read, nothing acknowledged is lost, and changes go on by themselves when the disk does, and after a restart; a
+//! read-only disk at a keeper: it serves what it has, new bytes go elsewhere, and it is used again afterwards; EIO from
+//! reads at a keeper: readers get the right bytes, and the bad copies are replaced.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use dfs_tests::cluster::{Builder, files_below};
+use dfs_tests::faults::disk;
+use dfs_tests::wait::secs;
+use dfs_tests::{Cluster, Mount, Rng, require_root, wait_until};
+use rustix::io::Errno;
+
+/// What a mount waits for the master.
+const PATIENCE: Duration = secs(2);
+/// The longest that a change may take to fail.
+const LONGEST: Duration = secs(10);
+
+fn one_keeper() -> Builder {
+    require_root();
+    Cluster::builder().keepers(1).copies(1).min_copies(1).chunk_size("1MiB")
+}
+
+fn mount(cluster: &mut Cluster) -> Mount {
+    cluster.mount_with(&["-o", &format!("master_timeout={}s", PATIENCE.as_secs())])
+}
+
+/// Makes the master's disk fail with `fail`, and right again with `mend`, while two mounts are there.
+fn master_survives(mut cluster: Cluster, errors: &[Errno], fail: impl Fn(&Cluster), mend: impl Fn(&Cluster)) {
+    let (writer, reader) = (mount(&mut cluster), mount(&mut cluster));
+    let bytes = Rng::new(4).bytes(3 << 20);
+    fs::create_dir(writer.path("made")).unwrap();
+    fs::create_dir(writer.path("before")).unwrap();
+    fs::write(writer.path("before/file"), &bytes).unwrap();
+
+    fail(&cluster);
+    let mut acknowledged = Vec::new();
+    let error = (0..100_000)
+        .find_map(|n| {
+            let name = format!("made/{n}");
+            let begun = Instant::now();
+            let made = fs::create_dir(writer.path(&name));
+            assert!(begun.elapsed() < LONGEST, "{name} took {:?}: {made:?}", begun.elapsed());
+            made.map(|()| acknowledged.push(name)).err()
+        })
+        .expect("changes are refused in the end");
+    println!("{} changes went well, then {error}", acknowledged.len());
+    assert!(
+        error.raw_os_error() == Some(Errno::TIMEDOUT.raw_os_error()) || is_one_of(&error, errors),
+        "{error}"
+    );
+    // That one waited, and so does who looks at what it changes; what comes now is refused at once, with the reason.
+    wait_until(LONGEST, "the reason is told", || {
+        let begun = Instant::now();
+        let made = fs::create_dir(writer.path("before/refused"));
+        begun.elapsed() < PATIENCE / 2 && made.is_err_and(|error| is_one_of(&error, errors))
+    });
+    let begun = Instant::now();
+    assert!(fs::write(writer.path("before/more"), b"x").is_err_and(|error| is_one_of(&error, errors)));
+    assert!(fs::read(reader.path("before/file")).unwrap() == bytes, "reads go on");
+    assert_eq!(names(&reader.path("before")), ["file"], "lists go on");
+    assert!(
+        fs::metadata(reader.path("before/none")).is_err_and(|e| e.kind() == std::io::ErrorKind::NotFound)
+    );
+    assert!(begun.elapsed() < PATIENCE, "took {:?}", begun.elapsed());
+    assert!(cluster.master.is_running());
+
+    mend(&cluster);
+    wait_until(secs(20), "changes go on by themselves", || fs::create_dir(writer.path("made/after")).is_ok());
+    acknowledged.push("made/after".to_owned());
+    fs::write(writer.path("before/more"), b"x").unwrap();
+    let all_there = |mount: &Mount| acknowledged.iter().all(|name| mount.path(name).is_dir());
+    assert!(all_there(&reader));
+    cluster.master.kill();
+    cluster.restart_master();
+    let fresh = mount(&mut cluster);
+    assert!(all_there(&fresh), "what was acknowledged is on the disk");
+    assert!(fs::read(fresh.path("before/file")).unwrap() == bytes);
+    assert_eq!(names(&fresh.path("before")), ["file", "more"]);
+}
+
+fn is_one_of(error: &std::io::Error, errors: &[Errno]) -> bool {
+    errors.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap();
+    let mut names: Vec<String> = entries.map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+fn a_master_whose_disk_is_full_refuses_changes_until_there_is_room() {
+    let cluster = one_keeper().master_disk("size=32m").start();
+    let dir = cluster.scratch.path("master");
+    master_survives(cluster, &[Errno::NOSPC], |_| disk::fill(&dir), |_| disk::empty(&dir));
+}
+
+#[test]
+fn a_master_whose_disk_is_read_only_refuses_changes_until_it_is_writable() {
+    let cluster = one_keeper().faulty_disk("master").start();
+    let dir = cluster.scratch.path("master");
+    let fail = |cluster: &Cluster| cluster.disk("master").is_read_only(&dir);
+    master_survives(cluster, &[Errno::ROFS], fail, |cluster| cluster.disk("master").works());
+}
+
+#[test]
+fn a_master_whose_disk_fails_refuses_changes_until_it_works() {
+    let cluster = one_keeper().faulty_disk("master").start();
+    let dir = cluster.scratch.path("master");
+    let fail = |cluster: &Cluster| cluster.disk("master").fails_to_write(&dir);
+    master_survives(cluster, &[Errno::IO], fail, |cluster| cluster.disk("master").works());
+}
+
+#[test]
+fn a_keeper_whose_disk_is_read_only_serves_what_it_has_and_new_bytes_go_elsewhere() {
+    require_root();
+    let mut cluster = Cluster::builder().chunk_size("1MiB").faulty_disk("keeper-0").start();
+    let mount = cluster.mount();
+    let bytes = Rng::new(5).bytes(3 << 20);
+    fs::write(mount.path("before"), &bytes).unwrap();
+    cluster.wait_copies("/before", 3, secs(15));
+    let had = cluster.chunk_files(0);
+
+    cluster.disk("keeper-0").is_read_only(&cluster.keeper_data(0));
+    for n in 0..4 {
+        fs::write(mount.path(format!("during-{n}")), &bytes).unwrap();
+    }
+    wait_until(secs(10), "the master knows", || cluster.keeper_row(0)["read_only"] == true);
+    assert_eq!(cluster.chunk_files(0), had, "nothing came to it, and nothing went");
+    (0..4).for_each(|n| cluster.wait_copies(&format!("/during-{n}"), 2, secs(10)));
+    cluster.keeper(1).kill();
+    cluster.keeper(2).kill();
+    cluster.wait_live(1);
+    let fresh = cluster.mount();
+    assert!(fs::read(fresh.path("before")).unwrap() == bytes, "it serves what it has");
+    cluster.keeper(1).restart();
+    cluster.keeper(2).restart();
+    cluster.wait_live(3);
+
+    cluster.disk("keeper-0").works();
+    (0..4).for_each(|n| cluster.wait_copies(&format!("/during-{n}"), 3, secs(30)));
+    assert!((0..4).all(|n| fs::read(fresh.path(format!("during-{n}"))).unwrap() == bytes));
+    cluster.dfs(&["scrub"]).ok();
+}
+
+#[test]
+fn a_keeper_that_cannot_read_chunks_sends_nothing_wrong_and_gets_good_copies() {
+    require_root();
+    let mut cluster = Cluster::builder().chunk_size("1MiB").faulty_disk("keeper-0").start();
+    let bytes = Rng::new(6).bytes(8 << 20);
+    fs::write(cluster.mount().path("file"), &bytes).unwrap();
+    cluster.wait_copies("/file", 3, secs(15));
+    let quarantined = |cluster: &Cluster| files_below(&cluster.keeper_data(0).join("quarantine"), "").len();
+
+    cluster.disk("keeper-0").fails_to_read(".chunk");
+    let mut tries = 0;
+    wait_until(secs(30), "somebody was to read at that keeper", || {
+        tries += 1;
+        let fresh = cluster.mount();
+        assert!(fs::read(fresh.path("file")).unwrap() == bytes, "try {tries}");
+        quarantined(&cluster) > 0
+    });
+    let log = cluster.keeper(0).log();
+    assert!(log.contains("chunk quarantined") && log.contains("Input/output error"), "{log}");
+    cluster.disk("keeper-0").works();
+    wait_until(secs(30), "good copies have come, and what was bad is gone", || quarantined(&cluster) == 0);
+    cluster.wait_copies("/file", 3, secs(30));
+    cluster.dfs(&["scrub"]).ok();
+    cluster.keeper(1).kill();
+    cluster.keeper(2).kill();
+    cluster.wait_live(1);
+    assert!(fs::read(cluster.mount().path("file")).unwrap() == bytes, "from that keeper alone");
+}

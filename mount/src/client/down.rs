@@ -8,8 +8,8 @@
 //! - every look since then was refused, by each of the addresses that the master's name has at that moment, with less than
 //!   [`GOOD_FOR`] between two of them.
 //!
-//! It ends for good, until the session is whole, at the first look that finds somebody there, or when looks that find nothing out last
-//! for longer than that. What cannot be seen is a master that comes
+//! It ends for good, until the session is whole, at the first look after a refusal that finds somebody there, or when looks that find
+//! nothing out last for longer than that. (Before the first refusal, somebody there may be the master whose end is under way.) What cannot be seen is a master that comes
 //! up, takes changes, and goes again between two looks.
 
 use std::io::ErrorKind;
@@ -57,6 +57,17 @@ impl Down {
     }
 }
 
+/// What a look says of the master.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Seen {
+    /// It is down.
+    Down,
+    /// Nothing: look again.
+    Nothing,
+    /// It may be there: ask it.
+    Unknown,
+}
+
 /// The looks of one break of the session.
 pub(super) struct Vigil<'a> {
     master: &'a str,
@@ -78,24 +89,24 @@ impl<'a> Vigil<'a> {
         Vigil { master, down, events, broke_at: Instant::now(), open_until: trusted_until }
     }
 
-    /// Looks once more: is the master down, as far as each look until now could tell? Says what is new of that.
-    pub(super) async fn is_down(&mut self) -> bool {
-        let Some(open_until) = self.open_until else { return false };
+    /// Looks once more. Says what is new of that.
+    pub(super) async fn look(&mut self) -> Seen {
+        let Some(open_until) = self.open_until else { return Seen::Unknown };
         let looked_at = Instant::now();
         let look = look(self.master).await;
         let in_time = Instant::now() <= open_until;
         let before = *lock(&self.down.0);
-        let now = match look {
-            Look::Refused if in_time => Some(Refused { broke_at: self.broke_at, looked_at }),
+        let (now, open_until, seen) = match look {
+            Look::Refused if in_time => {
+                let refused = Refused { broke_at: self.broke_at, looked_at };
+                (Some(refused), Some(looked_at + GOOD_FOR), Seen::Down)
+            }
             // A machine that is busy may not get to it.
-            Look::Silent if in_time => before,
-            Look::Refused | Look::Silent | Look::There => None,
+            Look::Silent if in_time => (before, Some(open_until), Seen::Nothing),
+            Look::There if in_time && before.is_none() => (None, Some(open_until), Seen::Unknown),
+            Look::Refused | Look::Silent | Look::There => (None, None, Seen::Unknown),
         };
-        self.open_until = match look {
-            Look::Refused => now.map(|_| looked_at + GOOD_FOR),
-            Look::Silent => in_time.then_some(open_until),
-            Look::There => None,
-        };
+        self.open_until = open_until;
         *lock(&self.down.0) = now;
         if now.is_some() && before.is_none() {
             tracing::info!(
@@ -106,14 +117,7 @@ impl<'a> Vigil<'a> {
         } else if now.is_none() && before.is_some() {
             insist(self.events, Event::MasterMayBeBack).await;
         }
-        now.is_some()
-    }
-}
-
-impl Vigil<'_> {
-    /// May a look still find out that the master is down?
-    pub(super) fn is_open(&self) -> bool {
-        self.open_until.is_some_and(|until| Instant::now() <= until)
+        seen
     }
 }
 
@@ -173,15 +177,27 @@ mod tests {
         let down = Down::default();
         let mut vigil = Vigil::new(&master, &down, &events, soon());
         assert!(!down.is_down());
-        assert!(vigil.is_down().await && vigil.is_down().await && down.is_down());
+        assert_eq!((vigil.look().await, vigil.look().await), (Seen::Down, Seen::Down));
+        assert!(down.is_down());
         assert_eq!(said.try_recv(), Ok(Event::MasterDown));
         assert!(said.try_recv().is_err(), "once");
         let listening = tokio::net::TcpListener::bind(&master).await.unwrap();
-        assert!(!vigil.is_down().await && !down.is_down());
+        assert!(vigil.look().await == Seen::Unknown && !down.is_down());
         assert_eq!(said.try_recv(), Ok(Event::MasterMayBeBack));
         drop(listening);
-        assert!(!vigil.is_down().await && !down.is_down(), "it may have taken changes");
+        assert!(vigil.look().await == Seen::Unknown && !down.is_down(), "it may have taken changes");
         assert!(said.try_recv().is_err());
+    }
+
+    #[tokio::test]
+    async fn who_is_there_before_the_first_refusal_may_be_on_the_way_out() {
+        let (listening, master) = listener().await;
+        let (events, _said) = mpsc::channel(5);
+        let down = Down::default();
+        let mut vigil = Vigil::new(&master, &down, &events, soon());
+        assert_eq!(vigil.look().await, Seen::Unknown);
+        drop(listening);
+        assert_eq!(vigil.look().await, Seen::Down);
     }
 
     #[tokio::test]
@@ -191,14 +207,14 @@ mod tests {
         let (events, mut said) = mpsc::channel(5);
         let down = Down::default();
         for until in [None, Instant::now().checked_sub(Duration::from_millis(1))] {
-            assert!(!Vigil::new(&master, &down, &events, until).is_down().await);
+            assert_eq!(Vigil::new(&master, &down, &events, until).look().await, Seen::Unknown);
         }
         assert!(said.try_recv().is_err());
         let mut vigil = Vigil::new(&master, &down, &events, soon());
-        assert!(vigil.is_down().await);
+        assert_eq!(vigil.look().await, Seen::Down);
         tokio::time::sleep(GOOD_FOR).await;
         assert!(!down.is_down(), "it is too old");
-        assert!(!vigil.is_down().await);
+        assert_eq!(vigil.look().await, Seen::Unknown);
         assert_eq!(said.try_recv(), Ok(Event::MasterDown));
         assert_eq!(said.try_recv(), Ok(Event::MasterMayBeBack));
     }
@@ -223,8 +239,8 @@ mod tests {
         let (events, _said) = mpsc::channel(5);
         let down = Down::default();
         let mut vigil = Vigil::new(&master, &down, &events, soon());
-        assert!(!vigil.is_down().await && vigil.open_until.is_some());
+        assert!(vigil.look().await == Seen::Nothing && vigil.open_until.is_some());
         vigil.open_until = Instant::now().checked_sub(Duration::from_millis(1));
-        assert!(!vigil.is_down().await && vigil.open_until.is_none());
+        assert!(vigil.look().await == Seen::Unknown && vigil.open_until.is_none());
     }
 }

@@ -21,7 +21,7 @@ use dfs_proto::pb::{mount_down, mount_up};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::clock::Clock;
-use super::down::{Down, LOOK_EVERY, Vigil};
+use super::down::{Down, LOOK_EVERY, Seen, Vigil};
 use super::hello::{Link, connect, first_link, hello};
 use super::requests::{Op, Reply, ReplyTo, Requests};
 use super::uploads::Uploads;
@@ -206,7 +206,7 @@ async fn keep(shared: Arc<Shared>, mut link: Link, events: mpsc::Sender<Event>) 
         let forgotten = lose(&events).await;
         let mut vigil = Vigil::new(&shared.config.master, &shared.down, &events, trusted_until);
         // The master takes the end of the stream for the word that all is forgotten.
-        tokio::join!(until_forgotten(forgotten), vigil.is_down());
+        tokio::join!(until_forgotten(forgotten), vigil.look());
         drop(link);
         lock(&shared.forgotten).clear();
         shared.requests().stream_broke();
@@ -264,7 +264,7 @@ async fn replace(shared: &Shared, events: &mpsc::Sender<Event>, mut vigil: Vigil
             shared.uploads().fail_all("the master has been away for too long");
         }
         // A look that finds out nothing is repeated at once: an attempt at a session takes longer.
-        if vigil.is_down().await || vigil.is_open() {
+        if vigil.look().await != Seen::Unknown {
             tokio::time::sleep(LOOK_EVERY).await;
             continue;
         }

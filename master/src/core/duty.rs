@@ -148,6 +148,7 @@ impl State {
         uploads.into_iter().for_each(|chunk| self.upload_lost_copy(chunk, id));
         self.built_lost_copies(id, |_| true, out);
         self.keepers.remove(&id);
+        self.syncs.forget_keeper(id);
         out.touch(RowKey::Keeper(id));
         tracing::info!(keeper = %id, address = was.address, "an operator had a keeper forgotten");
         let message = format!("it was drained, and an operator had keeper {id} forgotten; it can be removed");

@@ -174,6 +174,7 @@ impl State {
         self.drop_builds_at(id, out);
         self.doubt_uploads_at(id, |_| true);
         self.heard(id, out);
+        self.syncs.came(id, out.now_ms);
         self.ask_syncs_again(id, out);
         self.recheck_uploads(out);
         self.start_scan(out);
@@ -243,6 +244,7 @@ impl State {
                 keeper.inventory = None;
                 tracing::warn!(keeper = %id, address = keeper.row.address, "keeper is dead: nothing heard for {DEAD_AFTER_MS} ms");
             }
+            self.syncs.went(*id);
             self.fsck.left(*id);
             self.cancel_orders_at(*id);
             self.drop_builds_at(*id, out);

@@ -160,7 +160,7 @@ impl State {
         self.orphans = nameless.map(|(inode, _)| *inode).collect();
         self.grace_until_ms = now_ms + ORPHAN_GRACE_MS;
         self.locks.begin_grace(now_ms);
-        self.syncs.begin_after_load(now_ms);
+        self.syncs.begin_after_load(self.keepers.keys().copied(), now_ms);
         self.be_quiet_after_load(now_ms);
         self.compaction.begin_after_load(now_ms);
         self.check().map_err(CorruptRow)?;

@@ -1,8 +1,9 @@
 //! fsync: which copies are not known to be on stable storage, and who waits for them.
 //!
 //! A copy is unsynced from when it is recorded until its keeper says otherwise. That outlives the keeper's
-//! death: a keeper that comes back has not therefore synced anything. Not stored: some time after a restart of the
-//! master copies count as synced, since keepers sync all they have within a second; until then none does.
+//! death: a keeper that comes back has not therefore synced anything. Not stored: after a restart of the master the
+//! copies of a keeper count as synced when it has been there for some time, since keepers sync all they have within a second; until
+//! then none does.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,7 +21,7 @@ const FSYNC_DEADLINE_MS: i64 = 20_000;
 /// Most fsyncs of all sessions that wait.
 const MAX_WAITS: usize = 4096;
 
-/// After a restart nobody knows what keepers have synced; by then they have all of it.
+/// After a restart nobody knows what keepers have synced; so long after they came they have all of it.
 const UNKNOWN_AFTER_LOAD_MS: i64 = 2_000;
 
 struct Wait {
@@ -40,12 +41,34 @@ pub(super) struct Syncs {
     next_wait: u64,
     /// Until then any copy may be unsynced.
     unknown_until_ms: Option<i64>,
+    /// Keepers of before a restart, whose copies may be unsynced, and when they came back.
+    unknown: BTreeMap<KeeperId, Option<i64>>,
 }
 
 impl Syncs {
-    /// The master was restarted.
-    pub fn begin_after_load(&mut self, now_ms: i64) {
+    /// The master was restarted, and knows these.
+    pub fn begin_after_load(&mut self, keepers: impl Iterator<Item = KeeperId>, now_ms: i64) {
         self.unknown_until_ms = Some(now_ms.saturating_add(UNKNOWN_AFTER_LOAD_MS));
+        self.unknown = keepers.map(|keeper| (keeper, None)).collect();
+    }
+
+    /// A keeper is there.
+    pub fn came(&mut self, keeper: KeeperId, now_ms: i64) {
+        if let Some(since) = self.unknown.get_mut(&keeper) {
+            *since = Some(now_ms);
+        }
+    }
+
+    /// It is nobody any more.
+    pub fn forget_keeper(&mut self, keeper: KeeperId) {
+        self.unknown.remove(&keeper);
+    }
+
+    /// It is not, and may not have synced what it had.
+    pub fn went(&mut self, keeper: KeeperId) {
+        if let Some(since) = self.unknown.get_mut(&keeper) {
+            *since = None;
+        }
     }
 
     pub fn add(&mut self, chunk: ChunkId, keeper: KeeperId) {
@@ -57,7 +80,9 @@ impl Syncs {
     }
 
     pub fn is_synced(&self, chunk: ChunkId, keeper: KeeperId) -> bool {
-        self.unknown_until_ms.is_none() && !self.unsynced.contains(&(chunk, keeper))
+        self.unknown_until_ms.is_none()
+            && !self.unknown.contains_key(&keeper)
+            && !self.unsynced.contains(&(chunk, keeper))
     }
 
     pub fn unsynced(&self) -> impl Iterator<Item = (ChunkId, KeeperId)> {
@@ -112,6 +137,8 @@ impl State {
         let doubtful: BTreeSet<ChunkId> = self.syncs.unsynced().map(|(chunk, _)| chunk).collect();
         let chunks: BTreeSet<ChunkId> = if self.syncs.unknown_until_ms.is_some() {
             self.chunks_of(inode)
+        } else if !self.syncs.unknown.is_empty() {
+            self.chunks_of(inode).into_iter().filter(|chunk| !self.is_durable(*chunk)).collect()
         } else if doubtful.is_empty() {
             doubtful
         } else {
@@ -159,6 +186,8 @@ impl State {
         if self.syncs.unknown_until_ms.is_some_and(|until_ms| out.now_ms >= until_ms) {
             self.syncs.unknown_until_ms = None;
         }
+        let is_known = |since: i64| out.now_ms >= since.saturating_add(UNKNOWN_AFTER_LOAD_MS);
+        self.syncs.unknown.retain(|_, since| !since.is_some_and(is_known));
         self.recheck_syncs(out);
         let late: Vec<u64> = self
             .syncs
@@ -256,6 +285,28 @@ mod tests {
         kit.pass_ms(20_000);
         let Some(Reply::Error(error)) = kit.reply_to(request) else { panic!("no error") };
         assert_eq!(error.code, pb::Code::TimedOut as i32);
+    }
+
+    #[test]
+    fn after_a_restart_a_keeper_counts_when_it_has_been_there_for_a_while() {
+        let (mut kit, file, chunk) = setup();
+        let holders = kit.state.chunks.get(chunk).unwrap().keepers.clone();
+        kit.state.syncs = Syncs::default();
+        kit.state.syncs.begin_after_load([KeeperId(1), KeeperId(2), KeeperId(3)].into_iter(), kit.now_ms());
+        holders.iter().for_each(|keeper| kit.kill(*keeper));
+        let request = kit.request(pb::mount_request::Op::Fsync(pb::Fsync { inode: file.0 }));
+        kit.pass_ms(3_000);
+        assert_eq!(kit.reply_to(request), None, "nobody who has it came back");
+        kit.state.syncs.came(holders[0], kit.now_ms());
+        kit.pass_ms(1_000);
+        assert!(!kit.state.syncs.is_synced(chunk, holders[0]));
+        kit.state.syncs.went(holders[0]);
+        kit.pass_ms(2_000);
+        assert!(!kit.state.syncs.is_synced(chunk, holders[0]), "it went too early");
+        kit.state.syncs.came(holders[0], kit.now_ms());
+        kit.pass_ms(2_000);
+        assert!(kit.state.syncs.is_synced(chunk, holders[0]));
+        assert_eq!(kit.reply_to(request), Some(Reply::Empty(pb::Empty {})));
     }
 
     #[test]

@@ -79,18 +79,24 @@ impl World {
         self.ask(at, Op::SetLock(pb::SetLock { lock, wait: false }));
     }
 
+    /// What the mount has from now on.
+    pub fn lock_granted(&mut self, at: usize, op: &pb::SetLock, result: &Reply) {
+        let (Some(lock), Reply::Lock(_)) = (op.lock, result) else { return };
+        if lock.kind != LockKind::Append as i32 && lock.mode != LockMode::Unlock as i32 {
+            self.mounts[at].locks.insert(lock.inode, Lock { mode: lock.mode });
+        }
+    }
+
     pub fn lock_answered(&mut self, at: usize, op: &pb::SetLock, result: &Reply) {
         let Some(lock) = op.lock else { return };
         let mount = &mut self.mounts[at];
         let append = lock.kind == LockKind::Append as i32;
         match result {
-            Reply::Lock(_) if lock.mode == LockMode::Unlock as i32 => {}
-            Reply::Lock(info) if append => {
+            Reply::Lock(info) if append && lock.mode != LockMode::Unlock as i32 => {
                 let end = info.attr.map_or(0, |attr| attr.size);
                 mount.leases.insert(lock.inode, Lease::Held { end, recalled: false });
                 self.append(at, lock.inode);
             }
-            Reply::Lock(_) => drop(mount.locks.insert(lock.inode, Lock { mode: lock.mode })),
             Reply::Error(_) if append => drop(mount.leases.remove(&lock.inode)),
             _ => {}
         }

@@ -261,6 +261,10 @@ impl World {
     }
 
     fn mount_answered(&mut self, at: usize, request: u64, asked: Asked, result: Reply) {
+        // First: who watches the answer has to know what the mount has by it.
+        if let Op::SetLock(op) = &asked.op {
+            self.lock_granted(at, op, &result);
+        }
         self.saw(&Saw::Answered { mount: at, request, result: &result });
         let until_ms = asked.at_ms + 40_000;
         self.mounts[at].cache.take_in(

@@ -7,24 +7,11 @@ use std::path::Path;
 use redb::ReadableTableMetadata;
 
 use super::crash_tests::{deletes, extent, identity, puts, scratch};
+use super::tests::{open, rows};
 use super::*;
 use crate::store::codec::tests::samples;
 
 type Rows = Vec<Row>;
-
-fn open(path: &Path) -> Result<RedbStore, StoreError> {
-    RedbStore::open(DataDir::open(path).unwrap())
-}
-
-fn rows(store: &mut RedbStore) -> Result<Rows, StoreError> {
-    let mut rows = Vec::new();
-    store.load(&mut |row| {
-        rows.push(row);
-        Ok(())
-    })?;
-    rows.sort_by_key(codec::key_of);
-    Ok(rows)
-}
 
 /// Rows of every kind in several commits, and room that is free again.
 fn fill(store: &mut RedbStore) -> Rows {

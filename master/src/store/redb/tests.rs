@@ -6,11 +6,12 @@ use super::crash_tests::scratch;
 use super::*;
 use crate::store::codec::tests::samples;
 
-fn open(path: &Path) -> Result<RedbStore, StoreError> {
+pub(super) fn open(path: &Path) -> Result<RedbStore, StoreError> {
     RedbStore::open(DataDir::open(path).unwrap())
 }
 
-fn rows(store: &mut RedbStore) -> Result<Vec<Row>, StoreError> {
+/// All that is stored, sorted.
+pub(super) fn rows(store: &mut RedbStore) -> Result<Vec<Row>, StoreError> {
     let mut rows = Vec::new();
     store.load(&mut |row| {
         rows.push(row);

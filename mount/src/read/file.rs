@@ -16,6 +16,7 @@ use super::layout::{Layout, Page, Source};
 use super::lock;
 use super::planner::{DataPiece, Piece, plan};
 use super::prefetch::{Prefetcher, ReadStream};
+use crate::client::lanes::Lane;
 
 /// For one read, everything included; longer where calls to the master may take longer.
 const READ_DEADLINE: Duration = Duration::from_secs(30);
@@ -204,7 +205,7 @@ impl Shared {
         let (sender, answer) = watch::channel(None);
         state.asking = Some(Asking { generation, start, answer: answer.clone() });
         let shared = self.clone();
-        self.fetcher.runtime.spawn(async move {
+        self.fetcher.client.lanes().of(Lane::Control).spawn(async move {
             let page = shared.ask(generation, start).await;
             sender.send_replace(Some(page));
         });

@@ -54,13 +54,11 @@ pub struct Readers {
 }
 
 impl Readers {
-    /// `cache_bytes` bounds what the block cache holds. Must be called inside a tokio runtime, on which the
-    /// fetches then run.
+    /// `cache_bytes` bounds what the block cache holds. The fetches run on the client's lanes.
     pub fn new(client: Client, cache_bytes: u64) -> Arc<Readers> {
-        let runtime = tokio::runtime::Handle::current();
         Arc::new(Readers {
-            fetcher: Arc::new(Fetcher::new(client, cache_bytes, runtime.clone())),
-            prefetcher: Arc::new(Prefetcher::new(cache_bytes, runtime)),
+            fetcher: Arc::new(Fetcher::new(client, cache_bytes)),
+            prefetcher: Arc::new(Prefetcher::new(cache_bytes)),
             files: Mutex::default(),
         })
     }

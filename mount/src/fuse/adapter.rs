@@ -11,16 +11,16 @@ use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, Filesystem, INodeNo, InitFlags,
-    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, INodeNo, InitFlags, KernelConfig,
+    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
 };
 use tokio::runtime::Handle;
 
 use super::ServeOptions;
-use super::answers::{GENERATION, open_flags, opendir_flags};
-use super::convert::{file_type, given};
+use super::answers::open_flags;
+use super::convert::given;
 use super::lock_requests::{self, LockRequest};
 use super::requester::{self, Call};
 use super::root::Root;
@@ -123,6 +123,9 @@ impl Filesystem for Adapter {
 
     fn getattr(&self, request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let (fs, inode) = (self.fs.clone(), self.root.inward(ino));
+        if let Some((attr, ttl)) = fs.known_attr(inode) {
+            return reply.attr(&ttl.min(self.options.attr_timeout), &self.root.attr(&attr));
+        }
         self.attr(Call::new(request, "getattr", ino), reply, async move { fs.getattr(inode).await });
     }
 
@@ -514,44 +517,11 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let (fs, caller, inode) = (self.fs.clone(), self.caller(request), self.root.inward(ino));
-        let open = move |reply: ReplyOpen| {
-            let (handle, is_list_right) = fs.opendir(inode, flags.0);
-            reply.opened(FileHandle(handle), opendir_flags(is_list_right));
-        };
-        if !caller.squashed {
-            return open(reply);
-        }
-        let fs = self.fs.clone();
-        let allowed = async move { fs.check_opendir(caller, inode).await };
-        self.answer(Call::new(request, "opendir", ino), reply, allowed, move |reply, ()| open(reply));
+        self.open_directory(Call::new(request, "opendir", ino), self.caller(request), flags.0, reply);
     }
 
-    fn readdir(
-        &self,
-        request: &Request,
-        ino: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectory,
-    ) {
-        let (fs, root, call) = (self.fs.clone(), self.root, Call::new(request, "readdir", ino));
-        let directory = root.inward(ino);
-        self.runtime.spawn(async move {
-            let listed = fs.readdir(fh.0, offset, |entry| {
-                let mode = entry.attr.map_or(libc::S_IFDIR, |attr| attr.mode);
-                reply.add(
-                    root.entry(directory, &entry),
-                    entry.cookie,
-                    file_type(mode),
-                    OsStr::from_bytes(entry.name),
-                )
-            });
-            match call.unless_ended(&fs, listed).await {
-                Ok(()) => reply.ok(),
-                Err(error) => reply.error(call.errno(&error)),
-            }
-        });
+    fn readdir(&self, request: &Request, ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectory) {
+        self.list(Call::new(request, "readdir", ino), fh, offset, reply);
     }
 
     fn readdirplus(
@@ -560,25 +530,9 @@ impl Filesystem for Adapter {
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectoryPlus,
+        reply: ReplyDirectoryPlus,
     ) {
-        let (fs, root, longest) =
-            (self.fs.clone(), self.root, self.options.entry_timeout.min(self.options.attr_timeout));
-        let (directory, call) = (root.inward(ino), Call::new(request, "readdirplus", ino));
-        self.runtime.spawn(async move {
-            let listed = fs.readdir(fh.0, offset, |entry| {
-                // "." and ".." are not looked up: the kernel takes nothing of them but number and type.
-                let dots = pb::Attr { inode: entry.inode.0, mode: libc::S_IFDIR, ..Default::default() };
-                let number = root.entry(directory, &entry);
-                let attr = FileAttr { ino: number, ..root.attr(&entry.attr.unwrap_or(dots)) };
-                let ttl = entry.ttl.entry.min(entry.ttl.attr).min(longest);
-                reply.add(number, entry.cookie, OsStr::from_bytes(entry.name), &ttl, &attr, GENERATION)
-            });
-            match call.unless_ended(&fs, listed).await {
-                Ok(()) => reply.ok(),
-                Err(error) => reply.error(call.errno(&error)),
-            }
-        });
+        self.list_plus(Call::new(request, "readdirplus", ino), fh, offset, reply);
     }
 
     fn releasedir(

@@ -200,12 +200,6 @@ pub(super) fn open_flags(opened: Opened, has_uncached: bool) -> FopenFlags {
     flags
 }
 
-/// The same for a directory's list.
-pub(super) fn opendir_flags(is_list_right: bool) -> FopenFlags {
-    let keep = if is_list_right { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() };
-    keep | FopenFlags::FOPEN_CACHE_DIR
-}
-
 /// What all of fuser's replies can do.
 pub(super) trait Refuse: Send + 'static {
     /// Replies with an error.

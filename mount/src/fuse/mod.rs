@@ -8,6 +8,7 @@
 mod adapter;
 mod answers;
 mod convert;
+mod directories;
 mod lock_requests;
 mod notices;
 mod requester;

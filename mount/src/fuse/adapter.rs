@@ -7,12 +7,11 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
-use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, INodeNo, InitFlags, KernelConfig,
-    LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, INodeNo, KernelConfig, LockOwner,
+    OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
     ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
     TimeOrNow, WriteFlags,
 };
@@ -21,35 +20,12 @@ use tokio::runtime::Handle;
 use super::ServeOptions;
 use super::answers::open_flags;
 use super::convert::given;
+use super::greeting::{Greeted, greet};
 use super::lock_requests::{self, LockRequest};
 use super::requester::{self, Call};
 use super::root::Root;
-use super::signals;
-use super::writes::forget_pages;
 use crate::fs::extent_ops::Allocate;
-use crate::fs::virtual_xattr::is_virtual;
-use crate::fs::xattrs::is_access_list;
-use crate::fs::{Caller, Fs, Seek};
-
-/// Largest write request that we ask the kernel for, in bytes. It sends at most 1 MiB.
-const MAX_WRITE: u32 = 1 << 20;
-
-/// Requests that the kernel may have under way by itself (readahead), at once.
-const MAX_BACKGROUND: u16 = 64;
-
-/// Wanted of the kernel where it has it. None of those with which fuser 0.18.0 has trouble
-/// (FUSE_SETXATTR_EXT, FUSE_HANDLE_KILLPRIV_V2).
-const CAPABILITIES: [InitFlags; 8] = [
-    // The master applies the umask, or a default access list in its place.
-    InitFlags::FUSE_DONT_MASK,
-    InitFlags::FUSE_POSIX_LOCKS,
-    InitFlags::FUSE_FLOCK_LOCKS,
-    InitFlags::FUSE_PARALLEL_DIROPS,
-    InitFlags::FUSE_DO_READDIRPLUS,
-    InitFlags::FUSE_READDIRPLUS_AUTO,
-    InitFlags::FUSE_CACHE_SYMLINKS,
-    InitFlags::FUSE_ASYNC_DIO,
-];
+use crate::fs::{Caller, Fs};
 
 /// What fuser calls.
 pub struct Adapter {
@@ -59,11 +35,8 @@ pub struct Adapter {
     pub(super) runtime: Handle,
     /// There as soon as the kernel was greeted.
     pub(super) notifier: Arc<OnceLock<fuser::Notifier>>,
-    /// The kernel enforces access lists.
-    access_lists: bool,
-    /// The kernel's pages stay out of files opened to append, and of what another mount is changing. From Linux 6.6 on, which keeps
-    /// them right for others who have the file open, and allows mmap(2) all the same.
-    pub(super) has_uncached: bool,
+    /// What the kernel can do.
+    pub(super) greeted: Greeted,
 }
 
 impl Adapter {
@@ -75,7 +48,7 @@ impl Adapter {
         notifier: Arc<OnceLock<fuser::Notifier>>,
     ) -> Adapter {
         let root = Root::new(options.root);
-        Adapter { fs, options, root, runtime, notifier, access_lists: false, has_uncached: false }
+        Adapter { fs, options, root, runtime, notifier, greeted: Greeted::default() }
     }
 
     fn caller(&self, request: &Request) -> Caller {
@@ -83,32 +56,9 @@ impl Adapter {
     }
 }
 
-/// A value of any length, or its length alone when the caller's buffer is of no bytes.
-fn reply_value(reply: ReplyXattr, size: u32, value: &[u8]) {
-    match u32::try_from(value.len()) {
-        Ok(length) if size == 0 => reply.size(length),
-        Ok(length) if length <= size => reply.data(value),
-        Ok(_) | Err(_) => reply.error(Errno::ERANGE),
-    }
-}
-
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        for capability in CAPABILITIES {
-            if config.add_capabilities(capability).is_err() {
-                tracing::info!(?capability, "this kernel does not have it");
-            }
-        }
-        self.access_lists = config.add_capabilities(InitFlags::FUSE_POSIX_ACL).is_ok();
-        self.has_uncached = config.add_capabilities(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP).is_ok();
-        // Each of these answers with the nearest that the kernel takes.
-        if let Err(nearest) = config.set_max_write(MAX_WRITE) {
-            let _ = config.set_max_write(nearest);
-        }
-        if let Err(nearest) = config.set_max_readahead(MAX_WRITE) {
-            let _ = config.set_max_readahead(nearest);
-        }
-        let _ = config.set_max_background(MAX_BACKGROUND);
+        self.greeted = greet(config);
         Ok(())
     }
 
@@ -279,7 +229,7 @@ impl Filesystem for Adapter {
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (fs, caller) = (self.fs.clone(), self.caller(request));
         let work = async move { fs.open(caller, InodeNo(ino.0), flags.0).await };
-        let uncached = self.has_uncached;
+        let uncached = self.greeted.uncached;
         self.answer(Call::new(request, "open", ino), reply, work, move |reply, opened| {
             reply.opened(FileHandle(opened.handle), open_flags(opened, uncached));
         });
@@ -337,31 +287,7 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let call = Call::new(request, "write", ino);
-        if self.fs.lost_lock(fh.0) {
-            return reply.error(Errno::EIO);
-        }
-        // Not of the kernel's pages: what mmap wrote has its place.
-        let appends = flags.0 & libc::O_APPEND != 0 && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-        let keeps_set_ids = !write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        if (appends || !keeps_set_ids) && self.fs.may_be_privileged(fh.0, keeps_set_ids) {
-            let offset = (!appends).then_some(offset);
-            return self.write_and_clear(call, fh, offset, keeps_set_ids, data, reply);
-        }
-        if appends {
-            return self.append(call, fh, offset, data, reply);
-        }
-        // The kernel never sends more than MAX_WRITE.
-        let length = data.len() as u32;
-        match self.fs.try_write(fh.0, offset, data) {
-            Some(Ok(())) => reply.written(length),
-            Some(Err(error)) => reply.error(call.errno(&error)),
-            None => {
-                let (fs, data) = (self.fs.clone(), data.to_vec());
-                let work = async move { fs.write(fh.0, offset, &data).await };
-                self.answer(call, reply, work, move |reply, ()| reply.written(length));
-            }
-        }
+        self.write_data(Call::new(request, "write", ino), fh, offset, data, (write_flags, flags), reply);
     }
 
     fn flush(&self, request: &Request, ino: INodeNo, fh: FileHandle, owner: LockOwner, reply: ReplyEmpty) {
@@ -430,20 +356,7 @@ impl Filesystem for Adapter {
         let Some(wanted) = LockRequest::decode(ino, lock_owner, (start, end), typ, pid) else {
             return reply.error(Errno::EINVAL);
         };
-        let fs = self.fs.clone();
-        let (notifier, call) = (self.notifier.clone(), Call::new(request, "setlk", ino));
-        self.runtime.spawn(async move {
-            match lock_requests::set(&fs, fh.0, wanted, call, sleep).await {
-                Ok(fresh) => {
-                    if !fresh {
-                        // What others wrote before they unlocked must be seen by who has the lock now.
-                        forget_pages(&notifier, ino).await;
-                    }
-                    reply.ok();
-                }
-                Err(errno) => reply.error(errno),
-            }
-        });
+        self.lock(Call::new(request, "setlk", ino), fh, wanted, sleep, reply);
     }
 
     fn lseek(
@@ -455,21 +368,7 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        let what = match whence {
-            libc::SEEK_DATA => Seek::Data,
-            libc::SEEK_HOLE => Seek::Hole,
-            _ => return reply.error(Errno::EINVAL),
-        };
-        let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
-        let (fs, call) = (self.fs.clone(), Call::new(request, "lseek", ino));
-        self.runtime.spawn(async move {
-            match call.unless_ended(&fs, fs.seek(fh.0, offset, what)).await {
-                Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
-                // The one place where the kernel wants ENXIO (lseek(2)).
-                Err(error) if error.code == dfs_proto::error::ErrorCode::Invalid => reply.error(Errno::ENXIO),
-                Err(error) => reply.error(call.errno(&error)),
-            }
-        });
+        self.find_data(Call::new(request, "lseek", ino), fh, offset, whence, reply);
     }
 
     fn fallocate(
@@ -560,29 +459,7 @@ impl Filesystem for Adapter {
     }
 
     fn statfs(&self, request: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        const BLOCK: u32 = 4096;
-        // As many as there may ever be; statfs has no word for "no limit".
-        const FREE_INODES: u64 = 1 << 40;
-        let (fs, call) = (self.fs.clone(), Call::new(request, "statfs", ino));
-        self.runtime.spawn(async move {
-            match call.unless_ended(&fs, fs.statfs(InodeNo(ino.0))).await {
-                Ok(info) => {
-                    let (blocks, free) = (info.total / u64::from(BLOCK), info.free / u64::from(BLOCK));
-                    let name_len = dfs_proto::MAX_NAME_LEN as u32;
-                    reply.statfs(
-                        blocks,
-                        free,
-                        free,
-                        info.inodes + FREE_INODES,
-                        FREE_INODES,
-                        BLOCK,
-                        name_len,
-                        BLOCK,
-                    );
-                }
-                Err(error) => reply.error(call.errno(&error)),
-            }
-        });
+        self.space(Call::new(request, "statfs", ino), reply);
     }
 
     fn setxattr(
@@ -595,56 +472,21 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        // Nobody may rely on a list that the kernel does not look at.
-        if !self.access_lists && is_access_list(name.as_bytes()) {
-            return reply.error(Errno::EOPNOTSUPP);
-        }
-        let setxattr = pb::Setxattr {
-            inode: self.root.inward(ino).0,
-            name: name.as_bytes().to_vec().into(),
-            value: value.to_vec().into(),
-            create_only: flags & libc::XATTR_CREATE != 0,
-            replace_only: flags & libc::XATTR_REPLACE != 0,
-        };
-        let (fs, caller) = (self.fs.clone(), self.caller(request));
-        self.done(
-            Call::new(request, "setxattr", ino),
-            reply,
-            async move { fs.setxattr(caller, setxattr).await },
-        );
+        let (call, named) = (Call::new(request, "setxattr", ino), (name.as_bytes(), value));
+        self.set_value(call, self.caller(request), named, flags, reply);
     }
 
     fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let (fs, caller, inode, name) =
-            (self.fs.clone(), self.caller(request), self.root.inward(ino), name.as_bytes().to_vec());
-        // Computing one can take long, and whoever waits must be able to give up.
-        let thread = if is_virtual(&name) { request.pid() } else { 0 };
-        let work = async move {
-            tokio::select! {
-                value = fs.getxattr(caller, inode, &name) => value,
-                () = signals::wait_for_signal(thread) => {
-                    Err(DfsError::new(ErrorCode::Interrupted, "a signal ended the wait"))
-                }
-            }
-        };
-        self.answer(Call::new(request, "getxattr", ino), reply, work, move |reply, value| {
-            reply_value(reply, size, &value)
-        });
+        let call = Call::new(request, "getxattr", ino);
+        self.value(call, self.caller(request), name.as_bytes(), size, reply);
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let (fs, caller, inode) = (self.fs.clone(), self.caller(request), self.root.inward(ino));
-        let work = async move { fs.listxattr(caller, inode).await };
-        self.answer(Call::new(request, "listxattr", ino), reply, work, move |reply, names| {
-            reply_value(reply, size, &names)
-        });
+        self.value_names(Call::new(request, "listxattr", ino), self.caller(request), size, reply);
     }
 
     fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (fs, caller, inode, name) =
-            (self.fs.clone(), self.caller(request), self.root.inward(ino), name.as_bytes().to_vec());
-        self.done(Call::new(request, "removexattr", ino), reply, async move {
-            fs.removexattr(caller, inode, &name).await
-        });
+        let call = Call::new(request, "removexattr", ino);
+        self.remove_value(call, self.caller(request), name.as_bytes(), reply);
     }
 }

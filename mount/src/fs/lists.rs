@@ -21,6 +21,9 @@ use crate::lock::lock;
 /// Most entries of all directories.
 const MOST_ENTRIES: usize = 500_000;
 
+/// A directory itself takes as much memory as so many entries.
+const DIRECTORY: usize = 8;
+
 /// One entry, without what changes while it is there.
 #[derive(Clone, Debug)]
 pub struct Listed {
@@ -62,6 +65,7 @@ pub struct Lists {
 struct Inner {
     /// In the order in which they came.
     lists: LruCache<InodeNo, Kept>,
+    /// Of all lists, with what directories themselves take.
     entries: usize,
 }
 
@@ -78,8 +82,7 @@ impl Lists {
 
     /// Is a list of so many entries too long to be kept?
     pub fn is_too_long(&self, entries: usize) -> bool {
-        // One more for each directory, so that empty ones are bounded too.
-        entries >= self.most_entries
+        entries + DIRECTORY > self.most_entries
     }
 
     /// A directory was listed whole.
@@ -89,7 +92,7 @@ impl Lists {
         }
         let mut inner = lock(&self.inner);
         inner.take(directory);
-        inner.entries += list.entries.len() + 1;
+        inner.entries += list.entries.len() + DIRECTORY;
         inner.lists.put(directory, Kept { list: Arc::new(list), attr: None, since: Instant::now() });
         while inner.entries > self.most_entries {
             inner.take_oldest();
@@ -138,13 +141,13 @@ impl Lists {
 impl Inner {
     fn take(&mut self, directory: InodeNo) {
         if let Some(kept) = self.lists.pop(&directory) {
-            self.entries -= kept.list.entries.len() + 1;
+            self.entries -= kept.list.entries.len() + DIRECTORY;
         }
     }
 
     fn take_oldest(&mut self) {
         if let Some((_, kept)) = self.lists.pop_lru() {
-            self.entries -= kept.list.entries.len() + 1;
+            self.entries -= kept.list.entries.len() + DIRECTORY;
         }
     }
 }
@@ -171,7 +174,7 @@ mod tests {
 
     #[test]
     fn the_oldest_lists_go_first_and_too_long_ones_are_not_kept() {
-        let (lists, trust) = (Lists::of(10), Trust::new(Duration::from_secs(30)));
+        let (lists, trust) = (Lists::of(30), Trust::new(Duration::from_secs(30)));
         let length = |directory| lists.get(&trust, InodeNo(directory)).map(|list| list.entries.len());
         lists.put(InodeNo(1), list(&trust, 4));
         lists.put(InodeNo(2), list(&trust, 3));
@@ -179,13 +182,13 @@ mod tests {
         lists.put(InodeNo(3), list(&trust, 4));
         assert_eq!((length(1), length(2), length(3)), (None, Some(3), Some(4)));
         lists.put(InodeNo(2), list(&trust, 4));
-        lists.put(InodeNo(3), list(&trust, 10));
+        lists.put(InodeNo(3), list(&trust, 30));
         assert_eq!((length(2), length(3)), (Some(4), Some(4)));
     }
 
     #[test]
     fn a_list_is_given_until_something_changes() {
-        let (lists, trust) = (Lists::of(10), Trust::new(Duration::from_secs(30)));
+        let (lists, trust) = (Lists::of(30), Trust::new(Duration::from_secs(30)));
         lists.put(InodeNo(1), list(&trust, 4));
         lists.put(InodeNo(2), list(&trust, 4));
         trust.names_changed(InodeNo(1), true);
@@ -198,7 +201,7 @@ mod tests {
 
     #[test]
     fn attributes_are_kept_with_a_list_that_counted_as_reading() {
-        let (lists, trust) = (Lists::of(10), Trust::new(Duration::from_secs(30)));
+        let (lists, trust) = (Lists::of(30), Trust::new(Duration::from_secs(30)));
         let attr = |inode| pb::Attr { inode, nlink: 7, ..Default::default() };
         let before = trust.ask();
         lists.put(InodeNo(1), list(&trust, 1));

@@ -14,7 +14,7 @@ use dfs_proto::ids::{ChunkId, KeeperId};
 use dfs_proto::pb;
 use dfs_proto::pb::keeper_up::Msg;
 
-use crate::fetch::{Peers, RemoteChunk};
+use crate::fetch::RemoteChunk;
 use crate::node::Node;
 use crate::orders::{NOTICE_PATIENCE, build_failed};
 use crate::store::ChunkFile;
@@ -55,7 +55,6 @@ struct Build<'a> {
     node: &'a Node,
     order: &'a pb::BuildChunk,
     by: Instant,
-    peers: Peers,
     files: BTreeMap<usize, ChunkFile>,
     remote: BTreeMap<usize, RemoteChunk>,
     blocks: BTreeMap<(usize, usize), Bytes>,
@@ -70,7 +69,6 @@ impl<'a> Build<'a> {
             node,
             order,
             by: Instant::now() + BUILD_WITHIN,
-            peers: Peers::default(),
             files: BTreeMap::new(),
             remote: BTreeMap::new(),
             blocks: BTreeMap::new(),
@@ -205,7 +203,7 @@ impl<'a> Build<'a> {
         let remote = self.remote.get_mut(&source);
         let gone = || DfsError::new(ErrorCode::Invalid, "an order to build names a source that it has not");
         let remote = remote.ok_or_else(gone)?;
-        let (result, bad) = remote.block(index, &mut self.peers, self.node);
+        let (result, bad) = remote.block(index, self.node);
         let chunk = remote.chunk().0;
         self.bad.extend(bad.into_iter().map(|KeeperId(keeper)| pb::BadSource { chunk, keeper }));
         result

@@ -3,8 +3,6 @@
 //!
 //! What must hold: each attempt fills a buffer of its own; what does not verify goes no further.
 
-use std::collections::BTreeMap;
-
 use bytes::Bytes;
 use dfs_proto::block_sum::{BLOCK_SIZE, BlockSums};
 use dfs_proto::error::{DfsError, ErrorCode};
@@ -12,11 +10,7 @@ use dfs_proto::ids::{ChunkId, KeeperId};
 use dfs_proto::pb;
 
 use crate::node::Node;
-use crate::relay::Outgoing;
-
-/// Connections to other keepers, by address.
-#[derive(Debug, Default)]
-pub(crate) struct Peers(BTreeMap<String, Outgoing>);
+use crate::orders::PUSH_PATIENCE;
 
 /// A chunk to be read from those who have it.
 #[derive(Debug)]
@@ -47,15 +41,10 @@ impl RemoteChunk {
     ///
     /// # Errors
     /// What the last of the keepers said, or `Lost` when there is none.
-    pub fn block(
-        &mut self,
-        index: usize,
-        peers: &mut Peers,
-        node: &Node,
-    ) -> (Result<Bytes, DfsError>, Vec<KeeperId>) {
+    pub fn block(&mut self, index: usize, node: &Node) -> (Result<Bytes, DfsError>, Vec<KeeperId>) {
         let mut bad = Vec::new();
         while let Some(keeper) = self.keepers.first().cloned() {
-            match self.attempt(index, &keeper, peers, node) {
+            match self.attempt(index, &keeper, node) {
                 Ok(block) => return (Ok(block), bad),
                 Err(error) => {
                     tracing::debug!(chunk = %self.chunk(), keeper = keeper.keeper, %error, "a part could not be read");
@@ -76,13 +65,7 @@ impl RemoteChunk {
         (Err(self.last_error.clone().unwrap_or_else(none)), bad)
     }
 
-    fn attempt(
-        &mut self,
-        index: usize,
-        keeper: &pb::KeeperGrant,
-        peers: &mut Peers,
-        node: &Node,
-    ) -> Result<Bytes, DfsError> {
+    fn attempt(&mut self, index: usize, keeper: &pb::KeeperGrant, node: &Node) -> Result<Bytes, DfsError> {
         let at = index * BLOCK_SIZE;
         let length = BLOCK_SIZE.min((self.info.length as usize).saturating_sub(at));
         let request = pb::ReadRequest {
@@ -92,7 +75,7 @@ impl RemoteChunk {
             length: length as u32,
             want_sums: self.sums.is_none(),
         };
-        let (encoded, block) = peers.read(&keeper.address, &request, node)?;
+        let (encoded, block) = exchange(&keeper.address, &request, node)?;
         let chunk = self.chunk();
         let corrupt = |what: &str| {
             let message = format!("{what} of chunk {chunk} from keeper {} does not verify", keeper.keeper);
@@ -110,22 +93,10 @@ impl RemoteChunk {
     }
 }
 
-impl Peers {
-    /// One exchange over the connection to `address`, which is made when there is none. A connection that failed is
-    /// dropped.
-    fn read(
-        &mut self,
-        address: &str,
-        request: &pb::ReadRequest,
-        node: &Node,
-    ) -> Result<(Bytes, Vec<u8>), DfsError> {
-        let known = self.0.remove(address).filter(|link| link.is_reusable_for(address));
-        let mut link = match known {
-            Some(link) => link,
-            None => Outgoing::connect(address, &node.tuning, crate::orders::PUSH_PATIENCE, &node.stop)?,
-        };
-        let answer = link.read(request)?;
-        self.0.insert(address.to_owned(), link);
-        Ok(answer)
-    }
+/// One read at the keeper that listens on `address`.
+fn exchange(address: &str, request: &pb::ReadRequest, node: &Node) -> Result<(Bytes, Vec<u8>), DfsError> {
+    let mut link = node.peers.check_out(address, &node.tuning, PUSH_PATIENCE, &node.stop)?;
+    let answer = link.read(request)?;
+    node.peers.check_in(link);
+    Ok(answer)
 }

@@ -6,7 +6,7 @@
 //! - `store/`: chunk files: format, receiving, index, syncing, the disk.
 //! - `server/`: the TCP data port: uploads and reads, a thread per connection.
 //! - `wire`: frames on one blocking connection, with deadlines.
-//! - `relay`: a chunk goes out to another keeper; `fetch`: blocks of one come in.
+//! - `peers`: connections to other keepers; `relay`: a chunk goes on to one while it arrives; `fetch`: blocks of one come in.
 //! - `session`: the gRPC session with the master; `outbox`: notices on their way to it.
 //! - `scrub`: reads everything once in a set period.
 //! - `orders`: what the master has us do; `expected`: copies that it announced; `build`: a new chunk of parts of others;
@@ -29,6 +29,7 @@ mod node;
 mod orders;
 mod outbox;
 mod pace;
+mod peers;
 mod queue;
 mod relay;
 mod scrub;

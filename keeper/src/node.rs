@@ -17,6 +17,7 @@ use crate::load::Load;
 use crate::orders::Orders;
 use crate::outbox::Outbox;
 use crate::pace::Pace;
+use crate::peers::Peers;
 use crate::queue::Stop;
 use crate::scrub::Scrub;
 use crate::store::ChunkStore;
@@ -86,6 +87,7 @@ pub(crate) struct Node {
     pub store: Arc<ChunkStore>,
     pub load: Load,
     pub pace: Pace,
+    pub peers: Peers,
     pub outbox: Outbox,
     pub orders: Orders,
     pub expected: Expected,
@@ -103,6 +105,7 @@ impl Node {
             store,
             load: Load::new(),
             pace: Pace::new(),
+            peers: Peers::default(),
             outbox: Outbox::default(),
             orders: Orders::new(),
             expected: Expected::default(),

@@ -10,7 +10,6 @@ use dfs_proto::pb::keeper_up::Msg;
 
 use crate::node::Node;
 use crate::queue::WorkQueue;
-use crate::relay::Outgoing;
 use crate::store::error::StoreError;
 
 /// Copies that are pushed at once.
@@ -215,7 +214,7 @@ fn push(node: &Node, order: &pb::PushChunk) -> Result<(), DfsError> {
         node.report_bad(chunk, &error);
         DfsError::from(&error)
     })?;
-    let mut link = Outgoing::connect(&to.address, &node.tuning, PUSH_PATIENCE, &node.stop)?;
+    let mut link = node.peers.check_out(&to.address, &node.tuning, PUSH_PATIENCE, &node.stop)?;
     link.open(&pb::WriteOpen {
         ticket: grant.ticket.clone(),
         mac: to.mac.clone(),
@@ -240,5 +239,6 @@ fn push(node: &Node, order: &pb::PushChunk) -> Result<(), DfsError> {
     link.end(open.header.sums.encoded().clone())?;
     // The destination waits for its own session before it answers.
     link.done(PUSH_PATIENCE + node.tuning.notice_timeout)?;
+    node.peers.check_in(link);
     Ok(())
 }

@@ -8,7 +8,6 @@ use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::frame::{Header, Kind};
 
 use crate::node::Node;
-use crate::relay::Outgoing;
 use crate::server::{read, upload};
 use crate::wire::{Wire, WireError};
 
@@ -49,8 +48,6 @@ pub(super) struct Conn {
     pub peer: SocketAddr,
     /// Where an upload's bytes pass through. Grows to one piece at the first upload.
     pub buffer: Vec<u8>,
-    /// The connection to a companion that the last upload left.
-    pub spare: Option<Outgoing>,
 }
 
 impl Conn {
@@ -63,7 +60,7 @@ impl Conn {
                 return;
             }
         };
-        let mut conn = Conn { node, wire, peer, buffer: Vec::new(), spare: None };
+        let mut conn = Conn { node, wire, peer, buffer: Vec::new() };
         let mut request = 0;
         loop {
             match conn.request(&mut request) {

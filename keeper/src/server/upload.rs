@@ -49,8 +49,7 @@ pub(super) fn serve(conn: &mut Conn, header: &Header) -> Result<(), Failure> {
     let _active = node.load.begin_write();
     let incoming = node.store.receive(admitted.chunk, admitted.open.length as usize, admitted.copy);
     let mut incoming = incoming.map_err(|error| DfsError::from(&error))?;
-    let spare = conn.spare.take();
-    let mut relay = Relay::begin(&admitted.open, admitted.chunk, spare, &node.tuning, &node.stop);
+    let mut relay = Relay::begin(&admitted.open, admitted.chunk, &node);
     let sums = receive(conn, header.request, &admitted, &mut incoming, &mut relay)?;
     if admitted.copy && !node.expected.take(admitted.open.order, EXPECT_PATIENCE) {
         let message = format!("chunk {}: the master has not announced this copy here", admitted.chunk);
@@ -65,7 +64,7 @@ pub(super) fn serve(conn: &mut Conn, header: &Header) -> Result<(), Failure> {
         "transfer finished, whole and verified"
     );
     relay.end(&sums);
-    let done = settle(conn, &node, &admitted, info, relay)?;
+    let done = settle(&node, &admitted, info, relay)?;
     Ok(conn.wire.send(Kind::WriteDone, header.request, &done)?)
 }
 
@@ -103,7 +102,7 @@ fn receive(
     request: u32,
     admitted: &Admitted,
     incoming: &mut Incoming,
-    relay: &mut Relay,
+    relay: &mut Relay<'_>,
 ) -> Result<Bytes, Failure> {
     loop {
         let header = conn.wire.header()?;
@@ -135,7 +134,7 @@ fn receive_data(
     mut left: usize,
     admitted: &Admitted,
     incoming: &mut Incoming,
-    relay: &mut Relay,
+    relay: &mut Relay<'_>,
 ) -> Result<(), Failure> {
     conn.buffer.resize(PIECE, 0);
     while left > 0 {
@@ -157,15 +156,13 @@ fn receive_data(
 
 /// The chunk is here. Syncs it if asked, waits for the companions, tells the master.
 fn settle(
-    conn: &mut Conn,
     node: &Arc<Node>,
     admitted: &Admitted,
     info: pb::ChunkInfo,
-    relay: Relay,
+    relay: Relay<'_>,
 ) -> Result<pb::WriteDone, DfsError> {
     let synced = if admitted.open.sync { sync(node, admitted.chunk) } else { Ok(false) };
-    let (others, spare) = relay.done();
-    conn.spare = spare;
+    let others = relay.done();
     let result = synced.and_then(|synced| {
         let (keepers, synced) = (holders(admitted, &others), synced && others.synced);
         let done = pb::WriteDone { keepers, synced, failed: others.failed };

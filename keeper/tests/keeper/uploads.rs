@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
+use dfs_keeper::{Config, Keeper};
 use dfs_proto::block_sum::BlockSums;
 use dfs_proto::error::ErrorCode;
 use dfs_proto::frame::{self, HEADER_LEN, Header, Kind};
@@ -12,7 +13,7 @@ use tempfile::tempdir;
 
 use crate::client::{Client, read_request, write_open};
 use crate::master::Master;
-use crate::{chunk_file, count_files, data, flip_byte, keeper, wait_until};
+use crate::{chunk_file, config, count_files, data, flip_byte, keeper, tuning, wait_until};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_is_read_back_to_the_byte() {
@@ -82,6 +83,20 @@ async fn an_upload_goes_through_the_whole_chain_before_the_master_hears() {
         let notices = master.heard(keeper);
         assert!(!notices.iter().any(|m| matches!(m, Msg::Stored(_))), "only the primary notifies");
         assert!(notices.iter().all(|m| !matches!(m, Msg::Synced(s) if s.chunks.contains(&10))));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn uploads_of_other_clients_go_on_over_the_same_connection() {
+    let (master, dirs) = (Master::start().await, [tempdir().unwrap(), tempdir().unwrap()]);
+    let a = keeper(&dirs[0], &master).await;
+    let one = Config { max_connections: 1, ..config(dirs[1].path(), &master) };
+    let b = Keeper::start_tuned(one, tuning()).await.unwrap();
+    let mut clients = [Client::connect(a.address()), Client::connect(a.address())];
+    for (chunk, client) in [(9, 0), (10, 1), (11, 0)] {
+        let done =
+            clients[client].upload(&master.grant(Write, chunk, &[&a, &b]), &data(5000), false).unwrap();
+        assert_eq!(done.keepers, [1, 2], "keeper 2 serves one connection");
     }
 }
 

@@ -202,8 +202,7 @@ impl RedbStore {
     }
 
     fn check_seal(&mut self) -> Result<(), StoreError> {
-        let seal =
-            Seal::open(self.dir.files().clone(), self.dir.path()).map_err(|e| io_failed(&self.path, &e))?;
+        let seal = Seal::open(self.dir.files().clone(), self.dir.path())?;
         let (returned, found) = (seal.commits(self.tally.store), self.tally.commits);
         if returned > found {
             return Err(self.corrupt(&format!("it has {found} commits, and {returned} were made")));

@@ -15,7 +15,6 @@ use fuser::{
     ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
     TimeOrNow, WriteFlags,
 };
-use tokio::runtime::Handle;
 
 use super::ServeOptions;
 use super::answers::open_flags;
@@ -24,6 +23,7 @@ use super::greeting::{Greeted, greet};
 use super::lock_requests::{self, LockRequest};
 use super::requester::{self, Call};
 use super::root::Root;
+use crate::client::lanes::{Lane, Lanes};
 use crate::fs::extent_ops::Allocate;
 use crate::fs::{Caller, Fs};
 
@@ -32,7 +32,7 @@ pub struct Adapter {
     pub(super) fs: Arc<Fs>,
     pub(super) options: ServeOptions,
     pub(super) root: Root,
-    pub(super) runtime: Handle,
+    pub(super) lanes: Lanes,
     /// There as soon as the kernel was greeted.
     pub(super) notifier: Arc<OnceLock<fuser::Notifier>>,
     /// What the kernel can do.
@@ -40,15 +40,15 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// Answers for `fs`, with what takes time on `runtime`.
+    /// Answers for `fs`, with what takes time on `lanes`.
     pub fn new(
         fs: Arc<Fs>,
         options: ServeOptions,
-        runtime: Handle,
+        lanes: Lanes,
         notifier: Arc<OnceLock<fuser::Notifier>>,
     ) -> Adapter {
         let root = Root::new(options.root);
-        Adapter { fs, options, root, runtime, notifier, greeted: Greeted::default() }
+        Adapter { fs, options, root, lanes, notifier, greeted: Greeted::default() }
     }
 
     fn caller(&self, request: &Request) -> Caller {
@@ -123,7 +123,9 @@ impl Filesystem for Adapter {
     fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
         let fs = self.fs.clone();
         let work = async move { fs.readlink(InodeNo(ino.0)).await };
-        self.answer(Call::new(request, "readlink", ino), reply, work, |reply, target| reply.data(&target));
+        self.answer(Lane::Control, Call::new(request, "readlink", ino), reply, work, |reply, target| {
+            reply.data(&target)
+        });
     }
 
     fn mknod(
@@ -230,7 +232,7 @@ impl Filesystem for Adapter {
         let (fs, caller) = (self.fs.clone(), self.caller(request));
         let work = async move { fs.open(caller, InodeNo(ino.0), flags.0).await };
         let uncached = self.greeted.uncached;
-        self.answer(Call::new(request, "open", ino), reply, work, move |reply, opened| {
+        self.answer(Lane::Control, Call::new(request, "open", ino), reply, work, move |reply, opened| {
             reply.opened(FileHandle(opened.handle), open_flags(opened, uncached));
         });
     }
@@ -272,7 +274,8 @@ impl Filesystem for Adapter {
         }
         let fs = self.fs.clone();
         let work = async move { fs.read(fh.0, offset, size as usize).await };
-        self.answer(Call::new(request, "read", ino), reply, work, |reply, data| reply.data(&data));
+        let lane = Lane::carrying(size as usize);
+        self.answer(lane, Call::new(request, "read", ino), reply, work, |reply, data| reply.data(&data));
     }
 
     fn write(
@@ -337,7 +340,7 @@ impl Filesystem for Adapter {
             return reply.error(Errno::EINVAL);
         };
         let (fs, call) = (self.fs.clone(), Call::new(request, "getlk", ino));
-        self.runtime.spawn(async move { lock_requests::get(&fs, call, wanted, reply).await });
+        self.control().spawn(async move { lock_requests::get(&fs, call, wanted, reply).await });
     }
 
     fn setlk(

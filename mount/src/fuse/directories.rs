@@ -12,6 +12,7 @@ use super::answers::GENERATION;
 use super::convert::file_type;
 use super::requester::Call;
 use super::root::Root;
+use crate::client::lanes::Lane;
 use crate::fs::Caller;
 use crate::fs::dir::{Entry, Wanted};
 
@@ -28,7 +29,7 @@ impl Adapter {
             return open(reply);
         }
         let allowed = async move { fs.check_opendir(caller, inode).await };
-        self.answer(call, reply, allowed, move |reply, ()| open(reply));
+        self.answer(Lane::Control, call, reply, allowed, move |reply, ()| open(reply));
     }
 
     /// Lists names from `offset` on.
@@ -41,7 +42,7 @@ impl Adapter {
         if fs.try_readdir(handle.0, offset, Wanted::Names, |entry| add(&mut reply, &entry)) {
             return reply.ok();
         }
-        self.runtime.spawn(async move {
+        self.control().spawn(async move {
             let listed = fs.readdir(handle.0, offset, Wanted::Names, |entry| add(&mut reply, &entry));
             match call.unless_ended(&fs, listed).await {
                 Ok(()) => reply.ok(),
@@ -69,7 +70,7 @@ impl Adapter {
         if fs.try_readdir(handle.0, offset, Wanted::Attributes, |entry| add(&mut reply, &entry)) {
             return reply.ok();
         }
-        self.runtime.spawn(async move {
+        self.control().spawn(async move {
             let listed = fs.readdir(handle.0, offset, Wanted::Attributes, |entry| add(&mut reply, &entry));
             match call.unless_ended(&fs, listed).await {
                 Ok(()) => reply.ok(),

@@ -66,7 +66,7 @@ impl Adapter {
         reply: ReplyEmpty,
     ) {
         let (fs, notifier, ino) = (self.fs.clone(), self.notifier.clone(), call.inode);
-        self.runtime.spawn(async move {
+        self.control().spawn(async move {
             match set(&fs, handle.0, wanted, call, sleep).await {
                 Ok(fresh) => {
                     if !fresh {

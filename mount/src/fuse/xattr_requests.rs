@@ -7,6 +7,7 @@ use fuser::{Errno, ReplyEmpty, ReplyXattr};
 use super::adapter::Adapter;
 use super::requester::Call;
 use super::signals;
+use crate::client::lanes::Lane;
 use crate::fs::Caller;
 use crate::fs::virtual_xattr::is_virtual;
 use crate::fs::xattrs::is_access_list;
@@ -49,14 +50,14 @@ impl Adapter {
                 }
             }
         };
-        self.answer(call, reply, work, move |reply, value| reply_value(reply, size, &value));
+        self.answer(Lane::Control, call, reply, work, move |reply, value| reply_value(reply, size, &value));
     }
 
     /// Answers with the names of all.
     pub(super) fn value_names(&self, call: Call, caller: Caller, size: u32, reply: ReplyXattr) {
         let (fs, inode) = (self.fs.clone(), self.root.inward(call.inode));
         let work = async move { fs.listxattr(caller, inode).await };
-        self.answer(call, reply, work, move |reply, names| reply_value(reply, size, &names));
+        self.answer(Lane::Control, call, reply, work, move |reply, names| reply_value(reply, size, &names));
     }
 
     /// Removes one.

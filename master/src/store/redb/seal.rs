@@ -16,6 +16,8 @@ use std::sync::Arc;
 
 use dfs_files::Files;
 
+use super::StoreError;
+use super::file::io_failed;
 use super::tally::Tally;
 
 /// In the data directory.
@@ -32,13 +34,14 @@ pub(super) struct Seal {
 
 impl Seal {
     /// Opens it, and makes it when there is none.
-    pub fn open(files: Arc<dyn Files>, dir: &Path) -> io::Result<Seal> {
+    pub fn open(files: Arc<dyn Files>, dir: &Path) -> Result<Seal, StoreError> {
         let path = dir.join(FILE_NAME);
         let file = match OpenOptions::new().read(true).write(true).open(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => files.create(&path, PRIVATE_FILE),
             opened => opened,
         };
-        Ok(Seal { files, file: file?, path })
+        let file = file.map_err(|error| io_failed(&path, &error))?;
+        Ok(Seal { files, file, path })
     }
 
     /// How many commits of this store returned, as far as it knows.

@@ -1,0 +1,211 @@
+//! Connections to other keepers, and the idle ones among them. Chunks go over them, and reads for a build; all speak the
+//! frames that a client does.
+//!
+//! What must hold: a connection whose transfer was not answered whole is never used again.
+
+use std::collections::BTreeMap;
+use std::net::{TcpStream, ToSocketAddrs};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use dfs_proto::error::{DfsError, ErrorCode};
+use dfs_proto::frame::{Header, Kind};
+use dfs_proto::pb;
+
+use crate::config::Tuning;
+use crate::queue::Stop;
+use crate::wire::{Wire, WireError};
+
+/// A connection that was idle for longer is not used again; its peer would soon close it.
+const IDLE_FOR: Duration = Duration::from_secs(3);
+
+/// At one keeper; more are closed when they come back.
+const MAX_IDLE_PER_KEEPER: usize = 16;
+
+/// Time that a peer gets to say why it closed the door while we were sending.
+const REASON_PATIENCE: Duration = Duration::from_millis(200);
+
+/// A connection to another keeper, for one chunk at a time.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    wire: Wire,
+    address: String,
+    request: u32,
+    used: Instant,
+}
+
+impl Outgoing {
+    /// Connects to `address`, `HOST:PORT`. `patience` bounds each time without a byte taken or sent by the peer.
+    ///
+    /// # Errors
+    /// `Unavailable`, with the reason.
+    fn connect(
+        address: &str,
+        tuning: &Tuning,
+        patience: Duration,
+        stop: &Arc<Stop>,
+    ) -> Result<Outgoing, DfsError> {
+        let failed = |why: std::io::Error| {
+            DfsError::new(ErrorCode::Unavailable, format!("cannot connect to the keeper at {address}: {why}"))
+        };
+        let none = || std::io::Error::other("the name has no address");
+        let to = address.to_socket_addrs().map_err(failed)?.next().ok_or_else(none).map_err(failed)?;
+        let stream = TcpStream::connect_timeout(&to, tuning.connect_timeout).map_err(failed)?;
+        let wire = Wire::new(stream, patience, stop.clone()).map_err(failed)?.renewing();
+        Ok(Outgoing { wire, address: address.to_owned(), request: 0, used: Instant::now() })
+    }
+
+    /// The same for what is left to do.
+    fn be_patient(mut self, patience: Duration) -> Outgoing {
+        self.wire.be_patient(patience);
+        self
+    }
+
+    fn is_reusable(&self) -> bool {
+        self.used.elapsed() < IDLE_FOR && self.wire.is_idle()
+    }
+
+    /// Begins a chunk.
+    pub fn open(&mut self, open: &pb::WriteOpen) -> Result<(), DfsError> {
+        self.request = self.request.wrapping_add(1);
+        let sent = self.wire.send(Kind::WriteOpen, self.request, open);
+        sent.map_err(|error| self.explain(error))
+    }
+
+    /// Sends the chunk's next bytes, at most 1 MiB.
+    pub fn data(&mut self, data: &[u8]) -> Result<(), DfsError> {
+        let sent = self.wire.send_data(self.request, data);
+        sent.map_err(|error| self.explain(error))
+    }
+
+    /// Ends the chunk.
+    pub fn end(&mut self, block_sums: Bytes) -> Result<(), DfsError> {
+        let sent = self.wire.send(Kind::WriteEnd, self.request, &pb::WriteEnd { block_sums });
+        sent.map_err(|error| self.explain(error))
+    }
+
+    /// Waits for the answer.
+    pub fn done(&mut self, patience: Duration) -> Result<pb::WriteDone, DfsError> {
+        let answer = self.answer(patience);
+        self.used = Instant::now();
+        answer
+    }
+
+    /// Reads a range of a chunk: the encoded block checksums, if they were asked for, and the bytes. Nothing of
+    /// it is verified here.
+    pub fn read(&mut self, request: &pb::ReadRequest) -> Result<(Bytes, Vec<u8>), DfsError> {
+        self.request = self.request.wrapping_add(1);
+        let sent = self.wire.send(Kind::Read, self.request, request);
+        sent.map_err(|error| self.broken(&error))?;
+        let header = self.wire.header().map_err(|error| self.broken(&error))?;
+        let answer = match header {
+            Header { kind: Kind::ReadData, data_len, request: number, .. }
+                if number == self.request && data_len == request.length as usize =>
+            {
+                let meta: Result<pb::ReadReply, WireError> = self.wire.meta(&header);
+                let meta = meta.map_err(|error| self.broken(&error))?;
+                let mut data = vec![0; data_len];
+                self.wire.data(&mut data).map_err(|error| self.broken(&error))?;
+                Ok((meta.block_sums, data))
+            }
+            Header { kind: Kind::Error, data_len: 0, .. } => {
+                let error: pb::Error = self.wire.meta(&header).map_err(|error| self.broken(&error))?;
+                Err(DfsError::from_wire(error))
+            }
+            other => Err(DfsError::new(
+                ErrorCode::Protocol,
+                format!("the keeper at {} answered a read with a {:?} frame", self.address, other.kind),
+            )),
+        };
+        self.used = Instant::now();
+        answer
+    }
+
+    fn answer(&mut self, patience: Duration) -> Result<pb::WriteDone, DfsError> {
+        let header = self.wire.header_within(patience).map_err(|error| self.broken(&error))?;
+        match header {
+            Header { kind: Kind::WriteDone, data_len: 0, request, .. } if request == self.request => {
+                self.wire.meta(&header).map_err(|error| self.broken(&error))
+            }
+            Header { kind: Kind::Error, data_len: 0, .. } => {
+                let error: pb::Error = self.wire.meta(&header).map_err(|error| self.broken(&error))?;
+                Err(DfsError::from_wire(error))
+            }
+            other => Err(DfsError::new(
+                ErrorCode::Protocol,
+                format!("the keeper at {} answered an upload with a {:?} frame", self.address, other.kind),
+            )),
+        }
+    }
+
+    /// Sending failed; the peer may have said why before it closed.
+    fn explain(&mut self, error: WireError) -> DfsError {
+        if matches!(error, WireError::Io(_))
+            && let Err(reason) = self.answer(REASON_PATIENCE)
+            && reason.code != ErrorCode::Unavailable
+        {
+            return reason;
+        }
+        self.broken(&error)
+    }
+
+    fn broken(&self, error: &WireError) -> DfsError {
+        let code = match error {
+            WireError::Silent | WireError::Slow => ErrorCode::TimedOut,
+            WireError::Frame(_) => ErrorCode::Protocol,
+            _ => ErrorCode::Unavailable,
+        };
+        DfsError::new(code, format!("the transfer to the keeper at {} failed: {error}", self.address))
+    }
+}
+
+/// Idle connections, by address. A new one for each small chunk would cost more than the chunk, and leave a closed
+/// connection behind that the kernel remembers for a minute.
+#[derive(Debug, Default)]
+pub(crate) struct Peers(Mutex<BTreeMap<String, Vec<Outgoing>>>);
+
+impl Peers {
+    /// A connection to `address`: an idle one, or when there is none, a new one. `patience` as in [`Outgoing::connect`].
+    ///
+    /// # Errors
+    /// As [`Outgoing::connect`].
+    pub fn check_out(
+        &self,
+        address: &str,
+        tuning: &Tuning,
+        patience: Duration,
+        stop: &Arc<Stop>,
+    ) -> Result<Outgoing, DfsError> {
+        while let Some(idle) = self.take(address) {
+            if idle.is_reusable() {
+                return Ok(idle.be_patient(patience));
+            }
+        }
+        Outgoing::connect(address, tuning, patience, stop)
+    }
+
+    /// The youngest.
+    fn take(&self, address: &str) -> Option<Outgoing> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_mut(address)?.pop()
+    }
+
+    /// Closes the idle connections to `address`, where one failed: those to a keeper that is cut off would fail one after
+    /// the other, each after a wait.
+    pub fn forget(&self, address: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(address);
+    }
+
+    /// Gives back a connection whose last transfer was answered whole.
+    pub fn check_in(&self, link: Outgoing) {
+        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|_, links| {
+            links.retain(|link| link.used.elapsed() < IDLE_FOR);
+            !links.is_empty()
+        });
+        let of_keeper = idle.entry(link.address.clone()).or_default();
+        if of_keeper.len() < MAX_IDLE_PER_KEEPER {
+            of_keeper.push(link);
+        }
+    }
+}

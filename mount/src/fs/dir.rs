@@ -174,7 +174,8 @@ impl DirHandle {
         let Listing { places, page: Some(page), .. } = state else { return };
         if cookie == 0 {
             places.begin();
-            if !self.no_atime && !(page.read && fs.atimes.counts_lists_once()) {
+            let counted = page.read && fs.atimes.counts_lists_once();
+            if !self.no_atime && !counted {
                 fs.atimes.read_directory(self.inode);
             }
         }

@@ -137,7 +137,7 @@ fn program(dir: &Path, maker: Option<&PathBuf>, reads: Reads, number: u64) {
     let mut fd = open(dir);
     let own = format!("{:05}-own-{number}", rng.below(OTHERS));
     for n in 0..LISTS {
-        let there = n % 2 == 0;
+        let there = n.is_multiple_of(2);
         match maker.map(|maker| maker.join(&own)) {
             Some(own) if there => drop(File::create(own).unwrap()),
             Some(own) => fs::remove_file(own).unwrap(),

@@ -429,7 +429,7 @@ impl Case<'_> {
         let mut left = entries;
         let mut got = 0;
         let (cookie, listed) = (&mut listing.cookie, &mut listing.listed);
-        let wanted = if entries % 2 == 0 { Wanted::Names } else { Wanted::Attributes };
+        let wanted = if entries.is_multiple_of(2) { Wanted::Names } else { Wanted::Attributes };
         let result = fs
             .readdir(listing.number, *cookie, wanted, |entry| {
                 let full = left == 0;

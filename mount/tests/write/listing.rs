@@ -9,7 +9,7 @@ use crate::cluster::{Cluster, Mount};
 async fn next(mount: &Mount, handle: u64, cookie: u64, limit: usize) -> Vec<(u64, Vec<u8>)> {
     let mut out = Vec::new();
     // Whichever it is, a place is the same.
-    let wanted = if limit % 2 == 0 { Wanted::Names } else { Wanted::Attributes };
+    let wanted = if limit.is_multiple_of(2) { Wanted::Names } else { Wanted::Attributes };
     let take = |entry: Entry<'_>| {
         let full = out.len() == limit;
         if !full {

@@ -190,6 +190,12 @@ impl Peers {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get_mut(address)?.pop()
     }
 
+    /// Closes the idle connections to `address`, where one failed: those to a keeper that is cut off would fail one after
+    /// the other, each after a wait.
+    pub fn forget(&self, address: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(address);
+    }
+
     /// Gives back a connection whose last transfer was answered whole.
     pub fn check_in(&self, link: Outgoing) {
         let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -15,7 +15,10 @@ use crate::peers::Outgoing;
 /// A companion that hangs must not make the sender believe that we do: each keeper of the chain waits less long for
 /// the next one than the one before waits for it.
 #[derive(Debug)]
-pub(crate) struct Relay {
+pub(crate) struct Relay<'a> {
+    node: &'a Node,
+    /// Of the first companion.
+    address: String,
     link: Option<Outgoing>,
     first: u64,
     sync: bool,
@@ -37,15 +40,17 @@ pub(crate) struct ChainDone {
     pub failed: Vec<u64>,
 }
 
-impl Relay {
+impl<'a> Relay<'a> {
     /// Begins the upload at the first companion of `open`, if there is one.
-    pub fn begin(open: &pb::WriteOpen, chunk: dfs_proto::ids::ChunkId, node: &Node) -> Relay {
+    pub fn begin(open: &pb::WriteOpen, chunk: dfs_proto::ids::ChunkId, node: &'a Node) -> Relay<'a> {
         // Half as long again for each keeper that the first one waits for.
         let behind = open.relay.len().saturating_sub(1) as u32;
         let patience = node.tuning.relay_timeout + node.tuning.relay_timeout / 2 * behind;
-        let mut relay = Relay { link: None, first: 0, sync: open.sync, patience, chunk, failed: false };
+        let address = String::new();
+        let mut relay =
+            Relay { node, address, link: None, first: 0, sync: open.sync, patience, chunk, failed: false };
         let Some((first, rest)) = open.relay.split_first() else { return relay };
-        relay.first = first.keeper;
+        (relay.first, relay.address) = (first.keeper, first.address.clone());
         let forward = pb::WriteOpen {
             ticket: open.ticket.clone(),
             mac: first.mac.clone(),
@@ -77,7 +82,7 @@ impl Relay {
     }
 
     /// Waits for the chain's answer. No answer means that none of them counts.
-    pub fn done(mut self, node: &Node) -> ChainDone {
+    pub fn done(mut self) -> ChainDone {
         // Syncing takes longer.
         let patience = if self.sync { self.patience * 3 / 2 } else { self.patience };
         let mut done = None;
@@ -87,7 +92,7 @@ impl Relay {
         });
         match done {
             Some(pb::WriteDone { keepers, synced, failed }) => {
-                self.link.into_iter().for_each(|link| node.peers.check_in(link));
+                self.link.into_iter().for_each(|link| self.node.peers.check_in(link));
                 ChainDone { keepers, synced, failed }
             }
             None => {
@@ -109,5 +114,8 @@ impl Relay {
         tracing::warn!(chunk = %self.chunk, %error, "upload goes on without the companion");
         self.link = None;
         self.failed = matches!(error.code, ErrorCode::Unavailable | ErrorCode::TimedOut);
+        if self.failed {
+            self.node.peers.forget(&self.address);
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! - [`ready`]: what the process in the background tells the one that the user started.
 //! - [`log_file`]: where it logs.
 //! - [`run`]: the life of a mount, foreground or background.
+//! - `threads`: on which all of it runs.
 //! - [`subdir`]: the directory of the cluster that is mounted.
 //! - [`remount`]: other options for a mount that is there.
 //! - [`stop`]: signals, and how a mount ends.
@@ -21,6 +22,7 @@ pub mod remount;
 pub mod run;
 pub mod stop;
 pub mod subdir;
+mod threads;
 
 use std::ffi::OsString;
 use std::io;

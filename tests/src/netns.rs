@@ -91,10 +91,11 @@ impl Network {
     /// The two reach each other again.
     pub fn heal(&self, one: &str, other: &str) {
         for (from, to) in [(one, other), (other, one)] {
-            // What is not there cannot be deleted, and there may have been no cut.
-            self.cut_one_way(from, to);
             let to = self.address(to);
-            self.inside(from, &format!("ip neigh del {to} dev eth0"));
+            // Hosts that were not cut off must not notice.
+            if !self.inside(from, &format!("ip neigh show {to} dev eth0 nud permanent")).trim().is_empty() {
+                self.inside(from, &format!("ip neigh del {to} dev eth0"));
+            }
         }
     }
 
@@ -132,9 +133,10 @@ impl Network {
         run(Command::new("unshare").args([net.as_str(), "true"]), secs(10)).ok();
     }
 
-    fn inside(&self, name: &str, line: &str) {
+    /// What the command wrote.
+    fn inside(&self, name: &str, line: &str) -> String {
         let on = self.on(name);
-        run(Command::new(&on[0]).args(&on[1..]).args(line.split(' ')), secs(10)).ok();
+        run(Command::new(&on[0]).args(&on[1..]).args(line.split(' ')), secs(10)).ok().stdout
     }
 }
 

@@ -69,7 +69,7 @@ fn main() -> ExitCode {
 fn run(args: Args) -> Result<(), String> {
     dfs_proto::logging::init(&args.log, args.log_json)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
+        .worker_threads(1)
         .enable_all()
         .build()
         .map_err(|error| format!("cannot start its threads: {error}; raise the limit of processes"))?;

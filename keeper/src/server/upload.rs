@@ -102,7 +102,7 @@ fn receive(
     request: u32,
     admitted: &Admitted,
     incoming: &mut Incoming,
-    relay: &mut Relay,
+    relay: &mut Relay<'_>,
 ) -> Result<Bytes, Failure> {
     loop {
         let header = conn.wire.header()?;
@@ -134,7 +134,7 @@ fn receive_data(
     mut left: usize,
     admitted: &Admitted,
     incoming: &mut Incoming,
-    relay: &mut Relay,
+    relay: &mut Relay<'_>,
 ) -> Result<(), Failure> {
     conn.buffer.resize(PIECE, 0);
     while left > 0 {
@@ -159,10 +159,10 @@ fn settle(
     node: &Arc<Node>,
     admitted: &Admitted,
     info: pb::ChunkInfo,
-    relay: Relay,
+    relay: Relay<'_>,
 ) -> Result<pb::WriteDone, DfsError> {
     let synced = if admitted.open.sync { sync(node, admitted.chunk) } else { Ok(false) };
-    let others = relay.done(node);
+    let others = relay.done();
     let result = synced.and_then(|synced| {
         let (keepers, synced) = (holders(admitted, &others), synced && others.synced);
         let done = pb::WriteDone { keepers, synced, failed: others.failed };

@@ -99,6 +99,9 @@ impl Flags {
 /// What to say, and the exit code.
 struct Failure(String, u8);
 
+/// More would only wait for the state's lock.
+const MAX_SESSION_THREADS: usize = 4;
+
 fn main() -> ExitCode {
     match run(&Flags::parse()) {
         Ok(()) => ExitCode::SUCCESS,
@@ -117,10 +120,18 @@ fn run(flags: &Flags) -> Result<(), Failure> {
         return done.map_err(|error| Failure(error.to_string(), 1));
     }
     let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(session_threads())
         .enable_all()
         .build()
         .map_err(|error| Failure(format!("start threads: {error}; raise the limit of processes"), 1))?;
     runtime.block_on(serve(config)).map_err(|error| Failure(error.to_string(), 1))
+}
+
+/// Threads for sessions: half of the processors, for the rest of a command's way is the commit thread's and the disk's. A
+/// message that passes from one thread to another costs more than what is done with it.
+fn session_threads() -> usize {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    (processors / 2).clamp(1, MAX_SESSION_THREADS)
 }
 
 /// Does what needs no running master. `None`: nothing of it was asked for.

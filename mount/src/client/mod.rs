@@ -8,6 +8,7 @@
 //! - `calls`: one method per operation of the protocol, with typed results.
 //! - `clock`: the master's clock as this machine knows it.
 //! - [`data`]: connections to keepers, and the two transfers over them.
+//! - [`lanes`]: on which threads what is done.
 //! - [`admin`]: the operators' calls, which need no session.
 //! - `channel`: how the master's address becomes a gRPC channel, and gRPC's errors ours.
 //!
@@ -22,6 +23,7 @@ pub mod data;
 mod down;
 mod held_locks;
 mod hello;
+pub mod lanes;
 mod lock_calls;
 mod requests;
 mod session;
@@ -36,6 +38,7 @@ use dfs_proto::pb;
 use tokio::sync::{mpsc, oneshot};
 
 use data::KeeperPool;
+use lanes::{Lane, Lanes};
 use session::Shared;
 pub use uploads::UploadWaiter;
 
@@ -141,7 +144,10 @@ pub struct Client {
 
 struct Inner {
     shared: Arc<Shared>,
-    keepers: KeeperPool,
+    lanes: Lanes,
+    /// A connection belongs to the runtime that it was made on.
+    control_keepers: KeeperPool,
+    bytes_keepers: KeeperPool,
 }
 
 impl Drop for Inner {
@@ -157,9 +163,22 @@ impl Client {
     /// `Unavailable` when the master cannot be reached within `connect_timeout`, `Invalid` when the address
     /// is none, or what the master refused the session with.
     pub async fn connect(config: ClientConfig) -> Result<(Client, mpsc::Receiver<Event>), DfsError> {
+        Client::connect_on(config, Lanes::current()).await
+    }
+
+    /// The same, with the work divided among `lanes`. Must be called inside the control lane's runtime.
+    ///
+    /// # Errors
+    /// As `connect`.
+    pub async fn connect_on(
+        config: ClientConfig,
+        lanes: Lanes,
+    ) -> Result<(Client, mpsc::Receiver<Event>), DfsError> {
         let (events, receiver) = mpsc::channel(EVENT_QUEUE);
         let shared = session::begin(config, events).await?;
-        Ok((Client { inner: Arc::new(Inner { shared, keepers: KeeperPool::new() }), caller: None }, receiver))
+        let (control_keepers, bytes_keepers) = (KeeperPool::new(), KeeperPool::new());
+        let inner = Arc::new(Inner { shared, lanes, control_keepers, bytes_keepers });
+        Ok((Client { inner, caller: None }, receiver))
     }
 
     /// The same session, for requests on behalf of `caller`.
@@ -199,9 +218,17 @@ impl Client {
         self.inner.shared.now()
     }
 
-    /// Connections to keepers.
-    pub fn keepers(&self) -> &KeeperPool {
-        &self.inner.keepers
+    /// Where tasks run.
+    pub fn lanes(&self) -> &Lanes {
+        &self.inner.lanes
+    }
+
+    /// Connections to keepers, for tasks of this lane.
+    pub fn keepers(&self, lane: Lane) -> &KeeperPool {
+        match lane {
+            Lane::Control => &self.inner.control_keepers,
+            Lane::Bytes => &self.inner.bytes_keepers,
+        }
     }
 
     /// Waits for the master's success message for `chunk`, upload step 6. Call this before the transfer; the

@@ -11,12 +11,13 @@ use std::time::Duration;
 
 use dfs_proto::error::DfsError;
 use dfs_proto::ids::InodeNo;
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Runtime;
 
 use super::guard::Guard;
 use super::ready::Starter;
 use super::stop::{self, Signals};
 use super::subdir::{self, SubDirError};
+use super::threads::Threads;
 use crate::client::{Client, ClientConfig, Event};
 use crate::embedded::{Embedded, EmbeddedError};
 use crate::fuse::{Serve, ServeOptions, Serving};
@@ -30,17 +31,9 @@ const PROBE_DEADLINE: Duration = Duration::from_secs(30);
 /// How long the embedded cluster may take to stop.
 const CLUSTER_STOP_DEADLINE: Duration = Duration::from_secs(10);
 
-/// How long what still runs on the runtime may take to end.
-const RUNTIME_STOP_DEADLINE: Duration = Duration::from_secs(2);
-
 /// How long the master is looked for at the start. It may just be starting too, but whoever mistyped its address
 /// should not wait long to hear so.
 const FIND_MASTER: Duration = Duration::from_secs(5);
-
-/// Worker threads of the runtime, and FUSE threads: enough to keep several cores busy with copying bytes, few
-/// enough to leave the machine to its user.
-const MIN_THREADS: usize = 2;
-const MAX_THREADS: usize = 4;
 
 /// Why there is no mount, or why it did not end well.
 #[derive(Debug, thiserror::Error)]
@@ -117,37 +110,28 @@ pub fn run(settings: &Settings, starter: &mut Starter) -> Result<(), RunError> {
     point.notes.iter().for_each(|note| starter.note(note));
     attach::available()?;
 
-    let runtime = start_runtime()?;
+    let threads = Threads::start().map_err(|error| RunError::Start { what: "worker threads", error })?;
     let (cluster, master) = match &settings.cluster {
         Cluster::Join { master } => (None, master.clone()),
         Cluster::Embedded(wanted) => {
-            let cluster = start_cluster(&runtime, wanted, &point.path, starter)?;
+            let cluster = start_cluster(threads.bytes(), wanted, &point.path, starter)?;
             let master = cluster.address().to_string();
             (Some(cluster), master)
         }
     };
-    let ended = mount(settings, &runtime, &point.path, &master, cluster.as_ref(), starter);
+    let ended = mount(settings, &threads, &point.path, &master, cluster.as_ref(), starter);
     if let Some(cluster) = cluster {
-        let stopped =
-            runtime.block_on(async { tokio::time::timeout(CLUSTER_STOP_DEADLINE, cluster.shutdown()).await });
+        let stopped = threads
+            .bytes()
+            .block_on(async { tokio::time::timeout(CLUSTER_STOP_DEADLINE, cluster.shutdown()).await });
         if stopped.is_err() {
             tracing::warn!(
                 "embedded cluster: did not stop in time; it is ended as it is, which loses nothing"
             );
         }
     }
-    runtime.shutdown_timeout(RUNTIME_STOP_DEADLINE);
+    threads.stop();
     ended
-}
-
-fn threads() -> usize {
-    thread::available_parallelism().map_or(MIN_THREADS, usize::from).clamp(MIN_THREADS, MAX_THREADS)
-}
-
-fn start_runtime() -> Result<Runtime, RunError> {
-    let built =
-        Builder::new_multi_thread().worker_threads(threads()).thread_name("dfs-work").enable_all().build();
-    built.map_err(|error| RunError::Start { what: "worker threads", error })
 }
 
 fn start_cluster(
@@ -169,7 +153,7 @@ fn start_cluster(
 /// Finds the master, mounts, and serves until the end.
 fn mount(
     settings: &Settings,
-    runtime: &Runtime,
+    threads: &Threads,
     path: &Path,
     master: &str,
     cluster: Option<&Embedded>,
@@ -181,12 +165,14 @@ fn mount(
         connect_timeout: FIND_MASTER.min(settings.master_timeout),
         op_timeout: settings.master_timeout,
     };
-    let (client, events) = runtime.block_on(Client::connect(config)).map_err(RunError::Master)?;
-    let root = runtime.block_on(subdir::find(&client, &settings.subdir))?;
+    let connecting = Client::connect_on(config, threads.lanes());
+    let (client, events) = threads.on_control(connecting).map_err(RunError::Master)?;
+    let root = threads.on_control(subdir::find(&client, &settings.subdir))?;
+    let runtime = threads.bytes();
     // Before anything is mounted: from here on a signal must not end the process and leave a dead mount.
     let signals =
         Signals::new(runtime.handle()).map_err(|error| RunError::Start { what: "signal handlers", error })?;
-    let (attached, serving) = attach_and_serve(settings, runtime, path, root, (client, events))?;
+    let (attached, serving) = attach_and_serve(settings, path, root, (client, events))?;
     // Without a guard it is still a mount.
     let guard = Guard::start(&attached)
         .inspect_err(|error| tracing::warn!("no guard: {error}; should this process be killed, it may hang"))
@@ -208,7 +194,6 @@ fn mount(
 
 fn attach_and_serve(
     settings: &Settings,
-    runtime: &Runtime,
     path: &Path,
     root: InodeNo,
     (client, events): (Client, tokio::sync::mpsc::Receiver<Event>),
@@ -224,11 +209,10 @@ fn attach_and_serve(
             root,
             atime: settings.mount.atime(),
             allow_other: settings.mount.allow_other,
-            threads: threads(),
+            threads: Threads::number(),
             squash: settings.mount.squash,
             ..ServeOptions::default()
         },
-        runtime: runtime.handle().clone(),
     };
     match serve.start() {
         Ok(serving) => Ok((attached, serving)),

@@ -50,6 +50,11 @@ impl PageCacheLedger {
         self.locked().put(InodeNo(attr.inode), attr.content_version) == Some(attr.content_version)
     }
 
+    /// May the kernel have pages of the file, as far as is known?
+    pub fn has_pages(&self, inode: InodeNo) -> bool {
+        self.locked().contains(&inode)
+    }
+
     /// This mount changed the content, through the kernel's pages. They stay right if nobody else changed
     /// anything in between.
     pub fn own_change(&self, attr: &pb::Attr) {

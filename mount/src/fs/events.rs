@@ -109,11 +109,14 @@ impl Fs {
     fn forget(&self, old: &pb::Invalidate) -> Job {
         let (inode, parent) = (InodeNo(old.inode), InodeNo(old.parent));
         let mut job = Job { seq: Some(old.seq), key: inode, ..Job::default() };
+        // In this order: a file that is being opened is told of the change, or finds it noted.
+        if old.inode != 0 {
+            self.trust.attrs_changed(inode);
+        }
         if old.content {
             self.forget_content(inode);
         }
         if old.inode != 0 {
-            self.trust.attrs_changed(inode);
             if let Some(directory) = self.trust.being_told_through(inode) {
                 job.directories.push(directory);
                 job.notices.push(Notice::Settle(directory));

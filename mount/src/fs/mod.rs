@@ -56,7 +56,7 @@ use dfs_proto::ids::InodeNo;
 use dfs_proto::{MAX_FILE_SIZE, pb};
 
 use crate::client::Client;
-use crate::read::Readers;
+use crate::read::{LayoutAhead, Readers};
 use crate::write::{Writers, too_large};
 use atime::{AtimeOptions, Atimes};
 use away::Away;
@@ -282,8 +282,21 @@ impl Fs {
     pub async fn open(&self, caller: Caller, inode: InodeNo, flags: i32) -> Result<Opened> {
         let client = caller.client(&self.client);
         let asked = self.trust.ask();
+        let ahead = self.will_ask_layout(inode, flags).then(|| LayoutAhead::ask(&self.client, inode));
         let attr = self.seen(client.open(inode, caller::access(flags))).await?;
-        Ok(self.opened(asked, attr, flags))
+        let opened = self.opened(asked, attr, flags);
+        if let (Some(ahead), Some(file)) = (ahead, self.files.get(inode)) {
+            // Of the open file any change is told; those before are noted here.
+            file.reader.adopt(ahead, || !self.trust.changed_since(asked, inode));
+        }
+        Ok(opened)
+    }
+
+    /// Will a file that is opened like this be asked for its layout? As a rule, unless it is known, or the kernel has the
+    /// file's pages.
+    fn will_ask_layout(&self, inode: InodeNo, flags: i32) -> bool {
+        let reads = flags & libc::O_ACCMODE != libc::O_WRONLY && flags & libc::O_TRUNC == 0;
+        reads && self.client.is_up() && !self.ledger.has_pages(inode) && self.files.get(inode).is_none()
     }
 
     /// Creates a file and opens it. Without `O_EXCL`, one that is there already is opened.

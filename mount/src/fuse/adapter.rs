@@ -16,7 +16,6 @@ use fuser::{
     ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
     ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
-use tokio::runtime::Handle;
 
 use super::ServeOptions;
 use super::answers::{GENERATION, open_flags, opendir_flags};
@@ -26,6 +25,7 @@ use super::requester::{self, Call};
 use super::root::Root;
 use super::signals;
 use super::writes::forget_pages;
+use crate::client::lanes::{Lane, Lanes};
 use crate::fs::extent_ops::Allocate;
 use crate::fs::virtual_xattr::is_virtual;
 use crate::fs::xattrs::is_access_list;
@@ -56,7 +56,7 @@ pub struct Adapter {
     pub(super) fs: Arc<Fs>,
     pub(super) options: ServeOptions,
     pub(super) root: Root,
-    pub(super) runtime: Handle,
+    pub(super) lanes: Lanes,
     /// There as soon as the kernel was greeted.
     pub(super) notifier: Arc<OnceLock<fuser::Notifier>>,
     /// The kernel enforces access lists.
@@ -67,15 +67,15 @@ pub struct Adapter {
 }
 
 impl Adapter {
-    /// Answers for `fs`, with what takes time on `runtime`.
+    /// Answers for `fs`, with what takes time on `lanes`.
     pub fn new(
         fs: Arc<Fs>,
         options: ServeOptions,
-        runtime: Handle,
+        lanes: Lanes,
         notifier: Arc<OnceLock<fuser::Notifier>>,
     ) -> Adapter {
         let root = Root::new(options.root);
-        Adapter { fs, options, root, runtime, notifier, access_lists: false, has_uncached: false }
+        Adapter { fs, options, root, lanes, notifier, access_lists: false, has_uncached: false }
     }
 
     fn caller(&self, request: &Request) -> Caller {
@@ -170,7 +170,9 @@ impl Filesystem for Adapter {
     fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
         let fs = self.fs.clone();
         let work = async move { fs.readlink(InodeNo(ino.0)).await };
-        self.answer(Call::new(request, "readlink", ino), reply, work, |reply, target| reply.data(&target));
+        self.answer(Lane::Control, Call::new(request, "readlink", ino), reply, work, |reply, target| {
+            reply.data(&target)
+        });
     }
 
     fn mknod(
@@ -277,7 +279,7 @@ impl Filesystem for Adapter {
         let (fs, caller) = (self.fs.clone(), self.caller(request));
         let work = async move { fs.open(caller, InodeNo(ino.0), flags.0).await };
         let uncached = self.has_uncached;
-        self.answer(Call::new(request, "open", ino), reply, work, move |reply, opened| {
+        self.answer(Lane::Control, Call::new(request, "open", ino), reply, work, move |reply, opened| {
             reply.opened(FileHandle(opened.handle), open_flags(opened, uncached));
         });
     }
@@ -319,7 +321,8 @@ impl Filesystem for Adapter {
         }
         let fs = self.fs.clone();
         let work = async move { fs.read(fh.0, offset, size as usize).await };
-        self.answer(Call::new(request, "read", ino), reply, work, |reply, data| reply.data(&data));
+        let lane = Lane::carrying(size as usize);
+        self.answer(lane, Call::new(request, "read", ino), reply, work, |reply, data| reply.data(&data));
     }
 
     fn write(
@@ -356,7 +359,8 @@ impl Filesystem for Adapter {
             None => {
                 let (fs, data) = (self.fs.clone(), data.to_vec());
                 let work = async move { fs.write(fh.0, offset, &data).await };
-                self.answer(call, reply, work, move |reply, ()| reply.written(length));
+                let lane = Lane::carrying(length as usize);
+                self.answer(lane, call, reply, work, move |reply, ()| reply.written(length));
             }
         }
     }
@@ -408,7 +412,7 @@ impl Filesystem for Adapter {
             return reply.error(Errno::EINVAL);
         };
         let (fs, call) = (self.fs.clone(), Call::new(request, "getlk", ino));
-        self.runtime.spawn(async move { lock_requests::get(&fs, call, wanted, reply).await });
+        self.control().spawn(async move { lock_requests::get(&fs, call, wanted, reply).await });
     }
 
     fn setlk(
@@ -429,7 +433,7 @@ impl Filesystem for Adapter {
         };
         let fs = self.fs.clone();
         let (notifier, call) = (self.notifier.clone(), Call::new(request, "setlk", ino));
-        self.runtime.spawn(async move {
+        self.control().spawn(async move {
             match lock_requests::set(&fs, fh.0, wanted, call, sleep).await {
                 Ok(fresh) => {
                     if !fresh {
@@ -459,7 +463,7 @@ impl Filesystem for Adapter {
         };
         let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
         let (fs, call) = (self.fs.clone(), Call::new(request, "lseek", ino));
-        self.runtime.spawn(async move {
+        self.control().spawn(async move {
             match call.unless_ended(&fs, fs.seek(fh.0, offset, what)).await {
                 Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
                 // The one place where the kernel wants ENXIO (lseek(2)).
@@ -524,7 +528,9 @@ impl Filesystem for Adapter {
         }
         let fs = self.fs.clone();
         let allowed = async move { fs.check_opendir(caller, inode).await };
-        self.answer(Call::new(request, "opendir", ino), reply, allowed, move |reply, ()| open(reply));
+        self.answer(Lane::Control, Call::new(request, "opendir", ino), reply, allowed, move |reply, ()| {
+            open(reply)
+        });
     }
 
     fn readdir(
@@ -537,7 +543,7 @@ impl Filesystem for Adapter {
     ) {
         let (fs, root, call) = (self.fs.clone(), self.root, Call::new(request, "readdir", ino));
         let directory = root.inward(ino);
-        self.runtime.spawn(async move {
+        self.control().spawn(async move {
             let listed = fs.readdir(fh.0, offset, |entry| {
                 let mode = entry.attr.map_or(libc::S_IFDIR, |attr| attr.mode);
                 reply.add(
@@ -565,7 +571,7 @@ impl Filesystem for Adapter {
         let (fs, root, longest) =
             (self.fs.clone(), self.root, self.options.entry_timeout.min(self.options.attr_timeout));
         let (directory, call) = (root.inward(ino), Call::new(request, "readdirplus", ino));
-        self.runtime.spawn(async move {
+        self.control().spawn(async move {
             let listed = fs.readdir(fh.0, offset, |entry| {
                 // "." and ".." are not looked up: the kernel takes nothing of them but number and type.
                 let dots = pb::Attr { inode: entry.inode.0, mode: libc::S_IFDIR, ..Default::default() };
@@ -610,7 +616,7 @@ impl Filesystem for Adapter {
         // As many as there may ever be; statfs has no word for "no limit".
         const FREE_INODES: u64 = 1 << 40;
         let (fs, call) = (self.fs.clone(), Call::new(request, "statfs", ino));
-        self.runtime.spawn(async move {
+        self.control().spawn(async move {
             match call.unless_ended(&fs, fs.statfs(InodeNo(ino.0))).await {
                 Ok(info) => {
                     let (blocks, free) = (info.total / u64::from(BLOCK), info.free / u64::from(BLOCK));
@@ -673,7 +679,7 @@ impl Filesystem for Adapter {
                 }
             }
         };
-        self.answer(Call::new(request, "getxattr", ino), reply, work, move |reply, value| {
+        self.answer(Lane::Control, Call::new(request, "getxattr", ino), reply, work, move |reply, value| {
             reply_value(reply, size, &value)
         });
     }
@@ -681,7 +687,7 @@ impl Filesystem for Adapter {
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
         let (fs, caller, inode) = (self.fs.clone(), self.caller(request), self.root.inward(ino));
         let work = async move { fs.listxattr(caller, inode).await };
-        self.answer(Call::new(request, "listxattr", ino), reply, work, move |reply, names| {
+        self.answer(Lane::Control, Call::new(request, "listxattr", ino), reply, work, move |reply, names| {
             reply_value(reply, size, &names)
         });
     }

@@ -1,4 +1,4 @@
-//! How requests are answered: on the runtime, with how long the kernel may believe the answer.
+//! How requests are answered: on their lane, with how long the kernel may believe the answer.
 //!
 //! Who is ended by a signal while it waits is answered at once. What it asked for is dropped, unless it changes
 //! something: then it is brought to its end, with all that has to be noted here when it is done.
@@ -17,24 +17,33 @@ use fuser::{
 };
 
 use super::adapter::Adapter;
+use tokio::runtime::Handle;
+
 use super::convert::file_attr;
 use super::requester::Call;
+use crate::client::lanes::Lane;
 use crate::fs::Opened;
 
 /// Inodes never get the number of an earlier one.
 pub(super) const GENERATION: Generation = Generation(0);
 
 impl Adapter {
-    /// Does `work` on the runtime, then replies: by `say` with what came of it, or with the errno of its error.
+    /// The runtime of all that moves few bytes.
+    pub(super) fn control(&self) -> &Handle {
+        self.lanes.of(Lane::Control)
+    }
+
+    /// Does `work` on `lane`, then replies: by `say` with what came of it, or with the errno of its error.
     pub(super) fn answer<T, R: Refuse>(
         &self,
+        lane: Lane,
         call: Call,
         reply: R,
         work: impl Future<Output = Result<T, DfsError>> + Send + 'static,
         say: impl FnOnce(R, T) + Send + 'static,
     ) {
         let fs = self.fs.clone();
-        self.runtime.spawn(async move {
+        self.lanes.of(lane).spawn(async move {
             match call.unless_ended(&fs, work).await {
                 Ok(done) => say(reply, done),
                 Err(error) => reply.refuse(call.errno(&error)),
@@ -51,7 +60,7 @@ impl Adapter {
         say: impl FnOnce(R, T) + Send + 'static,
     ) {
         let fs = self.fs.clone();
-        self.runtime.spawn(async move {
+        self.control().spawn(async move {
             let mut work = pin!(work);
             tokio::select! {
                 biased;
@@ -81,7 +90,7 @@ impl Adapter {
         let (parent, notifier) = (call.inode, self.notifier.clone());
         let directory = root.inward(parent);
         let finds_nothing = call.operation == "lookup";
-        self.runtime.spawn(async move {
+        self.control().spawn(async move {
             let mut work = pin!(work);
             let done = tokio::select! {
                 biased;
@@ -126,7 +135,7 @@ impl Adapter {
         let longest = self.options.entry_timeout.min(self.options.attr_timeout);
         let (fs, asked, root, notifier) = (self.fs.clone(), self.fs.ask(), self.root, self.notifier.clone());
         let (directory, uncached) = (root.inward(call.inode), self.has_uncached);
-        self.runtime.spawn(async move {
+        self.control().spawn(async move {
             let mut work = pin!(work);
             let done = tokio::select! {
                 biased;

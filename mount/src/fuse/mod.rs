@@ -22,9 +22,9 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use dfs_proto::error::DfsError;
-use tokio::runtime::Handle;
 use tokio::sync::mpsc;
 
+use crate::client::lanes::Lane;
 use crate::client::{Client, Event};
 use crate::fs::Fs;
 use crate::fs::atime::AtimeOptions;
@@ -86,8 +86,6 @@ pub struct Serve {
     pub write_buffer_bytes: u64,
     /// See there.
     pub options: ServeOptions,
-    /// Where the work is done.
-    pub runtime: Handle,
 }
 
 /// A mount being served.
@@ -102,8 +100,9 @@ impl Serve {
     /// # Errors
     /// When the kernel does not talk a FUSE version that we know, or threads cannot be started.
     pub fn start(self) -> io::Result<Serving> {
+        let lanes = self.client.lanes().clone();
         let fs = {
-            let _on_runtime = self.runtime.enter();
+            let _on_runtime = lanes.of(Lane::Control).enter();
             Fs::new(self.client, self.cache_bytes, self.write_buffer_bytes, self.options.atime)
         };
         let mut config = fuser::Config::default();
@@ -113,13 +112,13 @@ impl Serve {
         let acl = config.acl;
         let root = Root::new(self.options.root);
         let shared_notifier = Arc::new(OnceLock::new());
-        let adapter = Adapter::new(fs.clone(), self.options, self.runtime.clone(), shared_notifier.clone());
+        let adapter = Adapter::new(fs.clone(), self.options, lanes.clone(), shared_notifier.clone());
         let device = self.fd.try_clone()?;
         let session = fuser::Session::from_fd(adapter, self.fd, acl, config)?.spawn()?;
         // Empty until now.
         let _ = shared_notifier.set(session.notifier());
         notices::start(&fs, &session.notifier(), device, root)?;
-        self.runtime.spawn(events::follow(fs.clone(), self.events));
+        lanes.of(Lane::Control).spawn(events::follow(fs.clone(), self.events));
         let session =
             std::thread::Builder::new().name("fuse-session".into()).spawn(move || session.join())?;
         Ok(Serving { fs, session: Mutex::new(Some(session)) })

@@ -18,14 +18,14 @@ impl Adapter {
             Some(Ok(_)) => {
                 reply.written(length);
                 let notifier = self.notifier.clone();
-                self.runtime.spawn(async move { forget_pages(&notifier, ino).await });
+                self.control().spawn(async move { forget_pages(&notifier, ino).await });
                 return;
             }
             Some(Err(error)) => return reply.error(call.errno(&error)),
             None => {}
         }
         let (fs, notifier, data) = (self.fs.clone(), self.notifier.clone(), data.to_vec());
-        self.runtime.spawn(async move {
+        self.control().spawn(async move {
             match call.unless_ended(&fs, fs.append(fh.0, &data)).await {
                 Ok(at) => {
                     reply.written(length);
@@ -53,7 +53,7 @@ impl Adapter {
         // The kernel never sends more than MAX_WRITE.
         let length = data.len() as u32;
         let (fs, notifier, data) = (self.fs.clone(), self.notifier.clone(), data.to_vec());
-        self.runtime.spawn(async move {
+        self.control().spawn(async move {
             let written = async {
                 if fs.clear_privileges(fh.0, keeps_set_ids).await? {
                     forget_attributes(&notifier, ino).await;

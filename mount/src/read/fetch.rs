@@ -14,11 +14,10 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use dfs_proto::block_sum::block_count;
+use dfs_proto::block_sum::{BLOCK_SIZE, block_count};
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::{ChunkId, InodeNo, KeeperId};
 use dfs_proto::pb;
-use tokio::runtime::Handle;
 use tokio::task::JoinSet;
 
 use super::attempt::attempt;
@@ -30,6 +29,7 @@ use super::lock;
 use super::planner::{DataPiece, RANGE_BLOCKS};
 use super::suspects::Suspects;
 use crate::client::Client;
+use crate::client::lanes::Lane;
 
 /// For one range, whatever its keepers do.
 const RANGE_DEADLINE: Duration = Duration::from_secs(30);
@@ -40,7 +40,6 @@ const MISSING_KEPT: usize = 10_000;
 pub(super) struct Fetcher {
     pub(super) client: Client,
     pub(super) cache: BlockCache,
-    pub(super) runtime: Handle,
     sums: SumsCache,
     flights: Flights,
     latency: Mutex<Latency>,
@@ -63,6 +62,12 @@ struct Job {
     first_copy: usize,
 }
 
+impl Job {
+    fn lane(&self) -> Lane {
+        Lane::carrying(self.blocks.len() * BLOCK_SIZE)
+    }
+}
+
 /// How one attempt ended.
 struct Ended {
     keeper: pb::KeeperGrant,
@@ -71,11 +76,10 @@ struct Ended {
 }
 
 impl Fetcher {
-    pub(super) fn new(client: Client, cache_bytes: u64, runtime: Handle) -> Self {
+    pub(super) fn new(client: Client, cache_bytes: u64) -> Self {
         Self {
             client,
             cache: BlockCache::new(cache_bytes),
-            runtime,
             sums: SumsCache::new(),
             flights: Flights::default(),
             latency: Mutex::default(),
@@ -118,7 +122,7 @@ impl Fetcher {
         if let Some(pilot) = pilot {
             let fetcher = self.clone();
             let job = Job { inode, source: source.clone(), blocks, first_copy: piece.first_copy };
-            self.runtime.spawn(async move {
+            self.client.lanes().of(job.lane()).spawn(async move {
                 let outcome = fetcher.fetch(job).await;
                 pilot.land(outcome);
             });
@@ -167,7 +171,12 @@ impl Fetcher {
         let mut start = |running: &mut JoinSet<Ended>, asked: &mut Vec<_>| {
             let keeper = waiting.next()?;
             asked.push((KeeperId(keeper.keeper), Instant::now()));
-            running.spawn(self.clone().one_attempt(job.source.clone(), job.blocks.clone(), keeper));
+            running.spawn(self.clone().one_attempt(
+                job.source.clone(),
+                job.blocks.clone(),
+                keeper,
+                job.lane(),
+            ));
             Some(())
         };
         let mut more = start(&mut running, &mut asked).is_some();
@@ -209,9 +218,10 @@ impl Fetcher {
         source: Arc<Source>,
         blocks: Range<u32>,
         keeper: pb::KeeperGrant,
+        lane: Lane,
     ) -> Ended {
         let began = Instant::now();
-        let result = attempt(self.client.keepers(), &self.sums, &source, blocks, &keeper).await;
+        let result = attempt(self.client.keepers(lane), &self.sums, &source, blocks, &keeper).await;
         Ended { keeper, began, result }
     }
 

@@ -11,11 +11,13 @@ use dfs_proto::ids::{ChunkId, InodeNo};
 use dfs_proto::pb;
 use tokio::sync::watch;
 
+use super::ahead::{Answered, LayoutAhead, ask_layout};
 use super::fetch::{Fetcher, Wanted};
 use super::layout::{Layout, Page, Source};
 use super::lock;
 use super::planner::{DataPiece, Piece, plan};
 use super::prefetch::{Prefetcher, ReadStream};
+use crate::client::lanes::Lane;
 
 /// For one read, everything included; longer where calls to the master may take longer.
 const READ_DEADLINE: Duration = Duration::from_secs(30);
@@ -78,6 +80,15 @@ enum Failure {
 impl FileReader {
     pub(super) fn new(inode: InodeNo, fetcher: Arc<Fetcher>, prefetcher: Arc<Prefetcher>) -> Self {
         Self { shared: Arc::new(Shared { inode, fetcher, state: Mutex::default() }), prefetcher }
+    }
+
+    /// Takes in a layout that was asked for before this reader was told of changes, if `is_right` by now: nothing can have
+    /// changed since it was asked for. Whoever reads meanwhile waits for it.
+    pub fn adopt(&self, ahead: LayoutAhead, is_right: impl FnOnce() -> bool) {
+        let generation = lock(&self.shared.state).layout.generation();
+        if is_right() {
+            self.shared.adopt(generation, ahead);
+        }
     }
 
     /// Forgets where the file's bytes lie: the content changed. A read that starts after this returned uses a
@@ -201,21 +212,43 @@ impl Shared {
         {
             return Err(asking.answer.clone());
         }
+        let asked = ask_layout(&self.fetcher.client, self.inode, start);
+        Err(self.answered_by(&mut state, generation, start, asked))
+    }
+
+    fn adopt(self: &Arc<Self>, generation: u64, ahead: LayoutAhead) {
+        let mut state = lock(&self.state);
+        if state.layout.generation() == generation && state.layout.is_empty() && state.asking.is_none() {
+            self.answered_by(&mut state, generation, 0, ahead.0);
+        }
+    }
+
+    /// Whoever asks from now on waits for `asked`, which a task takes in.
+    fn answered_by(
+        self: &Arc<Self>,
+        state: &mut State,
+        generation: u64,
+        start: u64,
+        asked: impl Future<Output = Answered> + Send + 'static,
+    ) -> Asked {
         let (sender, answer) = watch::channel(None);
         state.asking = Some(Asking { generation, start, answer: answer.clone() });
         let shared = self.clone();
-        self.fetcher.runtime.spawn(async move {
-            let page = shared.ask(generation, start).await;
+        self.fetcher.client.lanes().of(Lane::Control).spawn(async move {
+            let (asked_at, reply) = asked.await;
+            let page = shared.take_in(generation, start, asked_at, reply);
             sender.send_replace(Some(page));
         });
-        Err(answer)
+        answer
     }
 
-    /// Download steps 1 and 2.
-    async fn ask(&self, generation: u64, start: u64) -> Result<Arc<Page>, DfsError> {
-        let asked_at = Instant::now();
-        let reply =
-            self.fetcher.client.layout(self.inode, start, MAX_FILE_SIZE - start.min(MAX_FILE_SIZE - 1)).await;
+    fn take_in(
+        &self,
+        generation: u64,
+        start: u64,
+        asked_at: Instant,
+        reply: Result<pb::FileLayout, DfsError>,
+    ) -> Result<Arc<Page>, DfsError> {
         let page = reply.and_then(|reply| Page::new(self.inode, start, reply, asked_at)).map(Arc::new);
         let mut state = lock(&self.state);
         if let Ok(page) = &page {

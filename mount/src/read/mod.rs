@@ -2,6 +2,7 @@
 //!
 //! - [`planner`]: extents, offset, length -> holes, and ranges of chunks with the keeper to ask first (pure).
 //! - `layout`: what the master said of one file, cached until it is invalidated or its tickets grow old.
+//! - `ahead`: the question for it, also before the file is open.
 //! - `fetch`: one range, verified, from whichever keeper gives it; the hedging of late ones.
 //! - `attempt`: one try at one keeper, and the verification of what it sent.
 //! - `flights`: one fetch for all who want the same blocks at the same time.
@@ -20,6 +21,7 @@
 //! - the bytes of a read are those of one content of the file, and end where that ends;
 //! - every read ends within a deadline.
 
+mod ahead;
 mod attempt;
 mod cache;
 mod fetch;
@@ -36,6 +38,7 @@ use std::sync::{Arc, Mutex, Weak};
 
 use dfs_proto::ids::InodeNo;
 
+pub use ahead::LayoutAhead;
 pub use cache::CacheCounters;
 use fetch::Fetcher;
 pub use file::{Content, FileReader};
@@ -54,13 +57,11 @@ pub struct Readers {
 }
 
 impl Readers {
-    /// `cache_bytes` bounds what the block cache holds. Must be called inside a tokio runtime, on which the
-    /// fetches then run.
+    /// `cache_bytes` bounds what the block cache holds. The fetches run on the client's lanes.
     pub fn new(client: Client, cache_bytes: u64) -> Arc<Readers> {
-        let runtime = tokio::runtime::Handle::current();
         Arc::new(Readers {
-            fetcher: Arc::new(Fetcher::new(client, cache_bytes, runtime.clone())),
-            prefetcher: Arc::new(Prefetcher::new(cache_bytes, runtime)),
+            fetcher: Arc::new(Fetcher::new(client, cache_bytes)),
+            prefetcher: Arc::new(Prefetcher::new(cache_bytes)),
             files: Mutex::default(),
         })
     }

@@ -12,13 +12,13 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
-use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
 use super::fetch::Wanted;
 use super::file::Shared;
 use super::lock;
 use super::planner::{Piece, RANGE_SIZE, plan};
+use crate::client::lanes::Lane;
 
 const TOLERANCE: u64 = 1024 * 1024;
 const FIRST_WINDOW: u64 = 1024 * 1024;
@@ -115,14 +115,13 @@ impl Drop for ReadStream {
 pub(super) struct Prefetcher {
     places: Arc<Semaphore>,
     max_window: u64,
-    runtime: Handle,
 }
 
 impl Prefetcher {
     /// For a block cache of `cache_bytes`.
-    pub(super) fn new(cache_bytes: u64, runtime: Handle) -> Self {
+    pub(super) fn new(cache_bytes: u64) -> Self {
         let max_window = LAST_WINDOW.min(cache_bytes / 4);
-        Self { places: Arc::new(Semaphore::new(IN_ALL)), max_window, runtime }
+        Self { places: Arc::new(Semaphore::new(IN_ALL)), max_window }
     }
 
     /// Takes note of a read, and begins what will be wanted after it. True: the read was in sequence.
@@ -139,7 +138,7 @@ impl Prefetcher {
                 let epoch = stream.epoch.load(Ordering::Relaxed);
                 let run =
                     Run { file: file.clone(), stream: stream.clone(), epoch, places: self.places.clone() };
-                self.runtime.spawn(run.fetch(part));
+                file.fetcher.client.lanes().of(Lane::Bytes).spawn(run.fetch(part));
                 true
             }
         }

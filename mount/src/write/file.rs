@@ -16,6 +16,7 @@ use super::dirty::{DirtyBuffer, Frozen};
 use super::handle::WriteHandle;
 use super::pending::{Pending, PendingAttr};
 use super::{OnOutcome, Outcome, UPLOAD_DEADLINE, Writers, lock, too_large, upload};
+use crate::client::lanes::Lane;
 
 /// The write side of one inode on this mount, shared by all its handles.
 pub struct FileWriter {
@@ -71,6 +72,13 @@ pub(super) struct Upload {
     pub begun: Option<Instant>,
     /// Success was heard, but an older upload's was not yet.
     done: Option<pb::Attr>,
+}
+
+impl Upload {
+    /// Where its bytes are moved.
+    pub fn lane(&self) -> Lane {
+        Lane::carrying(self.frozen.len())
+    }
 }
 
 /// Where bytes go.
@@ -336,7 +344,7 @@ impl FileWriter {
         } else {
             state.driving = true;
             drop(state);
-            self.writers.runtime.spawn(upload::drive(itself));
+            self.writers.client.lanes().of(Lane::Control).spawn(upload::drive(itself));
         }
     }
 

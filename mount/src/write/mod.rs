@@ -27,6 +27,7 @@ use dfs_proto::{MAX_FILE_SIZE, pb};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::client::Client;
+use crate::client::lanes::Lane;
 use crate::lock::lock;
 
 pub use file::FileWriter;
@@ -51,7 +52,6 @@ pub const MIN_BUDGET: u64 = 1024 * 1024;
 /// All files being written by this process, and what they share: the budget and the transfers.
 pub struct Writers {
     client: Client,
-    runtime: tokio::runtime::Handle,
     /// One permit is one byte of dirty or frozen data.
     budget: Semaphore,
     transfers: Arc<Semaphore>,
@@ -84,21 +84,20 @@ pub fn too_large(offset: u64) -> DfsError {
 
 impl Writers {
     /// `budget_bytes` bounds what all files together hold in memory; at least [`MIN_BUDGET`] is used.
-    /// Must be called inside a tokio runtime, on which the uploads then run.
+    /// The uploads run on the client's lanes.
     pub fn new(client: Client, budget_bytes: u64) -> Arc<Writers> {
         let budget =
             usize::try_from(budget_bytes.max(MIN_BUDGET)).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
         let chunk_size = client.info().chunk_size as usize;
         let writers = Arc::new(Writers {
             client,
-            runtime: tokio::runtime::Handle::current(),
             budget: Semaphore::new(budget),
             transfers: Arc::new(Semaphore::new(TRANSFERS)),
             last_success: Mutex::new(Instant::now()),
             freeze_at: chunk_size.min(budget / 4).max(1),
             dirty_files: Mutex::default(),
         });
-        writers.runtime.spawn(freeze_by_age(Arc::downgrade(&writers)));
+        writers.client.lanes().of(Lane::Control).spawn(freeze_by_age(Arc::downgrade(&writers)));
         writers
     }
 

@@ -26,6 +26,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use super::UPLOAD_DEADLINE;
 use super::dirty::Frozen;
 use super::file::{FileWriter, Upload};
+use crate::client::lanes::Lane;
 
 /// Uploads of one file under way at once.
 const IN_FLIGHT: usize = 4;
@@ -104,13 +105,15 @@ async fn begin(
     };
     let now = Instant::now();
     let last = upload.begun.map_or(now, Instant::from_std) + GIVE_UP;
+    let lane = upload.lane();
     let attempt = Attempt { file: file.clone(), upload, deadline: last.min(now + UPLOAD_DEADLINE) };
     match attempt.place(0, &[]).await {
         Ok(placed) => {
-            running.spawn(async move {
+            let transfer = async move {
                 let _turn = turn;
                 (number, attempt.run(placed).await)
-            });
+            };
+            running.spawn_on(transfer, file.writers().client.lanes().of(lane));
             None
         }
         Err(error) => Some(Ok((number, Err(error)))),
@@ -173,7 +176,7 @@ async fn give_back(file: &Arc<FileWriter>, chunks: Vec<ChunkId>) {
     })
     .await;
     for abort in aborts {
-        file.writers().runtime.spawn(abort);
+        file.writers().client.lanes().of(Lane::Control).spawn(abort);
     }
 }
 
@@ -219,7 +222,7 @@ impl Attempt {
     /// still given back.
     async fn ask(&self, alloc: pb::Alloc) -> Result<pb::Placed, DfsError> {
         let (file, upload) = (self.file.clone(), self.upload.clone());
-        let asking = self.file.writers().runtime.spawn(async move {
+        let asking = self.file.writers().client.lanes().of(Lane::Control).spawn(async move {
             let placed = file.writers().client.alloc(alloc).await?;
             let chunk = ChunkId(placed.chunk);
             if file.take_place(&upload, chunk) {
@@ -263,7 +266,13 @@ impl Attempt {
         loop {
             let chunk = ChunkId(placed.chunk);
             let mut success = writers.client.expect_upload(chunk);
-            let transfer = writers.client.keepers().store(&placed, &pieces, &sums, self.upload.sync, tries);
+            let transfer = writers.client.keepers(self.upload.lane()).store(
+                &placed,
+                &pieces,
+                &sums,
+                self.upload.sync,
+                tries,
+            );
             let stored = timeout_at(self.deadline, transfer).await;
             let stored = stored.unwrap_or_else(|_| Err(self.late("was not stored")));
             // Also after a failure: the notice may have got through although the transfer's answer did not.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dfs_mount::client::Client;
-use dfs_mount::read::{FileReader, ReadStream, Readers};
+use dfs_mount::read::{FileReader, LayoutAhead, ReadStream, Readers};
 use dfs_proto::block_sum::BlockSums;
 use dfs_proto::error::ErrorCode;
 use dfs_proto::ids::InodeNo;
@@ -42,7 +42,7 @@ struct Bench {
     readers: Arc<Readers>,
     file: Arc<FileReader>,
     data: Vec<u8>,
-    _client: Client,
+    client: Client,
 }
 
 /// A file of `chunks` chunks of `chunk_length` bytes on `keepers` keepers.
@@ -57,7 +57,7 @@ async fn bench(keepers: u64, chunks: u64, chunk_length: usize) -> Bench {
     tokio::spawn(async move { while events.recv().await.is_some() {} });
     let readers = Readers::new(client.clone(), 256 * MIB as u64);
     let file = readers.file(INODE);
-    Bench { master, keepers, readers, file, data, _client: client }
+    Bench { master, keepers, readers, file, data, client }
 }
 
 impl Bench {
@@ -89,6 +89,32 @@ async fn a_film_is_read_from_all_keepers_uniformly() {
     assert!(total < size + size * 15 / 100, "{total} bytes were sent for {size}");
     assert!(bench.master.reports().is_empty());
     assert_eq!(bench.master.count(|op| matches!(op, Op::Layout(_))), 1);
+}
+
+#[tokio::test]
+async fn a_layout_that_was_asked_for_with_the_open_is_used_unless_something_changed_meanwhile() {
+    let layouts = |bench: &Bench| bench.master.count(|op| matches!(op, Op::Layout(_)));
+    type Meanwhile = fn(&FileReader) -> bool;
+    let cases: [(Meanwhile, usize); 3] = [
+        (|_| true, 1),
+        (|_| false, 2),
+        // Of a change that comes just now, the reader is told.
+        (
+            |file| {
+                file.invalidate();
+                true
+            },
+            2,
+        ),
+    ];
+    for (is_right, asked) in cases {
+        let bench = bench(1, 1, MIB).await;
+        let ahead = LayoutAhead::ask(&bench.client, INODE);
+        bench.file.adopt(ahead, || is_right(&bench.file));
+        assert!(bench.read_all().await == bench.data);
+        wait_until("the question", || layouts(&bench) >= asked).await;
+        assert_eq!(layouts(&bench), asked);
+    }
 }
 
 #[tokio::test]

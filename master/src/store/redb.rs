@@ -332,7 +332,8 @@ impl Tables {
         self.fold([bytes.as_slice()], self.tally.commits + 1)
     }
 
-    /// Stores what commits changed, in their order; all or nothing, and for good. `commits`: how many there are then.
+    /// Stores what commits changed, in their order; all or nothing, and for good. `commits`: how many there are then,
+    /// which says that none was left out.
     ///
     /// # Errors
     /// As [`Tables::commit`].
@@ -341,10 +342,15 @@ impl Tables {
         batches: impl IntoIterator<Item = &'a [u8]>,
         commits: u64,
     ) -> Result<(), StoreError> {
-        let mut changes = BTreeMap::new();
+        let (mut changes, mut count) = (BTreeMap::new(), self.tally.commits);
         for batch in batches {
             batch::gather(batch, &mut changes)
                 .ok_or_else(|| self.corrupt("a commit has changes that this program does not know"))?;
+            count += 1;
+        }
+        if count != commits {
+            let why = format!("commit {commits} was to be stored when there would be {count} (a bug)");
+            return Err(StoreError::Io { path: self.path.clone(), why, kind: ErrorKind::Other });
         }
         let path = self.path.clone();
         guarded(&path, || self.store_changes(&changes, commits))

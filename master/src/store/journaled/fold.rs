@@ -236,13 +236,14 @@ impl Shared {
 impl Queue {
     fn take(&mut self) -> Step {
         let mut step = Step::default();
-        while let (None, Some(item)) = (&step.show, self.items.pop_front()) {
-            match item {
-                Item::Fold(record) => {
+        while step.show.is_none() {
+            match self.items.pop_front() {
+                Some(Item::Fold(record)) => {
                     self.bytes -= record.len();
                     step.records.push(record);
                 }
-                Item::Show(sender) => step.show = Some(sender),
+                Some(Item::Show(sender)) => step.show = Some(sender),
+                None => break,
             }
         }
         if self.bytes == 0 {

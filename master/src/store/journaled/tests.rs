@@ -92,7 +92,7 @@ fn a_full_journal_waits_for_the_tables_and_its_files_never_grow() {
     let dir = scratch();
     let mut store = open(dir.path()).unwrap();
     let batch = |n: u64| puts((n * 100..n * 100 + 100).map(extent));
-    let (begun, commits) = (folded(&mut store), 80);
+    let (begun, commits) = (folded(&mut store), 200);
     let mut folds = Vec::new();
     for n in 0..commits {
         store.commit(&batch(n)).unwrap();

@@ -19,6 +19,7 @@
 #   DFS_TEST_ROUNDS=200        listings while entries come and go (default 12)
 #   DFS_TEST_FAULTS=500        rounds of a minute with faults (default one of 14 s)
 #   DFS_TEST_KEEPER_KILLS=1000 kills of keepers in the long run of quick kills (--run-ignored only -E 'test(a_thousand_keepers)')
+#   DFS_TEST_SLOW=1            reads 1 GiB beside a slow keeper, with the limits that are aimed at
 #   DFS_TEST_KEEP=DIRECTORY    where the logs of a round with faults go that found something
 #
 # docs/TESTING.md has the long forms with their commands.

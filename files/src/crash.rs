@@ -96,6 +96,39 @@ impl<C: Clone> Recorder<C> {
         self.log().ops.clone()
     }
 
+    /// Cuts the power after each operation that was done so far, `tries` times, and checks the directory that is left. What was
+    /// said before the cut is in a `state`, to which `said` adds. `images`: an empty directory, for one image at a time.
+    /// Returns the last state and the number of images.
+    ///
+    /// # Errors
+    /// The first thing that is wrong, and how to come to it again.
+    pub fn cut_everywhere<S>(
+        &self,
+        images: &Path,
+        mut state: S,
+        said: impl Fn(&mut S, &C),
+        tries: impl Fn(&Op<C>) -> u64,
+        check: impl Fn(&Path, &S) -> Result<(), String>,
+    ) -> Result<(S, usize), String> {
+        let (mut cut, mut count) = (Cut::default(), 0);
+        for (n, op) in self.log().ops.iter().enumerate() {
+            cut.then(op);
+            if let Op::Said(claim) = op {
+                said(&mut state, claim);
+            }
+            for seed in 0..tries(op) {
+                let image = images.join("image");
+                fs::create_dir(&image).unwrap();
+                cut.leave(1000 * n as u64 + seed, &image);
+                check(&image, &state)
+                    .map_err(|wrong| format!("cut after operation {n}, seed {seed}: {wrong}"))?;
+                fs::remove_dir_all(&image).unwrap();
+                count += 1;
+            }
+        }
+        Ok((state, count))
+    }
+
     fn log(&self) -> MutexGuard<'_, Log<C>> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner)
     }

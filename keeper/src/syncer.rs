@@ -50,9 +50,12 @@ impl SyncQueue {
         } else {
             tracing::warn!(%chunk, "too many chunks wait to be synced; this one is synced when the master asks");
         }
-        state.since.get_or_insert_with(Instant::now);
-        drop(state);
-        self.wake.notify_one();
+        // Else it waits for the end of the time of those before already.
+        if state.since.is_none() {
+            state.since = Some(Instant::now());
+            drop(state);
+            self.wake.notify_one();
+        }
     }
 
     /// The master wants to know that these are on stable storage.

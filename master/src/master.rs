@@ -20,7 +20,7 @@ use crate::config::{Config, ConfigError};
 use crate::core::Settings;
 use crate::runtime::{Engine, tick_forever};
 use crate::service;
-use crate::store::{DataDir, DataDirError, Identity, JournaledStore, Store, StoreError};
+use crate::store::{DataDir, DataDirError, Identity, JournaledStore, Store, StoreError, unwritable};
 
 /// The file in the data directory that holds the address of the running master.
 const ADDRESS_FILE: &str = "address";
@@ -41,7 +41,7 @@ pub enum MasterError {
     PortInUse { address: SocketAddr },
     #[error("listen on {address}: {why}; choose an address of this machine with --listen")]
     Listen { address: SocketAddr, why: io::Error },
-    #[error("write {}: {why}; make the data directory writable, with free space", path.display())]
+    #[error("write {}: {why}; {}", path.display(), unwritable(why.kind()))]
     AddressFile { path: PathBuf, why: io::Error },
     #[error("random numbers: the system gives none: {0}; check that /dev/urandom works")]
     Random(String),
@@ -81,7 +81,8 @@ impl Master {
         .await?;
         let address_file = dir.path().join(ADDRESS_FILE);
         let (listener, address) = listen(config.listen).await?;
-        let (engine, cluster) = blocking(move || open(dir, &config)).await?;
+        let listens_since = Instant::now();
+        let (engine, cluster) = blocking(move || open(dir, &config, listens_since)).await?;
         let written = address_file.clone();
         blocking(move || write_address(&written, address)).await.inspect_err(|_| engine.stop())?;
 
@@ -163,7 +164,7 @@ async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Master
     })
 }
 
-fn open(dir: DataDir, config: &Config) -> Result<(Engine, ClusterId), MasterError> {
+fn open(dir: DataDir, config: &Config, listens_since: Instant) -> Result<(Engine, ClusterId), MasterError> {
     let mut store = JournaledStore::open(dir)?;
     let identity = store.identity(fresh_identity()?)?;
     let settings = Settings {
@@ -179,7 +180,7 @@ fn open(dir: DataDir, config: &Config) -> Result<(Engine, ClusterId), MasterErro
         spared: identity.spared,
         trash_ms: u64::try_from(config.trash.as_millis()).unwrap_or(u64::MAX),
     };
-    let engine = Engine::start(Box::new(store), settings)?;
+    let engine = Engine::start(Box::new(store), settings, listens_since)?;
     Ok((engine, identity.cluster))
 }
 

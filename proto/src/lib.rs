@@ -11,6 +11,7 @@
 //! - [`atime`]: when a read changes an atime.
 //! - [`label`]: what keepers are labelled with.
 //! - [`lock_ranges`]: the bytes that one owner has locked.
+//! - [`looks`]: how mounts look for a master that is down, and when one that starts takes changes.
 //! - [`request_kind`]: what each request of a mount is to those who carry it.
 //! - [`time`]: points in time.
 //! - [`units`] and [`logging`]: how people type sizes and periods, and how every binary logs.
@@ -27,6 +28,7 @@ pub mod ids;
 pub mod label;
 pub mod lock_ranges;
 pub mod logging;
+pub mod looks;
 pub mod request_kind;
 pub mod ticket;
 pub mod time;

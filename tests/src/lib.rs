@@ -10,12 +10,14 @@
 //! - [`faults`]: random faults, programs that work meanwhile, and a checker of all that they wrote and saw.
 //! - [`faulty`]: a process whose disk fails, or whose clock is another.
 //! - [`film`]: real mp4 files, and playing them without a screen.
+//! - [`bench`]: the benchmark.
 //! - [`random`]: seeded random numbers and bytes.
 //! - [`wait`]: the one way to wait for something.
 //!
 //! The binaries are taken from beside the test executable, so they have to be built first: `tests/run.sh` does.
 //! Everything here panics when something is not as expected: that is how a test fails.
 
+pub mod bench;
 pub mod cluster;
 pub mod faults;
 pub mod faulty;

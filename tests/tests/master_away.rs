@@ -1,9 +1,10 @@
 //! What programs on a mount see while the master is away, and when it is back.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use dfs_tests::wait::secs;
@@ -14,24 +15,52 @@ use rustix::process::{Pid, Signal, kill_process};
 /// In the time that the issue grants, and a busy machine needs.
 const AT_ONCE: Duration = Duration::from_millis(1500);
 
-/// A program on the mount that is ready for its one line of input, and then does what it is to do.
+/// A program on the mount that is ready for its one line of input, and then does what it is to do. It ends with this.
 struct Program {
     what: String,
     child: Child,
+    output: BufReader<ChildStdout>,
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 impl Program {
     /// A script that gets the mount as `$1`, and calls `go` where the master goes.
     fn start(what: &str, script: &str, dir: &Path) -> Program {
+        Program::start_with(what, script, &[dir.as_os_str()])
+    }
+
+    fn start_with(what: &str, script: &str, args: &[&OsStr]) -> Program {
         let script = format!("go() {{ echo ready; read -r _ || true; }}\n{script}");
         let mut command = Command::new("sh");
-        command.args(["-c", &script, "sh"]).arg(dir);
+        command.args(["-c", &script, "sh"]).args(args);
         let mut child =
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+        let output = BufReader::new(child.stdout.take().unwrap());
+        let mut program = Program { what: what.to_owned(), child, output };
+        assert_eq!(program.says(), "ready\n", "{what}");
+        program
+    }
+
+    /// The next line that it writes.
+    fn says(&mut self) -> String {
         let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
-        assert_eq!(line, "ready\n", "{what}");
-        Program { what: what.to_owned(), child }
+        self.output.read_line(&mut line).unwrap();
+        line
+    }
+
+    fn sleeps(&self) -> bool {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        stat.rsplit_once(") ").is_some_and(|(_, fields)| fields.starts_with(['S', 'D']))
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
 
     fn go(&mut self) {
@@ -47,7 +76,7 @@ impl Program {
     #[track_caller]
     fn ends_by(&mut self, signal: Signal) {
         let begun = Instant::now();
-        kill_process(Pid::from_child(&self.child), signal).unwrap();
+        self.signal(signal);
         wait_for(secs(20), &format!("{} ends by {signal:?}", self.what), || self.child.try_wait().unwrap());
         let took = begun.elapsed();
         println!("{}: ended {took:?} after {signal:?}", self.what);
@@ -123,6 +152,83 @@ fn who_waits_for_the_master_can_be_killed() {
     programs_can_be_ended(Signal::KILL);
 }
 
+/// Makes the call `$2` in the directory `$1` past Python, which would make it again after EINTR; handles the signal `$3`, as
+/// sigaction(2) does without SA_RESTART. Says how the call ended and how often the signal came.
+const CALLER: &str = r#"
+import ctypes, errno, os, signal, sys
+libc = ctypes.CDLL(None, use_errno=True)
+handled = []
+signal.signal(getattr(signal, sys.argv[3]), lambda *_: handled.append(1))
+path = lambda name: os.path.join(sys.argv[1], name).encode()
+file = os.open(path('file'), os.O_RDWR)
+os.write(file, b'more')
+calls = {
+    'mkdir': lambda: libc.mkdir(path('made'), 0o755),
+    'open': lambda: libc.open(path('other'), os.O_RDONLY),
+    'fsync': lambda: libc.fsync(file),
+}
+print('ready', flush=True)
+sys.stdin.readline()
+print('calling', flush=True)
+result = calls[sys.argv[2]]()
+print('done' if result >= 0 else errno.errorcode[ctypes.get_errno()], len(handled), flush=True)
+os._exit(0)
+"#;
+
+/// In a directory of its own: who waits for a lock that another one holds is not heard.
+fn caller(mount: &Mount, call: &str, signal: &str) -> Program {
+    let dir = mount.path(format!("{call}-{signal}"));
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("file"), "text").unwrap();
+    fs::write(dir.join("other"), "text").unwrap();
+    let script = format!("exec python3 -c \"$2\" \"$1\" {call} {signal}");
+    Program::start_with(&format!("{call}, {signal}"), &script, &[dir.as_os_str(), CALLER.as_ref()])
+}
+
+// SEMANTICS.md, "When something is away": "gets EINTR for them while the master is away, and waits on otherwise".
+#[test]
+fn who_handles_a_signal_gets_eintr_when_it_asks_to_end_and_waits_on_otherwise() {
+    let mut cluster = Cluster::builder().keepers(2).start();
+    let mount = cluster.mount();
+    let calls = ["mkdir", "open", "fsync"];
+    let mut asked: Vec<_> = [("SIGINT", Signal::INT), ("SIGTERM", Signal::TERM), ("SIGHUP", Signal::HUP)]
+        .iter()
+        .flat_map(|(name, signal)| calls.map(|call| (*signal, caller(&mount, call, name))))
+        .collect();
+    let mut others = calls.map(|call| caller(&mount, call, "SIGALRM"));
+    cluster.master.stop();
+    wait_until(secs(10), "the mount notices", || {
+        mount.process.log().contains("session with the master lost")
+    });
+    asked.iter_mut().for_each(|(_, program)| program.go());
+    others.iter_mut().for_each(Program::go);
+    for program in asked.iter_mut().map(|(_, program)| program).chain(&mut others) {
+        assert_eq!(program.says(), "calling\n", "{}", program.what);
+        wait_until(secs(10), "it waits in the call", || program.sleeps());
+    }
+
+    for program in &mut others {
+        program.signal(Signal::ALARM);
+    }
+    for (signal, program) in &mut asked {
+        program.still_waits();
+        let begun = Instant::now();
+        program.signal(*signal);
+        assert_eq!(program.says(), "EINTR 1\n", "{}", program.what);
+        println!("{}: EINTR {:?} after it", program.what, begun.elapsed());
+        assert!(begun.elapsed() < AT_ONCE, "{}: {:?}", program.what, begun.elapsed());
+    }
+    // They had at least as long.
+    others.iter_mut().for_each(Program::still_waits);
+    cluster.master.cont();
+    for program in &mut others {
+        assert_eq!(program.says(), "done 1\n", "{}", program.what);
+    }
+    assert!(mount.path("mkdir-SIGALRM/made").is_dir());
+    drop((asked, others));
+    mount.unmount();
+}
+
 #[test]
 fn who_waits_for_the_master_gets_an_error_after_the_time_that_was_set() {
     let mut cluster = Cluster::builder().keepers(1).start();
@@ -150,18 +256,32 @@ fn who_waits_for_the_master_gets_an_error_after_the_time_that_was_set() {
     mount.unmount();
 }
 
+/// Writes, and closes nothing.
+const WRITER: &str = r#"
+import os, sys, time
+file = os.open(sys.argv[1], os.O_RDWR)
+os.write(file, b'first')
+print('ready', flush=True)
+sys.stdin.readline()
+os.write(file, b'more')
+print('written', flush=True)
+time.sleep(1000)
+"#;
+
 #[test]
 fn with_the_master_gone_for_good_a_mount_ends_in_time_and_says_what_is_lost() {
     let mut cluster = Cluster::builder().keepers(2).start();
-    let flags = ["-o", "master_timeout=3s"];
-    let (mut told, mut unmounted) = (cluster.mount_with(&flags), cluster.mount_with(&flags));
+    // Who is told ends in time, however long programs are to wait; umount(8) is itself one that waits.
+    let mut told = cluster.mount_with(&["-o", "master_timeout=10m"]);
+    let mut unmounted = cluster.mount_with(&["-o", "master_timeout=3s"]);
     fs::write(told.path("file"), "text").unwrap();
-    let script = r#"exec 3<>"$1/file"; go; echo more >&3; echo written; exec sleep 1000"#;
-    let mut writer = Program::start("writer", script, told.dir());
-    cluster.master.kill();
+    // It is written while the mount does not know yet that it cannot be uploaded.
+    let script = r#"exec python3 -c "$2" "$1/file""#;
+    let mut writer = Program::start_with("writer", script, &[told.dir().as_os_str(), WRITER.as_ref()]);
+    cluster.master.stop();
     writer.go();
-    let mut line = String::new();
-    BufReader::new(writer.child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(writer.says(), "written\n");
+    cluster.master.kill();
 
     let begun = Instant::now();
     told.process.signal(Signal::TERM);
@@ -176,6 +296,4 @@ fn with_the_master_gone_for_good_a_mount_ends_in_time_and_says_what_is_lost() {
     assert!(unmounted.process.wait_exit(secs(50)).success(), "nothing was lost");
     println!("unmounted {:?} after umount", begun.elapsed());
     assert!(begun.elapsed() < secs(60), "not within a minute");
-    writer.child.kill().unwrap();
-    writer.child.wait().unwrap();
 }

@@ -8,7 +8,8 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use dfs_tests::wait::secs;
-use dfs_tests::{Cluster, Mount, Rng, wait_for};
+use dfs_tests::{Cluster, Mount, Rng, wait_for, wait_until};
+use rustix::fs::{FallocateFlags, fallocate};
 use rustix::process::Signal;
 
 const MIB: usize = 1 << 20;
@@ -155,4 +156,63 @@ fn while_the_master_is_stopped_reads_wait_and_go_on_after_it() {
     cluster.master.cont();
     assert!(read.recv_timeout(secs(20)).unwrap() == text[20_000_000..20_003_000]);
     mount.unmount();
+}
+
+/// Reads one byte of `file` again and again, until it is part of a hole. What it returns: when the last read that found it began.
+fn watch(file: File, at: u64) -> mpsc::Receiver<Instant> {
+    apart(move || {
+        let mut last = Instant::now();
+        loop {
+            let (begun, mut byte) = (Instant::now(), [0]);
+            file.read_exact_at(&mut byte, at).unwrap();
+            if byte == [0] {
+                return last;
+            }
+            last = begun;
+        }
+    })
+}
+
+// SEMANTICS.md, "When something is away": "a master that starts takes no change for its first 0.9 s".
+#[test]
+fn after_a_quick_restart_nobody_sees_what_was_before_a_change_that_is_done() {
+    let mut cluster = Cluster::builder().keepers(1).copies(1).min_copies(1).network().start();
+    let (a, b) = (cluster.mount(), cluster.mount());
+    fs::write(a.path("file"), "0123456789").unwrap();
+    for round in 1..=4 {
+        let changed = File::options().write(true).open(a.path("file")).unwrap();
+        let watched = File::open(b.path("file")).unwrap();
+        // What was not read before is not known.
+        watched.read_exact_at(&mut [0], round).unwrap();
+        let last = watch(watched, round);
+        cluster.master.kill();
+        for mount in [&a, &b] {
+            wait_until(secs(10), "the mount knows", || {
+                mount.process.log().matches("nobody listens there").count() == round as usize
+            });
+        }
+        let known = Instant::now();
+        let change = apart(move || {
+            // It needs no keeper, nor does the size change.
+            let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            fallocate(&changed, hole, round, 1).unwrap();
+            Instant::now()
+        });
+        std::thread::sleep(Duration::from_millis(100));
+        // From now on its looks find nothing out: the worst that can be.
+        cluster.network().cut_one_way("mount-1", "master");
+        cluster.restart_master();
+        let done = change.recv_timeout(secs(20)).unwrap();
+        cluster.network().heal("mount-1", "master");
+        let last = last.recv_timeout(secs(20)).unwrap();
+        println!(
+            "round {round}: the last read of old bytes {:?} after it was known, the change {:?}",
+            last - known,
+            done - known
+        );
+        assert!(last > known, "round {round}: nothing was read while the master was down");
+        assert!(last < done, "round {round}: old bytes {:?} after the change was done", last - done);
+    }
+    b.unmount();
+    a.unmount();
 }

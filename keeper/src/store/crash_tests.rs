@@ -11,7 +11,7 @@ use dfs_proto::ids::{ChunkId, ClusterId, KeeperId};
 use super::ChunkStore;
 use super::tests::{read, scratch};
 use crate::files::Files;
-use crate::files::crash::{Cut, Forgotten, Op, Recorder, Unsynced};
+use crate::files::crash::{Forgotten, Op, Recorder, Unsynced};
 use crate::identity::{DataDir, Identity};
 
 const IDENTITY: Identity = Identity { cluster: ClusterId([7; 16]), keeper: KeeperId(3) };
@@ -78,13 +78,31 @@ fn work(recorder: &Arc<Recorder<Claim>>, root: &Path) {
     upload(&store, ChunkId(0x20_004));
 }
 
+/// What was said before the power went.
+#[derive(Default)]
+struct Said {
+    joined: bool,
+    synced: BTreeSet<ChunkId>,
+}
+
+impl Said {
+    fn add(&mut self, claim: &Claim) {
+        match claim {
+            Claim::Joined => self.joined = true,
+            Claim::Synced(chunk) => drop(self.synced.insert(*chunk)),
+            Claim::Going(chunk) => drop(self.synced.remove(chunk)),
+        }
+    }
+}
+
 /// Opens what a cut left, and says what is wrong with it.
-fn check(root: &Path, joined: bool, synced: &BTreeSet<ChunkId>) -> Result<(), String> {
+fn check(root: &Path, said: &Said) -> Result<(), String> {
+    let synced = &said.synced;
     let dir =
         DataDir::open_through(&root.join("data/keeper"), Arc::new(Unsynced)).map_err(|e| e.to_string())?;
     match dir.identity().map_err(|e| e.to_string())? {
         Some(IDENTITY) => {}
-        None if !joined => {}
+        None if !said.joined => {}
         other => return Err(format!("it is {other:?}")),
     }
     let (store, _) = ChunkStore::open(dir, Some(0)).map_err(|e| e.to_string())?;
@@ -115,34 +133,17 @@ fn check(root: &Path, joined: bool, synced: &BTreeSet<ChunkId>) -> Result<(), St
 /// Cuts the power after each operation; or, where something is forgotten and is to be found soon, after each that
 /// something was said of. The first thing that is wrong is the error.
 fn cut_everywhere(forgotten: Forgotten) -> Result<usize, String> {
-    let live = scratch();
+    let (live, images) = (scratch(), scratch());
     let recorder = Arc::new(Recorder::new(live.path(), forgotten));
     work(&recorder, live.path());
-    let (mut cut, mut joined, mut synced, mut images) = (Cut::default(), false, BTreeSet::new(), 0);
-    for (n, op) in recorder.ops().iter().enumerate() {
-        cut.then(op);
-        match op {
-            Op::Said(Claim::Joined) => joined = true,
-            Op::Said(Claim::Synced(chunk)) => drop(synced.insert(*chunk)),
-            Op::Said(Claim::Going(chunk)) => drop(synced.remove(chunk)),
-            _ => {}
-        }
+    let tries = |op: &Op<Claim>| match op {
+        Op::Said(_) => SEEDS,
+        _ if forgotten != Forgotten::Nothing => 0,
         // The first start makes 256 directories, one as good as another.
-        let tries = match op {
-            Op::Said(_) => SEEDS,
-            _ if forgotten != Forgotten::Nothing => 0,
-            Op::CreateDir(_) => 1,
-            _ => SEEDS,
-        };
-        for seed in 0..tries {
-            let image = scratch();
-            cut.leave(1000 * n as u64 + seed, image.path());
-            check(image.path(), joined, &synced)
-                .map_err(|wrong| format!("cut after operation {n}, seed {seed}: {wrong}"))?;
-            images += 1;
-        }
-    }
-    Ok(images)
+        Op::CreateDir(_) => 1,
+        _ => SEEDS,
+    };
+    Ok(recorder.cut_everywhere(images.path(), Said::default(), Said::add, tries, check)?.1)
 }
 
 #[test]

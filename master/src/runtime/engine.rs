@@ -14,10 +14,11 @@
 mod connect;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dfs_proto::error::DfsError;
 use dfs_proto::ids::{KeeperId, SessionId};
+use dfs_proto::looks::QUIET_AFTER_START;
 use dfs_proto::pb::{self, keeper_down, mount_down};
 use dfs_proto::request_kind::{RequestKind, request_kind};
 use tokio::sync::{Semaphore, TryAcquireError, oneshot, watch};
@@ -73,6 +74,8 @@ pub(super) struct Shared {
     pub(super) room: Semaphore,
     /// The newest batch that is durable.
     pub(super) durable: watch::Sender<u64>,
+    /// Before, nothing is changed.
+    quiet_until: Instant,
     failed: watch::Sender<Option<String>>,
     /// The commit thread has ended, and the store is closed.
     pub(super) finished: watch::Sender<bool>,
@@ -96,13 +99,19 @@ pub(super) struct Inner {
 
 impl Engine {
     /// Loads the state from the store (a fresh one gets what a new cluster has), and starts the commit
-    /// thread, which owns the store. Blocks.
+    /// thread, which owns the store. Blocks. `listens_since`: from then on, mounts can see that a master is there.
     ///
     /// # Errors
     /// The store cannot be read or written, or what it holds makes no sense.
-    pub fn start(mut store: Box<dyn Store>, settings: Settings) -> Result<Engine, StoreError> {
+    pub fn start(
+        mut store: Box<dyn Store>,
+        settings: Settings,
+        listens_since: Instant,
+    ) -> Result<Engine, StoreError> {
         let mut clock = Clock::default();
-        let state = load(&mut *store, settings, clock.now())?;
+        let (state, is_fresh) = load(&mut *store, settings, clock.now())?;
+        // Of a fresh cluster nobody knows anything.
+        let quiet = if is_fresh { Duration::ZERO } else { QUIET_AFTER_START };
         let inner = Inner {
             state,
             clock,
@@ -119,6 +128,7 @@ impl Engine {
             work: Condvar::new(),
             room: Semaphore::new(MAX_QUEUED_COMMANDS),
             durable: watch::Sender::new(0),
+            quiet_until: listens_since + quiet,
             failed: watch::Sender::new(None),
             finished: watch::Sender::new(false),
         });
@@ -134,8 +144,8 @@ impl Engine {
         Ok(Engine { shared })
     }
 
-    /// Applies a mount's request. Nothing is done when the connection is over: its successor may have
-    /// asked again.
+    /// Applies a mount's request; a change, when the quiet time after the start is over, which what comes after it waits for too.
+    /// Nothing is done when the connection is over: its successor may have asked again.
     ///
     /// # Errors
     /// [`Stopped`].
@@ -144,6 +154,9 @@ impl Engine {
         link: &Link<SessionId>,
         request: pb::MountRequest,
     ) -> Result<(), Stopped> {
+        if has_to_be_stored(&request) {
+            self.quiet_is_over().await;
+        }
         let (session, connection) = (link.peer, link.connection);
         self.run_if(|inner| inner.mounts.is_open(session, connection), Command::Mount { session, request })
             .await
@@ -217,6 +230,7 @@ impl Engine {
         if let Some(trouble) = self.shared.lock()?.trouble.clone() {
             return Ok(Err(DfsError::from_wire(trouble)));
         }
+        self.quiet_is_over().await;
         let answer = self
             .run(|inner| {
                 let mut applied = inner.apply(Command::Operator(operation));
@@ -307,6 +321,13 @@ impl Engine {
     /// Ends everything, at once, for a reason that no caller can mend.
     pub(crate) fn fail(&self, reason: String) {
         self.shared.fail(reason);
+    }
+
+    /// In the first moments there may be mounts that still believe that there is no master, and show what they know.
+    async fn quiet_is_over(&self) {
+        if Instant::now() < self.shared.quiet_until {
+            tokio::time::sleep_until(self.shared.quiet_until.into()).await;
+        }
     }
 
     async fn run<T>(&self, work: impl FnOnce(&mut Inner) -> (Applied, T)) -> Result<T, Stopped> {
@@ -449,17 +470,19 @@ fn has_to_be_stored(request: &pb::MountRequest) -> bool {
     request.op.as_ref().is_some_and(needs)
 }
 
-fn load(store: &mut dyn Store, settings: Settings, now: Now) -> Result<State, StoreError> {
+/// Returns whether the cluster is a fresh one, too.
+fn load(store: &mut dyn Store, settings: Settings, now: Now) -> Result<(State, bool), StoreError> {
     let corrupt = |error: CorruptRow| StoreError::Rows(error.to_string());
     let mut state = State::new(settings);
     store.load(&mut |row| state.load_row(row).map_err(corrupt))?;
-    if state.is_empty() {
+    let is_fresh = state.is_empty();
+    if is_fresh {
         let changes = state.bootstrap(now.time);
         store.commit(&changes)?;
     } else {
         state.finish_load(now).map_err(corrupt)?;
     }
-    Ok(state)
+    Ok((state, is_fresh))
 }
 
 #[cfg(test)]

@@ -17,7 +17,8 @@
 //!   never overtakes an invalidation of it;
 //! - else (it orders a keeper to do something, or tells a third party) for every change there is. To have
 //!   a chunk deleted for a reason that a crash takes back would be the end of a file;
-//! - and always for a change of the counters: an id whose reservation is lost would be handed out again.
+//! - and who is given a chunk's id, for a change of the counters: an id whose reservation is lost would be handed out
+//!   again. (Ids of inodes and keepers come with their rows.)
 
 use std::collections::HashMap;
 
@@ -80,7 +81,8 @@ impl GroupCommit {
             self.open_no()
         } else if only_answers {
             let shown = shows.iter().filter_map(|inode| self.touched_by.get(inode)).max();
-            shown.copied().unwrap_or(0).max(self.newest_counters)
+            let reserved = if effects.iter().any(hands_out_id) { self.newest_counters } else { 0 };
+            shown.copied().unwrap_or(0).max(reserved)
         } else {
             self.newest_change
         };
@@ -194,6 +196,15 @@ fn touches(change: &RowChange, touched: &mut Vec<InodeNo>) {
             | RowKey::Quota(_)
             | RowKey::Trash(_),
         ) => {}
+    }
+}
+
+fn hands_out_id(effect: &Effect) -> bool {
+    match effect {
+        Effect::ToMount(_, pb::mount_down::Msg::Reply(reply)) => {
+            matches!(reply.result, Some(pb::mount_reply::Result::Placed(_)))
+        }
+        _ => false,
     }
 }
 

@@ -20,6 +20,8 @@ use std::sync::Arc;
 use dfs_files::{Files, SystemFiles};
 use rustix::fs::{FlockOperation, flock};
 
+use super::unwritable;
+
 const LOCK_FILE: &str = "LOCK";
 /// Which a keeper makes in its own data directory.
 const KEEPERS_FILE: &str = "IDENTITY";
@@ -42,7 +44,7 @@ pub enum DataDirError {
     Make { path: PathBuf, why: io::Error },
     #[error("data directory {}: it is not a directory; choose another with --data", path.display())]
     NotDirectory { path: PathBuf },
-    #[error("data directory {}: not writable: {why}; make it writable for this user, or choose another with --data", path.display())]
+    #[error("write {}: {why}; {}", path.display(), unwritable(why.kind()))]
     NotWritable { path: PathBuf, why: io::Error },
     #[error("data directory {}: it is a keeper's, and never a master's too; choose another with --data", path.display())]
     Keepers { path: PathBuf },
@@ -77,16 +79,17 @@ impl DataDir {
         }
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(PRIVATE_FILE);
-        let mut lock = match options.open(path.join(LOCK_FILE)) {
+        let lock_file = path.join(LOCK_FILE);
+        let mut lock = match options.open(&lock_file) {
             Ok(lock) => lock,
-            Err(why) => return Err(DataDirError::NotWritable { path, why }),
+            Err(why) => return Err(DataDirError::NotWritable { path: lock_file, why }),
         };
         if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Err(DataDirError::Locked { path, holder: holder(&lock) });
         }
         match write_holder(&mut lock) {
             Ok(()) => Ok(DataDir { path, files, _lock: lock }),
-            Err(why) => Err(DataDirError::NotWritable { path, why }),
+            Err(why) => Err(DataDirError::NotWritable { path: lock_file, why }),
         }
     }
 

@@ -127,11 +127,25 @@ pub trait Snapshot: Send {
     fn load(&mut self, each: &mut dyn FnMut(Row) -> Result<(), StoreError>) -> Result<(), StoreError>;
 }
 
+/// What to do about a data directory that takes no writes.
+pub(crate) fn unwritable(why: ErrorKind) -> &'static str {
+    match why {
+        ErrorKind::ReadOnlyFilesystem => {
+            "a master has to store what changes: mount that file system writable, and start again"
+        }
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "make room on that file system, and start again",
+        ErrorKind::PermissionDenied => {
+            "make it writable for this user, or choose another data directory with --data"
+        }
+        _ => "check that disk, and start again",
+    }
+}
+
 /// Why a store cannot do what it must.
 #[derive(Clone, Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum StoreError {
-    #[error("store {}: {why}; check the disk and its free space, then start again", path.display())]
+    #[error("store {}: {why}; {}", path.display(), unwritable(*kind))]
     Io { path: PathBuf, why: String, kind: ErrorKind },
     #[error("store {}: it is damaged: {why}; move the data directory away, do not delete it, and restore a backup: \
          dfs-master --data DIR --restore FILE (docs/DUMP.md)", path.display())]

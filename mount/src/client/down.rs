@@ -6,29 +6,23 @@
 //! - the stream ended while what was cached could still be trusted, and the first refusal came within that time: a master that
 //!   takes this mount for gone waits longer before it lets anybody change what the mount knows;
 //! - every look since then was refused, by each of the addresses that the master's name has at that moment, with less than
-//!   [`GOOD_FOR`] between two of them.
+//!   [`REFUSAL_GOOD_FOR`] between two of them.
 //!
 //! It ends for good, until the session is whole, at the first look after a refusal that finds somebody there, or when looks that find
-//! nothing out last for longer than that. (Before the first refusal, somebody there may be the master whose end is under way.) What cannot be seen is a master that comes
-//! up, takes changes, and goes again between two looks.
+//! nothing out last for longer than that. (Before the first refusal, somebody there may be the master whose end is under way.) A master that starts
+//! takes no change until then ([`dfs_proto::looks`]).
 
 use std::io::ErrorKind;
 use std::sync::Mutex;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
+use dfs_proto::looks::{LOOK_WITHIN, REFUSAL_GOOD_FOR};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::sync::mpsc;
 
 use super::Event;
 use super::session::insist;
 use crate::lock::lock;
-
-/// Between two looks: shorter than it takes a master that comes up to get another mount's session whole, and a change of it safe.
-pub(super) const LOOK_EVERY: Duration = Duration::from_millis(50);
-/// A host that is there refuses at once.
-const LOOK_WITHIN: Duration = Duration::from_millis(200);
-/// How long a refusal is believed, from the beginning of the look.
-const GOOD_FOR: Duration = Duration::from_millis(600);
 
 #[derive(Clone, Copy)]
 struct Refused {
@@ -44,7 +38,7 @@ pub(super) struct Down(Mutex<Option<Refused>>);
 
 impl Down {
     fn now(&self) -> Option<Refused> {
-        (*lock(&self.0)).filter(|refused| refused.looked_at.elapsed() < GOOD_FOR)
+        (*lock(&self.0)).filter(|refused| refused.looked_at.elapsed() < REFUSAL_GOOD_FOR)
     }
 
     pub(super) fn is_down(&self) -> bool {
@@ -99,7 +93,7 @@ impl<'a> Vigil<'a> {
         let (now, open_until, seen) = match look {
             Look::Refused if in_time => {
                 let refused = Refused { broke_at: self.broke_at, looked_at };
-                (Some(refused), Some(looked_at + GOOD_FOR), Seen::Down)
+                (Some(refused), Some(looked_at + REFUSAL_GOOD_FOR), Seen::Down)
             }
             // A machine that is busy may not get to it.
             Look::Silent if in_time => (before, Some(open_until), Seen::Nothing),
@@ -157,6 +151,8 @@ async fn look(master: &str) -> Look {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     fn soon() -> Option<Instant> {
@@ -212,7 +208,7 @@ mod tests {
         assert!(said.try_recv().is_err());
         let mut vigil = Vigil::new(&master, &down, &events, soon());
         assert_eq!(vigil.look().await, Seen::Down);
-        tokio::time::sleep(GOOD_FOR).await;
+        tokio::time::sleep(REFUSAL_GOOD_FOR).await;
         assert!(!down.is_down(), "it is too old");
         assert_eq!(vigil.look().await, Seen::Unknown);
         assert_eq!(said.try_recv(), Ok(Event::MasterDown));

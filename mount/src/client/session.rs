@@ -16,12 +16,13 @@ use std::time::{Duration, Instant};
 
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::{InodeNo, SessionId};
+use dfs_proto::looks::LOOK_EVERY;
 use dfs_proto::pb;
 use dfs_proto::pb::{mount_down, mount_up};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::clock::Clock;
-use super::down::{Down, LOOK_EVERY, Seen, Vigil};
+use super::down::{Down, Seen, Vigil};
 use super::hello::{Link, connect, first_link, hello};
 use super::requests::{Op, Reply, ReplyTo, Requests};
 use super::uploads::Uploads;

@@ -11,7 +11,8 @@ use std::time::Duration;
 const SAMPLES: usize = 128;
 /// Fewer tell nothing.
 const ENOUGH: usize = 16;
-const AT_FIRST: Duration = Duration::from_millis(100);
+/// Before anything is known of them: seldom reached by a keeper that is well, and what a slow one then costs is not noticed.
+const AT_FIRST: Duration = Duration::from_millis(50);
 const FLOOR: Duration = Duration::from_millis(20);
 /// However slow ranges are, one that has taken this long is late.
 pub(super) const HEDGE_CAP: Duration = Duration::from_millis(500);

@@ -62,6 +62,11 @@ impl Disk {
         self.rule(&format!("read EIO {part}"));
     }
 
+    /// From now on, each read of files with `part` in their paths takes so much longer.
+    pub fn is_slow_to_read(&self, part: &str, ms: u32) {
+        self.rule(&format!("slow {ms} {part}"));
+    }
+
     /// From now on, everything below `dir` can only be read.
     pub fn is_read_only(&self, dir: &Path) {
         self.rule(&format!("write EROFS {}", dir.display()));

@@ -4,6 +4,7 @@
  *
  * DFS_TEST_DISK=FILE: FILE says what fails, a line each; it is looked at for every call, and no file is no fault:
  *     read ERRNO TEXT     pread and sendfile of files with TEXT in their path
+ *     slow MS TEXT        the same take so much longer
  *     write ERRNO TEXT    whatever changes such a file, or a name in such a directory, and opening one to write
  * Calls are caught by a seccomp filter that turns them into SIGSYS, because not all of them go through the C library.
  * The handler refuses the call, or makes it, from the one place that the filter lets pass. */
@@ -91,10 +92,11 @@ static const struct { int number; enum what what; int argument; } calls[] = {
 static int number_of(const char *name) {
     if (!strcmp(name, "EIO")) return EIO;
     if (!strcmp(name, "EROFS")) return EROFS;
-    return ENOSPC;
+    if (!strcmp(name, "ENOSPC")) return ENOSPC;
+    return atoi(name);
 }
 
-/* The error that the rules have for this kind of access to this path; 0: none. */
+/* The error, or the time in ms, that the rules have for this kind of access to this path; 0: none. */
 static int ruled(const char *access, const char *path) {
     char text[1024], kind[16], error[16], part[512];
     int fd = (int)faulty_call(SYS_openat, AT_FDCWD, (unsigned long long)rules, O_RDONLY | O_CLOEXEC, 0, 0, 0);
@@ -125,7 +127,9 @@ static int judge(const struct seccomp_data *call) {
         ssize_t length = readlink(link, path, sizeof path - 1);
         if (length < 0) return 0;
         path[length] = 0;
-        return ruled(calls[n].what == READ_FD ? "read" : "write", path);
+        if (calls[n].what != READ_FD) return ruled("write", path);
+        usleep((useconds_t)ruled("slow", path) * 1000);
+        return ruled("read", path);
     }
     return 0;
 }

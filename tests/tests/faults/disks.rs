@@ -1,7 +1,8 @@
 //! Disks that fail under a process that goes on.
 //!
 //! Covers: a full, a read-only and a failing disk at the master: changes give an error in bounded time, what is stored can
-//! be read, nothing acknowledged is lost, and changes go on by themselves when the disk does, and after a restart; a
+//! be read, nothing acknowledged is lost, and changes go on by themselves when the disk does, and after a restart; one that
+//! starts on such a disk says what is wrong, and harms nothing; a
 //! read-only disk at a keeper: it serves what it has, new bytes go elsewhere, and it is used again afterwards; EIO from
 //! reads at a keeper: readers get the right bytes, and the bad copies are replaced.
 
@@ -11,8 +12,9 @@ use std::time::{Duration, Instant};
 
 use dfs_tests::cluster::{Builder, files_below};
 use dfs_tests::faults::disk;
+use dfs_tests::faulty::Disk;
 use dfs_tests::wait::secs;
-use dfs_tests::{Cluster, Mount, Rng, require_root, wait_until};
+use dfs_tests::{Cluster, Mount, Ran, Rng, require_root, wait_until};
 use rustix::io::Errno;
 
 /// What a mount waits for the master.
@@ -101,20 +103,91 @@ fn a_master_whose_disk_is_full_refuses_changes_until_there_is_room() {
     master_survives(cluster, &[Errno::NOSPC], |_| disk::fill(&dir), |_| disk::empty(&dir));
 }
 
-#[test]
-fn a_master_whose_disk_is_read_only_refuses_changes_until_it_is_writable() {
+fn master_survives_writes_that_fail(errno: Errno, fail: impl Fn(&Disk, &Path)) {
     let cluster = one_keeper().faulty_disk("master").start();
     let dir = cluster.scratch.path("master");
-    let fail = |cluster: &Cluster| cluster.disk("master").is_read_only(&dir);
-    master_survives(cluster, &[Errno::ROFS], fail, |cluster| cluster.disk("master").works());
+    let disk = cluster.disk("master");
+    master_survives(cluster, &[errno], |_| fail(&disk, &dir), |_| disk.works());
+}
+
+#[test]
+fn a_master_whose_disk_is_read_only_refuses_changes_until_it_is_writable() {
+    master_survives_writes_that_fail(Errno::ROFS, Disk::is_read_only);
 }
 
 #[test]
 fn a_master_whose_disk_fails_refuses_changes_until_it_works() {
-    let cluster = one_keeper().faulty_disk("master").start();
+    master_survives_writes_that_fail(Errno::IO, Disk::fails_to_write);
+}
+
+/// Starts the master, which has to say in a line why it does not.
+#[track_caller]
+fn does_not_start(cluster: &mut Cluster, needles: &[&str]) {
+    cluster.master.restart();
+    let status = cluster.master.wait_exit(secs(20));
+    let (line, stderr) = ("dfs-master".to_owned(), cluster.master.log_since_start());
+    let ran = Ran { line, status, stdout: String::new(), stderr };
+    println!("{needles:?}: {}", ran.stderr);
+    assert_eq!(ran.status.code(), Some(1), "{ran:#?}");
+    ran.one_line_error("dfs-master", needles);
+}
+
+// OPERATIONS.md, "Disks that fail": "A master does not start on a disk that is read-only or fails".
+#[test]
+fn a_master_that_starts_on_a_disk_that_cannot_be_written_names_the_file_the_cause_and_the_remedy() {
+    let mut cluster = one_keeper().faulty_disk("master").start();
+    let bytes = Rng::new(7).bytes(1 << 20);
+    fs::write(mount(&mut cluster).path("file"), &bytes).unwrap();
+    let (dir, disk) = (cluster.scratch.path("master"), cluster.disk("master"));
+    cluster.master.kill();
+    let read_only = ["Read-only file system", "mount that file system writable"];
+    for file in ["LOCK", "master.redb", "SEAL", "address"] {
+        let path = dir.join(file).display().to_string();
+        disk.is_read_only(&dir.join(file));
+        does_not_start(&mut cluster, &[&[path.as_str()][..], &read_only].concat());
+    }
+    disk.is_read_only(&dir);
+    does_not_start(&mut cluster, &read_only);
+    disk.fails_to_write(&dir);
+    does_not_start(&mut cluster, &["Input/output error", "check that disk"]);
+    disk.works();
+    cluster.restart_master();
+    let fresh = mount(&mut cluster);
+    assert!(fs::read(fresh.path("file")).unwrap() == bytes, "what was there is there");
+    fs::write(fresh.path("more"), &bytes).unwrap();
+}
+
+#[test]
+fn a_master_that_starts_on_a_full_disk_serves_reads_and_takes_changes_when_there_is_room() {
+    let mut cluster = one_keeper().master_disk("size=32m").start();
+    let bytes = Rng::new(8).bytes(1 << 20);
+    let before = mount(&mut cluster);
+    fs::write(before.path("file"), &bytes).unwrap();
+    fs::create_dir(before.path("made")).unwrap();
+    fs::create_dir(before.path("other")).unwrap();
     let dir = cluster.scratch.path("master");
-    let fail = |cluster: &Cluster| cluster.disk("master").fails_to_write(&dir);
-    master_survives(cluster, &[Errno::IO], fail, |cluster| cluster.disk("master").works());
+    cluster.master.kill();
+    disk::fill(&dir);
+    cluster.restart_master();
+    let fresh = mount(&mut cluster);
+    // The first that finds no room in the store waits, and so does who looks at what it changes.
+    (0..10_000)
+        .find_map(|n| fs::create_dir(fresh.path(format!("made/{n}"))).err())
+        .expect("changes are refused in the end");
+    let refused = || fs::create_dir(fresh.path("other/one"));
+    wait_until(LONGEST, "changes are refused", || refused().is_err_and(|e| is_one_of(&e, &[Errno::NOSPC])));
+    // For longer than it takes until silence counts.
+    let until = Instant::now() + secs(7);
+    while Instant::now() < until {
+        let reader = mount(&mut cluster);
+        assert!(fs::read(reader.path("file")).unwrap() == bytes, "what was there is there");
+        assert_eq!(names(&reader.path("other")), Vec::<String>::new());
+        assert_eq!(cluster.keeper(0).log_since_start().matches("no answer to heartbeats").count(), 0);
+    }
+    disk::empty(&dir);
+    // It may take longer than programs wait here: the mounts that ended above are waited for.
+    let after = fresh.path("other/after");
+    wait_until(secs(20), "changes go on by themselves", || fs::create_dir(&after).is_ok() || after.is_dir());
 }
 
 #[test]

@@ -98,10 +98,15 @@ fn settings() -> Settings {
 
 impl Fixture {
     fn on(rows: MemoryStore) -> Fixture {
+        // Nobody is left who knows anything of the time before.
+        Fixture::since(rows, Instant::now().checked_sub(QUIET_AFTER_START).unwrap())
+    }
+
+    fn since(rows: MemoryStore, listens_since: Instant) -> Fixture {
         let gate = Arc::new((Mutex::new(Gate::Open), Condvar::new()));
         let waiting = Arc::new(AtomicU64::new(0));
         let store = GatedStore { rows: rows.clone(), gate: gate.clone(), waiting: waiting.clone() };
-        let engine = Engine::start(Box::new(store), settings()).unwrap();
+        let engine = Engine::start(Box::new(store), settings(), listens_since).unwrap();
         Fixture { engine, rows, gate, waiting }
     }
 
@@ -406,4 +411,49 @@ async fn a_session_that_comes_back_takes_over() {
     fixture.mkdir(&mut new, 8, "from-the-new").await;
     let status = fixture.engine.read(|state, now| state.status(now)).await.unwrap();
     assert_eq!((status.directories, status.mounts), (2, 1));
+}
+
+async fn a_store_with(name: &'static str) -> MemoryStore {
+    let fixture = Fixture::new();
+    let mut mount = fixture.mount().await;
+    fixture.mkdir(&mut mount, 1, name).await;
+    fixture.engine.stop();
+    fixture.engine.finished().await;
+    fixture.rows.clone()
+}
+
+#[tokio::test]
+async fn a_master_that_starts_takes_no_change_while_mounts_may_believe_that_it_is_down() {
+    let hour = Duration::from_secs(3_600);
+    let fixture = Fixture::since(a_store_with("a").await, Instant::now() + hour);
+    let (writer, mut reader) = (fixture.mount().await, fixture.mount().await);
+    let (engine, link) = (fixture.engine.clone(), writer.link);
+    let before = fixture.rows.rows();
+    let request = pb::MountRequest { id: 1, op: Some(mkdir(1, "b")), answered_below: 0, caller: None };
+    let change = tokio::spawn(async move { engine.mount_request(&link, request).await });
+    let engine = fixture.engine.clone();
+    let quota = Operation::Quota { path: "/a".into(), limits: None };
+    let order = tokio::spawn(async move { engine.operate(quota).await });
+    // Who asks is answered.
+    for id in 1..100 {
+        assert!(matches!(fixture.call(&mut reader, id, getattr(1)).await, mount_reply::Result::Attr(_)));
+    }
+    assert!(!change.is_finished() && !order.is_finished());
+    assert_eq!(fixture.rows.rows(), before);
+    change.abort();
+    order.abort();
+}
+
+#[tokio::test]
+async fn after_its_quiet_time_a_master_takes_changes_and_a_fresh_one_has_none() {
+    let since = Instant::now();
+    let fixture = Fixture::since(a_store_with("a").await, since);
+    let mut mount = fixture.mount().await;
+    fixture.mkdir(&mut mount, 1, "b").await;
+    assert!(since.elapsed() >= QUIET_AFTER_START);
+    // Nobody knows anything of a fresh cluster.
+    let fixture = Fixture::since(MemoryStore::new(), Instant::now());
+    let mut mount = fixture.mount().await;
+    assert!(fixture.engine.shared.quiet_until <= Instant::now());
+    fixture.mkdir(&mut mount, 1, "a").await;
 }

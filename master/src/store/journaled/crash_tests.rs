@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use dfs_files::Files;
-use dfs_files::crash::{Cut, Forgotten, Op, Recorder, Unsynced, scratch_parent};
+use dfs_files::crash::{Forgotten, Recorder, Unsynced, scratch_parent};
 use dfs_proto::ids::{ChunkId, ClusterId, InodeNo};
 use dfs_proto::pb;
 
@@ -125,12 +125,28 @@ fn states() -> Vec<State> {
     states
 }
 
-/// Opens what a cut left, and says what is wrong with it. `may_be`: what was stored, and what was about to be.
-fn check(root: &Path, named: bool, may_be: &[State]) -> Result<(), String> {
+/// What was said before the power went.
+#[derive(Default)]
+struct Said {
+    named: bool,
+    committed: usize,
+}
+
+impl Said {
+    fn add(&mut self, claim: &Claim) {
+        match claim {
+            Claim::Named => self.named = true,
+            Claim::Committed => self.committed += 1,
+        }
+    }
+}
+
+/// Opens what a cut left, and says what is wrong with it. `states`: what is stored after none, one, two... of the batches.
+fn check(root: &Path, said: &Said, states: &[State]) -> Result<(), String> {
     let open = || open(root, Arc::new(Unsynced), None);
     let mut store = open()?;
     let found = store.identity(identity(2)).map_err(|e| e.to_string())?;
-    if found != identity(1) && (named || found != identity(2)) {
+    if found != identity(1) && (said.named || found != identity(2)) {
         return Err(format!("it is {found:?}"));
     }
     let load = |store: &mut JournaledStore| {
@@ -143,7 +159,8 @@ fn check(root: &Path, named: bool, may_be: &[State]) -> Result<(), String> {
         Ok::<_, String>(state)
     };
     let mut state = load(&mut store)?;
-    if !may_be.contains(&state) {
+    // What was stored, or what was about to be.
+    if !states.iter().skip(said.committed).take(2).any(|may_be| *may_be == state) {
         return Err(format!("{} rows are neither what was stored nor what was about to be", state.len()));
     }
     // It goes on from there.
@@ -155,28 +172,15 @@ fn check(root: &Path, named: bool, may_be: &[State]) -> Result<(), String> {
 
 /// Cuts the power after each operation. The first thing that is wrong is the error.
 fn cut_everywhere(forgotten: Forgotten, folds: Folds) -> Result<usize, String> {
-    let live = scratch();
+    let (live, images) = (scratch(), scratch());
     let recorder = Arc::new(Recorder::new(live.path(), forgotten));
     work(&recorder, live.path(), folds);
-    let (states, mut cut, mut named, mut committed, mut images) = (states(), Cut::default(), false, 0, 0);
-    for (n, op) in recorder.ops().iter().enumerate() {
-        cut.then(op);
-        match op {
-            Op::Said(Claim::Named) => named = true,
-            Op::Said(Claim::Committed) => committed += 1,
-            _ => {}
-        }
-        for seed in 0..SEEDS {
-            let image = scratch();
-            cut.leave(1000 * n as u64 + seed, image.path());
-            let may_be = &states[committed..states.len().min(committed + 2)];
-            check(image.path(), named, may_be)
-                .map_err(|wrong| format!("cut after operation {n}, seed {seed}: {wrong}"))?;
-            images += 1;
-        }
-    }
-    assert_eq!(committed + 1, states.len());
-    Ok(images)
+    let states = states();
+    let check = |image: &Path, said: &Said| check(image, said, &states);
+    let (said, count) =
+        recorder.cut_everywhere(images.path(), Said::default(), Said::add, |_| SEEDS, check)?;
+    assert_eq!(said.committed + 1, states.len());
+    Ok(count)
 }
 
 fn assert_all_is_there(folds: Folds) {

@@ -14,8 +14,7 @@ use dfs_proto::pb;
 
 use super::*;
 use crate::core::row::ExtentRow;
-use crate::core::{Row, RowKey, Spared};
-use crate::store::codec;
+use crate::core::{RowKey, Spared};
 use crate::store::codec::tests::samples;
 
 /// Bytes of a file of the journal: most batches fit, and it is written again and again.
@@ -58,7 +57,7 @@ pub(super) fn extent(n: u64) -> Row {
 }
 
 /// A row that is as large as one can be, so that a few make the file grow.
-fn large(n: u64) -> Row {
+pub(super) fn large(n: u64) -> Row {
     let name = n.to_string().into_bytes().into();
     Row::Xattr { inode: InodeNo(n), name, value: Bytes::from(vec![n as u8; 60_000]) }
 }

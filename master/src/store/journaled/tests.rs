@@ -9,10 +9,8 @@ use std::time::Instant;
 
 use dfs_files::{Files, SystemFiles};
 
-use super::crash_tests::{deletes, extent, puts, scratch};
+use super::crash_tests::{deletes, extent, identity, large, puts, scratch};
 use super::*;
-use crate::core::Row;
-use crate::store::codec;
 use crate::store::codec::tests::samples;
 use crate::store::journal::FILE_NAMES;
 
@@ -166,6 +164,8 @@ fn a_snapshot_shows_what_was_committed_before_it_and_nothing_later() {
 enum What {
     Changes,
     Syncs,
+    /// It gets no longer, as on a full disk.
+    Growth,
 }
 
 /// A disk on which changes of one file fail, or only their syncs.
@@ -179,7 +179,7 @@ impl Failing {
 
     fn judge(&self, file: &File, is: What) -> io::Result<()> {
         let Some((path, what)) = self.0.lock().unwrap().clone() else { return Ok(()) };
-        let fails = (what == What::Changes || is == What::Syncs)
+        let fails = (what == What::Changes || what == is)
             && fs::metadata(path).is_ok_and(|meta| meta.ino() == file.metadata().unwrap().ino());
         if fails { Err(io::Error::from(ErrorKind::StorageFull)) } else { Ok(()) }
     }
@@ -199,7 +199,7 @@ impl Files for Failing {
     }
 
     fn set_len(&self, file: &File, len: u64) -> io::Result<()> {
-        self.judge(file, What::Changes).and_then(|()| SystemFiles.set_len(file, len))
+        self.judge(file, What::Growth).and_then(|()| SystemFiles.set_len(file, len))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -272,6 +272,37 @@ fn an_append_that_fails_may_be_tried_again_on_a_store_that_begins_anew() {
         let dir = crashed(dir.path());
         assert_eq!(rows(&mut open(dir.path()).unwrap()).unwrap(), sorted((1..4).map(extent).collect()));
     }
+}
+
+#[test]
+fn a_store_that_begins_on_a_full_disk_is_read_as_it_is_and_takes_more_when_there_is_room() {
+    let live = scratch();
+    let open = |dir: &Path, disk: &Arc<Failing>| {
+        let data = DataDir::open_through(dir, disk.clone()).unwrap();
+        JournaledStore::open_small(data, 8 << 20, None).unwrap()
+    };
+    let mut store = open(live.path(), &Arc::default());
+    store.identity(identity(1)).unwrap();
+    store.commit(&puts((0..5).map(extent))).unwrap();
+    store.fold_now().unwrap();
+    // More than the tables have room for.
+    store.commit(&puts((0..100).map(large))).unwrap();
+    store.commit(&deletes([extent(1), large(1)])).unwrap();
+    let dir = crashed(live.path());
+    let expected = rows(&mut store).unwrap();
+    assert_eq!(expected.len(), 103);
+    let disk = Arc::new(Failing::default());
+    disk.set(Some((dir.path().join(FILE_NAME), What::Growth)));
+    let mut store = open(dir.path(), &disk);
+    assert_eq!(store.identity(identity(2)).unwrap(), identity(1));
+    assert_eq!(rows(&mut store).unwrap(), expected);
+    assert_full(store.check());
+    assert_full(store.commit(&[]));
+    assert!(store.reopen().is_err());
+    disk.set(None);
+    store.reopen().unwrap();
+    store.commit(&puts([extent(1)])).unwrap();
+    assert_eq!(rows(&mut store).unwrap().len(), 104);
 }
 
 #[test]

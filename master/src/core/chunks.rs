@@ -214,9 +214,10 @@ impl State {
         true
     }
 
-    /// A copy leaves the table. The chunk's row stays, even without a copy: it is lost then, until one
-    /// comes back. Was there such a copy?
+    /// A copy leaves the table, and orders to copy it end. The chunk's row stays, even without a copy: it is lost then,
+    /// until one comes back. Was there such a copy?
     pub(super) fn remove_copy(&mut self, chunk: ChunkId, keeper: KeeperId, out: &mut Out) -> bool {
+        self.cancel_orders_with(chunk, keeper);
         let Some(row) = self.chunks.map.get_mut(&chunk) else { return false };
         let Ok(at) = row.keepers.binary_search(&keeper) else { return false };
         row.keepers.remove(at);

@@ -271,6 +271,9 @@ impl State {
         }
         for order in self.orders.map.values() {
             ensure!(order.source != order.destination, "chunk {} is copied to where it is", order.chunk);
+            let has =
+                self.subject(order.chunk).is_some_and(|subject| subject.holders.contains(&order.source));
+            ensure!(has, "chunk {} is copied from keeper {}, which has it not", order.chunk, order.source);
             let length = self.chunks.get(order.chunk).map(|chunk| chunk.length);
             let length = length.or(self.uploads.get(&order.chunk).map(|upload| upload.length));
             let length = length.or(self.compaction.jobs.get(&order.chunk).map(|job| job.length));

@@ -161,7 +161,6 @@ impl State {
         if let Some(keeper) = self.keepers.get_mut(&id) {
             keeper.inventory_dropped(chunk);
         }
-        self.cancel_orders_with(chunk, id);
         self.verify_asked.remove(&(chunk, id));
         self.doubt_uploads_at(id, |doubted| doubted == chunk);
         if self.remove_copy(chunk, id, out) {

@@ -224,6 +224,7 @@ impl State {
         keeper.last_heard_ms = out.now_ms;
         if !keeper.alive {
             keeper.alive = true;
+            self.syncs.came(id, out.now_ms);
             self.reindex_all_on(id);
             self.start_scan(out);
         }
@@ -244,7 +245,6 @@ impl State {
                 keeper.inventory = None;
                 tracing::warn!(keeper = %id, address = keeper.row.address, "keeper is dead: nothing heard for {DEAD_AFTER_MS} ms");
             }
-            self.syncs.went(*id);
             self.fsck.left(*id);
             self.cancel_orders_at(*id);
             self.drop_builds_at(*id, out);

@@ -34,6 +34,11 @@ impl State {
         row.keepers.iter().filter(good).count() >= self.settings.copies as usize
     }
 
+    /// Are there copies enough, though not all are known to be on stable storage?
+    fn waits_for_word(&self, chunk: ChunkId) -> bool {
+        self.chunks.get(chunk).is_some_and(|row| row.live >= self.settings.copies)
+    }
+
     pub(super) fn empty_quarantines(&mut self, out: &mut Out) {
         if out.now_ms < self.next_quarantine_look_ms {
             return;
@@ -57,6 +62,10 @@ impl State {
         let step: Vec<ChunkId> = keeper.quarantined.range(from..).take(STEP).copied().collect();
         let safe: BTreeSet<ChunkId> =
             step.iter().copied().filter(|chunk| self.is_safe_without_quarantine(*chunk)).collect();
+        // Word that copies are synced may have been lost, or have come before word that they are there.
+        for chunk in step.iter().filter(|chunk| !safe.contains(chunk) && self.waits_for_word(**chunk)) {
+            self.ask_to_sync(*chunk, out);
+        }
         if let Some(keeper) = self.keepers.get_mut(&id) {
             let next = |last: &ChunkId| ChunkId(last.0.saturating_add(1));
             keeper.quarantine_cursor =
@@ -111,6 +120,23 @@ mod tests {
         assert_eq!(emptied(&kit), [(KeeperId(1), chunk.0)]);
         kit.pass_ms(5_000);
         assert_eq!(emptied(&kit).len(), 1, "it is said once");
+    }
+
+    #[test]
+    fn it_is_emptied_though_word_that_a_copy_is_synced_came_before_word_that_it_is_there() {
+        let mut kit = Kit::with_keepers(3);
+        let file = kit.create(InodeNo::ROOT, "f");
+        let chunk = kit.upload(file, 0, 10);
+        three_synced_copies(&mut kit, chunk);
+        kit.quarantined_copy(KeeperId(1), chunk);
+        kit.synced(KeeperId(1), chunk);
+        kit.copy_all();
+        kit.sent.clear();
+        kit.pass_ms(1_000);
+        assert!(kit.was_asked_to_sync(KeeperId(1), chunk));
+        kit.synced(KeeperId(1), chunk);
+        kit.pass_ms(1_000);
+        assert_eq!(emptied(&kit), [(KeeperId(1), chunk.0)]);
     }
 
     #[test]

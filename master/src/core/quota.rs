@@ -9,17 +9,18 @@
 //! directory is found by its parent. No directory moves from one set of quotas to another, so that no
 //! command has to recount a tree but the one that sets a quota. Without a quota nothing here costs anything.
 
+mod room;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use dfs_proto::error::ErrorCode;
-use dfs_proto::ids::{ChunkId, InodeNo};
+use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
 
 use super::State;
 use super::inode::Body;
 use super::out::{Out, Res, fail};
 use super::row::{QuotaRow, RowKey};
-use super::upload::Phase;
 
 /// As st_blocks counts.
 const BLOCK: u64 = 512;
@@ -188,118 +189,6 @@ impl State {
         if self.quotas.map.remove(&directory).is_some() {
             out.touch(RowKey::Quota(directory));
         }
-    }
-
-    // What may happen
-
-    fn check_room(&self, directory: InodeNo, more: Usage) -> Res<()> {
-        let Some(quota) = self.quotas.map.get(&directory) else { return Ok(()) };
-        let over = |used: u64, more: u64, max: Option<u64>| {
-            max.filter(|max| more > 0 && used.saturating_add(more) > *max)
-        };
-        let advice = "remove something, or have the quota raised with 'dfs quota set'";
-        if let Some(max) = over(quota.used.inodes, more.inodes, quota.limits.max_inodes) {
-            let message = format!("directory {directory} may have {max} files below it: {advice}");
-            return fail(ErrorCode::QuotaExceeded, message);
-        }
-        if let Some(max) = over(quota.used.bytes, more.bytes, quota.limits.max_bytes) {
-            let message = format!(
-                "directory {directory} may have {max} bytes below it, and {} of these are used: {advice}",
-                quota.used.bytes
-            );
-            return fail(ErrorCode::QuotaExceeded, message);
-        }
-        Ok(())
-    }
-
-    /// May an inode (`None`: a new one) get a name in this directory?
-    ///
-    /// # Errors
-    /// `QuotaExceeded`.
-    pub(super) fn check_quota_for_name(&self, inode: Option<InodeNo>, parent: InodeNo) -> Res<()> {
-        if self.quotas.map.is_empty() {
-            return Ok(());
-        }
-        let (known, usage) = match inode {
-            Some(inode) => (self.quotas_of(inode), self.usage_of(inode)),
-            None => (Vec::new(), Usage::ONE_INODE),
-        };
-        let gained = without(self.quotas_over(parent), &known);
-        gained.into_iter().try_for_each(|quota| self.check_room(quota, usage))
-    }
-
-    /// May an inode move from one directory to another?
-    ///
-    /// # Errors
-    /// `CrossesQuota` for a directory, and for an exchange; `QuotaExceeded`.
-    pub(super) fn check_quota_for_rename(
-        &self,
-        inode: InodeNo,
-        from: InodeNo,
-        to: InodeNo,
-        exchange: bool,
-    ) -> Res<()> {
-        if from == to || self.quotas_over(from) == self.quotas_over(to) {
-            return Ok(());
-        }
-        if exchange || self.is_directory(inode) {
-            let message = "it would move into or out of a directory with a quota: copy it and remove it here";
-            return fail(ErrorCode::CrossesQuota, message);
-        }
-        self.check_quota_for_name(Some(inode), to)
-    }
-
-    /// May these runs be stored in a file? Other uploads that are under way count as if they were done, but for
-    /// `replaced`. What takes the place of bytes that are there takes no room.
-    ///
-    /// # Errors
-    /// `QuotaExceeded`.
-    pub(super) fn check_quota_for_bytes(
-        &self,
-        inode: InodeNo,
-        runs: &[pb::Run],
-        replaced: ChunkId,
-    ) -> Res<()> {
-        for quota in self.quotas_of(inode) {
-            let Some(max) = self.quotas.limits(quota).and_then(|limits| limits.max_bytes) else { continue };
-            let used = self.quotas.map.get(&quota).map_or(0, |quota| quota.used.bytes);
-            let under_way: Vec<(InodeNo, &[pb::Run])> = self
-                .uploads
-                .iter()
-                .filter(|(chunk, upload)| **chunk != replaced && upload.phase != Phase::Failed)
-                .filter(|(_, upload)| self.quotas_of(upload.inode).contains(&quota))
-                .map(|(_, upload)| (upload.inode, &upload.runs[..]))
-                .collect();
-            let sum = |runs: &[pb::Run]| blocks(runs.iter().map(|run| run.length).sum());
-            let most = used + sum(runs) + under_way.iter().map(|(_, runs)| sum(runs)).sum::<u64>();
-            if most <= max {
-                continue;
-            }
-            let growth = self.growth(inode, runs);
-            if growth > 0 {
-                let before: u64 = under_way.iter().map(|(inode, runs)| self.growth(*inode, runs)).sum();
-                let more = Usage { bytes: growth.saturating_add(before), inodes: 0 };
-                self.check_room(quota, more)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// By how much a file's blocks would grow, in bytes.
-    fn growth(&self, inode: InodeNo, runs: &[pb::Run]) -> u64 {
-        let new = runs.iter().map(|run| {
-            let (from, to) = (run.file_offset, run.file_offset.saturating_add(run.length));
-            let covered = self.overlapping(inode, from, to).map(|(start, span)| {
-                (start + u64::from(span.length)).min(to).saturating_sub(start.max(from))
-            });
-            run.length.saturating_sub(covered.sum())
-        });
-        let new: u64 = new.sum();
-        let now = match self.inodes.get(&inode).map(|node| &node.body) {
-            Some(Body::File { allocated }) => *allocated,
-            _ => 0,
-        };
-        blocks(now.saturating_add(new)) - blocks(now)
     }
 
     /// (total, free) as they are seen from a directory.

@@ -149,6 +149,56 @@ fn uploads_that_are_under_way_count() {
 }
 
 #[test]
+fn uploads_to_one_file_share_its_blocks() {
+    let mut kit = Kit::with_keepers(2);
+    let dir = kit.mkdir(ROOT, "q");
+    set(&mut kit, "/q", 512, 0);
+    let file = kit.create(dir, "f");
+    let placed = [kit.alloc(file, 0, 300), kit.alloc(file, 300, 200), kit.alloc(file, 500, 10)];
+    // By itself it would fit, beside the others it does not.
+    assert_eq!(refused(&mut kit, file, 510, 10), Some(ErrorCode::QuotaExceeded));
+    placed.iter().for_each(|placed| kit.store(placed));
+    assert_eq!(used(&kit, "/q"), (512, 1));
+    let last = kit.alloc(file, 510, 2);
+    assert_eq!(refused(&mut kit, file, 512, 1), Some(ErrorCode::QuotaExceeded));
+    kit.store(&last);
+    assert_eq!(used(&kit, "/q"), (512, 1));
+}
+
+#[test]
+fn what_takes_the_room_of_an_upload_that_was_there_before_the_quota_is_refused() {
+    let mut kit = Kit::with_keepers(2);
+    let dir = kit.mkdir(ROOT, "q");
+    let file = kit.create(dir, "f");
+    let placed = kit.alloc(file, 0, 10);
+    set(&mut kit, "/q", 100, 0);
+    assert_eq!(refused(&mut kit, file, 0, 10), Some(ErrorCode::QuotaExceeded), "the other one may fail");
+    kit.store(&placed);
+    assert_eq!(used(&kit, "/q"), (512, 1));
+}
+
+#[test]
+fn a_file_takes_its_uploads_along_and_no_room_that_was_promised_to_others() {
+    let mut kit = Kit::with_keepers(2);
+    let (q, free) = (kit.mkdir(ROOT, "q"), kit.mkdir(ROOT, "free"));
+    set(&mut kit, "/q", 4096, 0);
+    let file = kit.create(free, "f");
+    let placed = kit.alloc(file, 0, 5000);
+    let into = rename((free, "f"), (q, "f"), false);
+    assert_eq!(kit.code(into.clone()), Some(ErrorCode::QuotaExceeded), "5000 bytes are on their way into it");
+    assert_eq!(kit.code(link(file, q, "f")), Some(ErrorCode::QuotaExceeded));
+    kit.ok(Op::AbortUpload(pb::AbortUpload { chunk: placed.chunk }));
+    kit.upload(file, 0, 1000);
+    let other = kit.create(q, "other");
+    let placed = kit.alloc(other, 0, 3500);
+    assert_eq!(kit.code(into.clone()), Some(ErrorCode::QuotaExceeded), "3584 bytes are promised");
+    let small = kit.alloc_replacing(other, 0, 3072, placed.chunk);
+    kit.ok(into);
+    kit.store(&small);
+    assert_eq!(used(&kit, "/q"), (4096, 2));
+}
+
+#[test]
 fn a_copy_of_a_range_counts_though_it_stores_nothing() {
     let mut kit = Kit::with_keepers(2);
     let dir = kit.mkdir(ROOT, "q");

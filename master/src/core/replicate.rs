@@ -356,7 +356,6 @@ impl State {
             // Word that the others are synced may have been lost with a stream.
             return self.ask_to_sync(chunk, out);
         };
-        self.cancel_orders_with(chunk, keeper);
         self.remove_copy(chunk, keeper, out);
         self.delete_at(keeper, chunk, out);
         if let Some(keeper) = self.keepers.get_mut(&keeper) {

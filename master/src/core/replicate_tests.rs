@@ -1,6 +1,6 @@
 //! Tests of `replicate.rs`.
 
-use super::super::testkit::Kit;
+use super::super::testkit::{Kit, checksum};
 use super::*;
 use dfs_proto::ids::InodeNo;
 use dfs_proto::pb::keeper_up;
@@ -168,4 +168,24 @@ fn surplus_copies_are_trimmed_from_the_fullest_when_synced() {
     kit.pass_ms(11_000);
     assert_eq!(holders(&kit, chunk), [1, 3, 4]);
     assert!(kit.was_deleted(KeeperId(2), chunk));
+}
+
+#[test]
+fn an_order_ends_when_its_source_turns_out_to_have_lost_the_chunk() {
+    let mut kit = Kit::with_keepers(4);
+    let file = kit.create(InodeNo::ROOT, "f");
+    let (first, second) = (kit.alloc(file, 0, 10), kit.alloc(file, 10, 10));
+    kit.store(&second);
+    let source = Kit::placed_on(&second).into_iter().min().unwrap();
+    let other = Kit::placed_on(&first).into_iter().find(|keeper| *keeper != source).unwrap();
+    kit.store_on(&first, &[other]);
+    assert_eq!(kit.attr(file).size, 0, "it waits for a second copy");
+    // The second copy of the first lets both become visible; only then is it known that the second chunk is missing.
+    kit.reconnect(source);
+    let info = pb::ChunkInfo { chunk: first.chunk, length: 10, checksum: checksum(first.chunk) };
+    kit.inventory(source, vec![info]);
+    assert_eq!(kit.attr(file).size, 20);
+    let second = ChunkId(second.chunk);
+    assert!(!holders(&kit, second).contains(&source.0));
+    assert!(kit.pushes().iter().all(|(_, chunk, from, _)| (*chunk, *from) != (second, source)));
 }

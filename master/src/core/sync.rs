@@ -2,7 +2,7 @@
 //!
 //! A copy is unsynced from when it is recorded until its keeper says otherwise. That outlives the keeper's
 //! death: a keeper that comes back has not therefore synced anything. Not stored: after a restart of the master the
-//! copies of a keeper count as synced when it has been there for some time, since keepers sync all they have within a second; until
+//! copies of a keeper count as synced when it has been heard of for some time, since keepers sync all they have within a second; until
 //! then none does.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -52,7 +52,7 @@ impl Syncs {
         self.unknown = keepers.map(|keeper| (keeper, None)).collect();
     }
 
-    /// A keeper is there.
+    /// A keeper is there, perhaps anew: it may not have synced what it has.
     pub fn came(&mut self, keeper: KeeperId, now_ms: i64) {
         if let Some(since) = self.unknown.get_mut(&keeper) {
             *since = Some(now_ms);
@@ -62,13 +62,6 @@ impl Syncs {
     /// It is nobody any more.
     pub fn forget_keeper(&mut self, keeper: KeeperId) {
         self.unknown.remove(&keeper);
-    }
-
-    /// It is not, and may not have synced what it had.
-    pub fn went(&mut self, keeper: KeeperId) {
-        if let Some(since) = self.unknown.get_mut(&keeper) {
-            *since = None;
-        }
     }
 
     pub fn add(&mut self, chunk: ChunkId, keeper: KeeperId) {
@@ -186,8 +179,12 @@ impl State {
         if self.syncs.unknown_until_ms.is_some_and(|until_ms| out.now_ms >= until_ms) {
             self.syncs.unknown_until_ms = None;
         }
-        let is_known = |since: i64| out.now_ms >= since.saturating_add(UNKNOWN_AFTER_LOAD_MS);
-        self.syncs.unknown.retain(|_, since| !since.is_some_and(is_known));
+        // Until it is heard of again it may have done nothing, or be dead.
+        let is_known = |id: &KeeperId, since: i64| {
+            let heard_ms = self.keepers.get(id).map_or(i64::MIN, |keeper| keeper.last_heard_ms);
+            heard_ms >= since.saturating_add(UNKNOWN_AFTER_LOAD_MS)
+        };
+        self.syncs.unknown.retain(|id, since| !since.is_some_and(|since| is_known(id, since)));
         self.recheck_syncs(out);
         let late: Vec<u64> = self
             .syncs
@@ -236,7 +233,8 @@ fn push(effect: Effect, out: &mut Out) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testkit::Kit;
+    use super::super::command::Command;
+    use super::super::testkit::{Kit, SESSION};
     use super::*;
 
     fn setup() -> (Kit, InodeNo, ChunkId) {
@@ -287,25 +285,52 @@ mod tests {
         assert_eq!(error.code, pb::Code::TimedOut as i32);
     }
 
-    #[test]
-    fn after_a_restart_a_keeper_counts_when_it_has_been_there_for_a_while() {
+    /// The master was restarted, and an fsync waits for what one keeper alone may have.
+    fn restarted() -> (Kit, ChunkId, KeeperId, u64) {
         let (mut kit, file, chunk) = setup();
-        let holders = kit.state.chunks.get(chunk).unwrap().keepers.clone();
-        kit.state.syncs = Syncs::default();
-        kit.state.syncs.begin_after_load([KeeperId(1), KeeperId(2), KeeperId(3)].into_iter(), kit.now_ms());
-        holders.iter().for_each(|keeper| kit.kill(*keeper));
+        let holder = kit.state.chunks.get(chunk).unwrap().keepers[0];
+        kit.restart();
+        kit.hello(SESSION, &[file]);
         let request = kit.request(pb::mount_request::Op::Fsync(pb::Fsync { inode: file.0 }));
         kit.pass_ms(3_000);
         assert_eq!(kit.reply_to(request), None, "nobody who has it came back");
-        kit.state.syncs.came(holders[0], kit.now_ms());
+        (kit, chunk, holder, request)
+    }
+
+    #[test]
+    fn after_a_restart_a_keeper_counts_when_it_has_been_there_for_a_while() {
+        let (mut kit, chunk, holder, request) = restarted();
+        kit.reconnect(holder);
+        kit.inventory(holder, vec![kit.info(chunk)]);
         kit.pass_ms(1_000);
-        assert!(!kit.state.syncs.is_synced(chunk, holders[0]));
-        kit.state.syncs.went(holders[0]);
-        kit.pass_ms(2_000);
-        assert!(!kit.state.syncs.is_synced(chunk, holders[0]), "it went too early");
-        kit.state.syncs.came(holders[0], kit.now_ms());
-        kit.pass_ms(2_000);
-        assert!(kit.state.syncs.is_synced(chunk, holders[0]));
+        assert!(!kit.state.syncs.is_synced(chunk, holder));
+        kit.apply(Command::KeeperGone(holder));
+        kit.pass_silently_ms(1_500);
+        assert!(!kit.state.syncs.is_synced(chunk, holder), "it went too early");
+        kit.reconnect(holder);
+        kit.pass_ms(1_000);
+        assert!(!kit.state.syncs.is_synced(chunk, holder), "it may have died meanwhile");
+        assert_eq!(kit.reply_to(request), None);
+        kit.pass_ms(1_000);
+        assert!(kit.state.syncs.is_synced(chunk, holder));
+        assert_eq!(kit.reply_to(request), Some(Reply::Empty(pb::Empty {})));
+    }
+
+    #[test]
+    fn after_a_restart_a_keeper_that_is_silent_does_not_count_until_it_has_been_heard_of_for_a_while() {
+        let (mut kit, chunk, holder, request) = restarted();
+        kit.reconnect(holder);
+        kit.inventory(holder, vec![kit.info(chunk)]);
+        kit.pass_silently_ms(2_500);
+        assert!(!kit.state.syncs.is_synced(chunk, holder), "it may have been stopped");
+        kit.pass_silently_ms(2_500);
+        assert!(!kit.state.is_alive(holder));
+        // Its stream did not break.
+        kit.heartbeat(holder);
+        kit.pass_ms(1_000);
+        assert!(!kit.state.syncs.is_synced(chunk, holder));
+        kit.pass_ms(1_000);
+        assert!(kit.state.syncs.is_synced(chunk, holder));
         assert_eq!(kit.reply_to(request), Some(Reply::Empty(pb::Empty {})));
     }
 

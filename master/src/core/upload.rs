@@ -252,6 +252,7 @@ impl State {
         if let Some(upload) = self.uploads.get_mut(&chunk) {
             upload.holders.retain(|holder| *holder != keeper);
             self.syncs.forget(chunk, keeper);
+            self.cancel_orders_with(chunk, keeper);
         }
     }
 

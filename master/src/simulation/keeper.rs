@@ -12,6 +12,11 @@ use super::world::{Content, Event, Peer, Up, World};
 
 /// Keepers sync all they have within a second.
 const SYNC_WITHIN_MS: i64 = 1_000;
+/// What came in so long ago is named to the master, in case that nobody else did.
+const ARRIVED_AFTER_MS: i64 = 15_000;
+/// A copy that the master has not announced waits so often for so long.
+const EXPECT_TRIES: u32 = 60;
+const EXPECT_MS: i64 = 50;
 
 /// One chunk on a disk.
 #[derive(Clone)]
@@ -31,8 +36,19 @@ pub(super) enum Task {
     SayLate(u32, keeper_up::Msg),
     /// On this stream, or not at all.
     Page(usize, keeper_up::Msg),
-    Push(u32, u64, u64, u64),
+    Push(u32, Push),
+    Arrived(u32, u64),
     Build(u32, pb::BuildChunk),
+}
+
+/// A copy that is to be made.
+#[derive(Clone, Debug)]
+pub(super) struct Push {
+    order: u64,
+    chunk: u64,
+    to: u64,
+    /// How often it has waited to be announced.
+    tries: u32,
 }
 
 /// See the module.
@@ -54,6 +70,8 @@ pub(super) struct Keeper {
     deleted: Vec<(u64, Copy)>,
     /// To be said when the master is reached again.
     unsaid: Vec<keeper_up::Msg>,
+    /// Orders of which the master said, on this stream, that a copy will come: so deletions of before have come as well.
+    expected: BTreeSet<u64>,
 }
 
 pub(super) fn checksum(content: &[u64]) -> u32 {
@@ -93,6 +111,7 @@ impl World {
             disk: BTreeMap::new(),
             deleted: Vec::new(),
             unsaid: Vec::new(),
+            expected: BTreeSet::new(),
         });
         self.after(0, Event::Keeper(at, Task::Connect));
     }
@@ -105,6 +124,7 @@ impl World {
     pub fn keeper_loses_link(&mut self, at: usize) {
         self.keepers[at].link = None;
         self.keepers[at].welcomed = false;
+        self.keepers[at].expected.clear();
         if self.keepers[at].up {
             let ms = self.rng.between(20, 500);
             self.after(ms, Event::Keeper(at, Task::Connect));
@@ -120,6 +140,7 @@ impl World {
         keeper.up = false;
         keeper.life += 1;
         keeper.unsaid.clear();
+        keeper.expected.clear();
         keeper.welcomed = false;
         let link = keeper.link.take();
         let deleted = std::mem::take(&mut keeper.deleted);
@@ -191,9 +212,14 @@ impl World {
                     self.send_up(link, Up::Keeper(msg));
                 }
             }
-            Task::Push(life, order, chunk, to) => {
+            Task::Push(life, push) => {
                 if self.lives(at, life) {
-                    self.keeper_pushes(at, order, chunk, to);
+                    self.keeper_pushes(at, push);
+                }
+            }
+            Task::Arrived(life, chunk) => {
+                if self.lives(at, life) && self.keepers[at].disk.contains_key(&chunk) {
+                    self.keeper_says(at, keeper_up::Msg::Arrived(pb::Arrived { chunks: vec![chunk] }));
                 }
             }
             Task::Build(life, order) => {
@@ -256,7 +282,8 @@ impl World {
             keeper_down::Msg::Push(push) => {
                 let to = push.grant.as_ref().and_then(|grant| grant.keepers.first()).map_or(0, |k| k.keeper);
                 let ms = self.slow_ms();
-                self.after(ms, Event::Keeper(at, Task::Push(life, push.order, push.chunk, to)));
+                let push = Push { order: push.order, chunk: push.chunk, to, tries: 0 };
+                self.after(ms, Event::Keeper(at, Task::Push(life, push)));
             }
             keeper_down::Msg::Sync(sync) => {
                 let ms = self.slow_ms();
@@ -282,7 +309,8 @@ impl World {
                 self.keepers[at].quarantined.retain(|chunk| !order.chunks.contains(chunk));
             }
             keeper_down::Msg::Refused(error) => self.keeper_refused(at, &error),
-            keeper_down::Msg::Ack(_) | keeper_down::Msg::Expect(_) => {}
+            keeper_down::Msg::Expect(expect) => drop(self.keepers[at].expected.insert(expect.order)),
+            keeper_down::Msg::Ack(_) => {}
             #[allow(unreachable_patterns)]
             _ => {}
         }
@@ -339,10 +367,11 @@ impl World {
         let synced = synced || self.keepers[at].good(chunk).is_some_and(|copy| copy.synced);
         let copy = Copy { content: content.clone(), synced, rotten: false };
         self.keepers[at].disk.insert(chunk, copy);
+        let life = self.keepers[at].life;
         if !synced {
-            let life = self.keepers[at].life;
             self.sync_later(at, life, chunk);
         }
+        self.after(ARRIVED_AFTER_MS, Event::Keeper(at, Task::Arrived(life, chunk)));
     }
 
     /// Steps 3 and 4 of an upload: the first keeper takes it, and relays it to the others. False: it could not.
@@ -380,15 +409,21 @@ impl World {
         }
     }
 
-    fn keeper_pushes(&mut self, at: usize, order: u64, chunk: u64, to: u64) {
+    fn keeper_pushes(&mut self, at: usize, push: Push) {
+        let Push { order, chunk, to, tries } = push;
         let failed = keeper_up::Msg::CopyFailed(pb::CopyFailed { order, chunk, error: None });
         let Some(copy) = self.keepers[at].good(chunk).cloned() else {
             self.keeper_verifies(at, chunk);
             return self.says_soon(at, failed);
         };
-        let Some(to) = self.keeper_of(to).filter(|to| self.keepers[*to].up && !self.rng.percent(3)) else {
+        let breaks = tries == 0 && self.rng.percent(3) || tries == EXPECT_TRIES;
+        let Some(to) = self.keeper_of(to).filter(|to| self.keepers[*to].up && !breaks) else {
             return self.says_soon(at, failed);
         };
+        if !self.keepers[to].expected.remove(&order) {
+            let (life, again) = (self.keepers[at].life, Push { tries: tries + 1, ..push });
+            return self.after(EXPECT_MS, Event::Keeper(at, Task::Push(life, again)));
+        }
         self.takes_chunk(to, chunk, &copy.content, false);
         let info = self.keepers[to].info(chunk);
         self.says_soon(to, keeper_up::Msg::Copied(pb::Copied { info, order }));

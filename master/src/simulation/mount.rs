@@ -253,8 +253,8 @@ impl World {
         let inodes: Vec<u64> = self.mounts[at].queues.keys().copied().collect();
         for inode in inodes {
             if !same && let Some(queue) = self.mounts[at].queues.get_mut(&inode) {
-                queue.begin_anew();
-                self.saw(&Saw::BegunAnew { mount: at, inode });
+                let given_up = queue.begin_anew();
+                self.saw(&Saw::BegunAnew { mount: at, inode, given_up: &given_up });
             }
             self.pump(at, inode);
         }
@@ -353,6 +353,10 @@ impl World {
         let parent = self.rng.pick(&self.mounts[at].dirs).unwrap_or(1);
         let file = self.rng.pick(&self.mounts[at].files[1..]).unwrap_or(0);
         let plain = file != 0 && !self.logs.contains(&file);
+        // Found with many locks only.
+        if self.bug == Some(Bug::MountKeepsLostLocks) && plain && self.rng.percent(50) {
+            return self.lock_something(at, file);
+        }
         let what = self.rng.below(100);
         let op = match what {
             0..10 => Op::Create(pb::Create {

@@ -16,6 +16,7 @@ impl World {
     pub fn an_operator_acts(&mut self) {
         let operation = match self.rng.below(100) {
             _ if self.bug == Some(Bug::ForgetsTooEarly) => self.some_duty(),
+            _ if self.bug == Some(Bug::ExceedsQuotas) => self.some_quota(),
             0..35 => self.some_quota(),
             35..60 => self.some_trash(),
             60..86 => self.some_duty(),

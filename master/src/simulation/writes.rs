@@ -29,6 +29,8 @@ pub(super) struct Write {
     pub append: bool,
     /// 0: it has no place yet.
     chunk: u64,
+    /// It is in the file, and waits for those before it.
+    done: bool,
     begun_ms: i64,
 }
 
@@ -47,10 +49,14 @@ impl Queue {
         self.asks = None;
     }
 
-    /// Every place is lost. Returns the chunks that had one, newest first.
+    /// Every place is lost; what is in the file ahead of an older one, which would else cover it, is written again.
+    /// Returns the chunks that are given up, newest first.
     pub fn begin_anew(&mut self) -> Vec<u64> {
         self.asks = None;
-        let had = self.writes.iter_mut().rev().map(|write| std::mem::take(&mut write.chunk));
+        let had = self.writes.iter_mut().rev().map(|write| {
+            let (chunk, done) = (std::mem::take(&mut write.chunk), std::mem::take(&mut write.done));
+            if done { 0 } else { chunk }
+        });
         had.filter(|chunk| *chunk != 0).collect()
     }
 }
@@ -104,7 +110,7 @@ impl World {
         let offsets = runs.iter().flat_map(|run| run.file_offset..run.file_offset + run.length);
         let content: Content = Rc::from(offsets.map(|offset| byte(number, offset)).collect::<Vec<_>>());
         self.saw(&Saw::WriteBegun { mount: at, inode, write: number, append, runs: &runs });
-        let write = Write { number, runs, content, append, chunk: 0, begun_ms: self.now_ms };
+        let write = Write { number, runs, content, append, chunk: 0, done: false, begun_ms: self.now_ms };
         self.mounts[at].queues.entry(inode).or_default().writes.push_back(write);
         self.pump(at, inode);
     }
@@ -196,7 +202,9 @@ impl World {
 
     pub fn write_of_chunk(&self, at: usize, inode: u64, chunk: u64) -> u64 {
         let queue = self.mounts[at].queues.get(&inode);
-        queue.and_then(|q| q.writes.iter().find(|w| w.chunk == chunk)).map_or(0, |write| write.number)
+        queue
+            .and_then(|q| q.writes.iter().find(|w| w.chunk == chunk && !w.done))
+            .map_or(0, |write| write.number)
     }
 
     pub fn mount_transfers(&mut self, at: usize, transfer: &Transfer) {
@@ -237,9 +245,8 @@ impl World {
         let Some(queue) = self.mounts[at].queues.get_mut(&inode) else { return };
         let Some(place) = queue.writes.iter().position(|write| write.chunk == done.chunk) else { return };
         let Some(error) = &done.error else {
-            if let Some(write) = queue.writes.remove(place) {
-                self.saw(&Saw::WriteAcked { inode, write: write.number, append: write.append });
-            }
+            queue.writes[place].done = true;
+            self.ack_writes(at, inode);
             return self.settled(at, inode);
         };
         match pb::Code::try_from(error.code) {
@@ -253,9 +260,18 @@ impl World {
         }
     }
 
+    /// In their order: what an older one may have to be written again under is not safe yet.
+    fn ack_writes(&mut self, at: usize, inode: u64) {
+        while let Some(queue) = self.mounts[at].queues.get_mut(&inode)
+            && let Some(write) = queue.writes.pop_front_if(|write| write.done)
+        {
+            self.saw(&Saw::WriteAcked { inode, write: write.number, append: write.append });
+        }
+    }
+
     fn begin_anew(&mut self, at: usize, inode: u64) {
         let had = self.mounts[at].queues.get_mut(&inode).map_or(Vec::new(), Queue::begin_anew);
-        self.saw(&Saw::BegunAnew { mount: at, inode });
+        self.saw(&Saw::BegunAnew { mount: at, inode, given_up: &had });
         for chunk in had {
             self.ask(at, Op::AbortUpload(pb::AbortUpload { chunk }));
         }
@@ -266,7 +282,7 @@ impl World {
     pub fn fail_writes(&mut self, at: usize, inode: u64) {
         let Some(queue) = self.mounts[at].queues.remove(&inode) else { return };
         // Newest first: what is given up must not let later bytes pass.
-        for write in queue.writes.iter().rev().filter(|write| write.chunk != 0) {
+        for write in queue.writes.iter().rev().filter(|write| write.chunk != 0 && !write.done) {
             self.ask(at, Op::AbortUpload(pb::AbortUpload { chunk: write.chunk }));
         }
         self.mounts[at].queues.insert(inode, Queue::default());

@@ -16,6 +16,7 @@ use tokio::runtime::Handle;
 
 use super::board::{Board, Job};
 use super::events::Notice;
+use super::lists::Lists;
 use super::open_file::OpenFile;
 use crate::client::Client;
 use crate::lock::lock;
@@ -46,6 +47,7 @@ pub struct Atimes {
     client: Client,
     options: AtimeOptions,
     board: Arc<Board>,
+    lists: Arc<Lists>,
     runtime: Handle,
     /// Inodes whose request is under way; true: read again since.
     under_way: Mutex<HashMap<InodeNo, bool>>,
@@ -53,8 +55,9 @@ pub struct Atimes {
 
 impl Atimes {
     /// Must be called inside a tokio runtime.
-    pub fn new(client: Client, options: AtimeOptions, board: Arc<Board>) -> Arc<Atimes> {
-        Arc::new(Atimes { client, options, board, runtime: Handle::current(), under_way: Mutex::default() })
+    pub fn new(client: Client, options: AtimeOptions, board: Arc<Board>, lists: Arc<Lists>) -> Arc<Atimes> {
+        let runtime = Handle::current();
+        Arc::new(Atimes { client, options, board, lists, runtime, under_way: Mutex::default() })
     }
 
     fn is_due(&self, policy: AtimePolicy, attr: &pb::Attr) -> bool {
@@ -70,9 +73,9 @@ impl Atimes {
         self.is_due(self.options.files, attr)
     }
 
-    /// Must every listing of a directory be heard of?
-    pub fn wants_every_listing(&self) -> bool {
-        self.options.directories == AtimePolicy::Always
+    /// Does a second listing of a directory in which nothing changed leave its atime as it is?
+    pub fn counts_lists_once(&self) -> bool {
+        self.options.directories != AtimePolicy::Always
     }
 
     /// Bytes of a file were read.
@@ -110,7 +113,10 @@ impl Atimes {
             let mut gathered = false;
             loop {
                 match asked.await {
-                    Ok(attr) => file.iter().for_each(|file| file.learn(&attr)),
+                    Ok(attr) => {
+                        file.iter().for_each(|file| file.learn(&attr));
+                        atimes.lists.atime_changed(inode);
+                    }
                     // An atime that stays old harms nobody.
                     Err(error) => {
                         tracing::debug!(%inode, "atime not changed: {error}");

@@ -42,6 +42,13 @@ impl Fs {
         }
     }
 
+    /// Attributes that need not be asked for, and how long the kernel may use them: of a directory whose list is kept.
+    pub fn known_attr(&self, inode: InodeNo) -> Option<(pb::Attr, Duration)> {
+        let counted = self.atimes.counts_lists_once();
+        let (asked, attr) = counted.then(|| self.lists.attr(&self.trust, inode)).flatten()?;
+        Some((attr, self.trust.attr(asked, &attr)))
+    }
+
     /// The same for an entry of a list, which may be older than what this mount changed since: then the kernel asks.
     pub(super) fn may_cache_listed(
         &self,

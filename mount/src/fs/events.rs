@@ -19,7 +19,7 @@ use crate::client::{Event, Lost};
 pub enum Notice {
     /// Attributes of an inode.
     Attributes(InodeNo),
-    /// Attributes and pages of an inode; of a directory, its list.
+    /// Attributes and pages of an inode.
     Content(InodeNo),
     /// A name in a directory.
     Name(InodeNo, Vec<u8>),
@@ -63,10 +63,7 @@ pub async fn follow(fs: Arc<Fs>, mut events: mpsc::Receiver<Event>) {
 impl Fs {
     fn look_after_notices(&self) {
         self.board.acknowledge_blocked();
-        for directory in self.trust.take_old_lists() {
-            let notices = vec![Notice::Content(directory)];
-            self.board.put(Job { key: directory, notices, ..Job::default() });
-        }
+        self.lists.forget_old(&self.trust);
     }
 
     /// Forgets what an event says is old, and has the kernel forget it.
@@ -128,8 +125,6 @@ impl Fs {
             self.trust.names_changed(parent, false);
             job.directories.push(parent);
             job.notices.push(Notice::Name(parent, old.name.to_vec()));
-            // After the name: the kernel is through with listings that were under way, and the list goes.
-            job.notices.push(Notice::Content(parent));
         }
         job
     }
@@ -150,8 +145,7 @@ impl Fs {
         }
         for (directory, names) in handed.names {
             let expire = |name: Box<[u8]>| Notice::Expire(directory, name.into_vec());
-            let mut notices: Vec<Notice> = names.into_iter().map(expire).collect();
-            notices.push(Notice::Content(directory));
+            let notices = names.into_iter().map(expire).collect();
             self.board.put(Job { key: directory, notices, lost: lost.cloned(), ..Job::default() });
         }
     }

@@ -3,7 +3,7 @@
 //!
 //! - [`open_file`]: the files that handles hold open, their newest known attributes, and how unfinished writes
 //!   change what the master says of them.
-//! - [`dir`]: directory handles, and how a listing goes on where it left off.
+//! - [`dir`]: directory handles, and how a listing goes on where it left off; `places`: what the kernel's numbers mean.
 //! - [`caller`]: whose call it is.
 //! - `xattrs`: extended attributes. `lacking`: which inodes are known to have none, or nothing that a write takes away;
 //!   `privileges`: taking that away.
@@ -14,7 +14,7 @@
 //! - [`trust`]: what the kernel was told, and how long it may believe it.
 //! - [`board`]: notices for the kernel, and when the master hears that they were delivered.
 //! - [`events`]: what the master pushes, and what the kernel is told of it.
-//! - `lists`: the names of directories whose list the kernel may have.
+//! - [`lists`]: whole lists of directories, while they are right.
 //! - `seek`: where data and holes begin.
 //! - [`extent_ops`]: fallocate and copy_file_range.
 //! - [`atime`]: which reads change an atime, and telling the master.
@@ -40,6 +40,7 @@ pub mod lists;
 mod locks;
 mod names;
 pub mod open_file;
+mod places;
 mod privileges;
 mod reading;
 mod seek;
@@ -64,7 +65,7 @@ use board::Board;
 use cached::PageCacheLedger;
 pub use caller::Caller;
 use digest::Digests;
-use dir::{DirHandle, DirHandles};
+use dir::{DirHandles, Wanted};
 use lacking::Lacking;
 use lists::Lists;
 use open_file::{FileHandles, Handle, OpenFiles};
@@ -103,7 +104,7 @@ pub struct Fs {
     lacking: Lacking,
     trust: Arc<Trust>,
     away: Arc<Away>,
-    lists: Lists,
+    lists: Arc<Lists>,
     board: Arc<Board>,
 }
 
@@ -123,15 +124,16 @@ impl Fs {
         let trust = Arc::new(Trust::new(longest));
         let away = Arc::new(Away::new(client.clone()));
         let files = OpenFiles::new(readers, writers.clone(), ledger.clone(), trust.clone(), away.clone());
+        let lists = Arc::new(Lists::default());
         let forgot = client.clone();
         let board = Board::new(move |seq| forgot.forgot(seq));
         Arc::new(Fs {
-            atimes: Atimes::new(client.clone(), atime, board.clone()),
+            atimes: Atimes::new(client.clone(), atime, board.clone(), lists.clone()),
             digests: Digests::default(),
             board,
             trust,
             away,
-            lists: Lists::default(),
+            lists,
             client,
             writers,
             files,
@@ -208,6 +210,7 @@ impl Fs {
                 if let Some(file) = self.files.get(inode) {
                     file.told(asked, &attr);
                 }
+                self.lists.note_attr(asked, &attr);
                 Ok(self.files.adjust(attr))
             }
         }
@@ -440,13 +443,9 @@ impl Fs {
 
     // Directories.
 
-    /// Opens a directory for listing; `flags` as open(2) has them. True: the kernel's list of it is still right.
-    pub fn opendir(&self, inode: InodeNo, flags: i32) -> (u64, bool) {
-        let kept = self.trust.is_list_right(inode) && !self.atimes.wants_every_listing();
-        let names = if kept { self.lists.get(inode) } else { None };
-        let is_list_right = names.is_some();
-        let directory = DirHandle::new(inode, flags & libc::O_NOATIME != 0, names);
-        (self.dirs.insert(directory), is_list_right)
+    /// Opens a directory for listing; `flags` as open(2) has them.
+    pub fn opendir(&self, inode: InodeNo, flags: i32) -> u64 {
+        self.dirs.open(inode, flags & libc::O_NOATIME != 0)
     }
 
     /// May a squashed root list the directory? All others the kernel has asked that.
@@ -462,18 +461,25 @@ impl Fs {
         &self,
         handle: u64,
         cookie: u64,
+        wanted: Wanted,
         take: impl FnMut(dir::Entry<'_>) -> bool + Send,
     ) -> Result<()> {
-        let directory = self.dirs.get(handle)?;
-        directory.list(self, cookie, take).await?;
-        if cookie == 0 && !directory.no_atime {
-            self.atimes.read_directory(directory.inode);
-        }
-        Ok(())
+        self.dirs.get(handle)?.list(self, cookie, wanted, take).await
+    }
+
+    /// The same without waiting; false, and nothing taken, when something has to be asked for.
+    pub fn try_readdir(
+        &self,
+        handle: u64,
+        cookie: u64,
+        wanted: Wanted,
+        take: impl FnMut(dir::Entry<'_>) -> bool,
+    ) -> bool {
+        self.dirs.get(handle).is_ok_and(|directory| directory.list_known(self, cookie, wanted, take))
     }
 
     /// Ends a listing.
     pub fn releasedir(&self, handle: u64) {
-        self.dirs.remove(handle);
+        self.dirs.close(handle);
     }
 }

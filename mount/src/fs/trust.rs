@@ -33,6 +33,11 @@ pub struct Asked {
 }
 
 impl Asked {
+    /// Later than that?
+    pub fn is_after(self, when: Instant) -> bool {
+        self.at > when
+    }
+
     /// Earlier than that?
     pub fn is_before(self, other: Asked) -> bool {
         self.at < other.at
@@ -53,7 +58,7 @@ pub struct Ttl {
 pub struct Handed {
     /// By directory.
     pub names: HashMap<InodeNo, Vec<Box<[u8]>>>,
-    /// Attributes, and lists of entries.
+    /// Attributes.
     pub inodes: HashSet<InodeNo>,
 }
 
@@ -89,8 +94,6 @@ struct Told {
 struct Generation {
     names: HashSet<(InodeNo, Box<[u8]>)>,
     inodes: HashMap<InodeNo, Told>,
-    /// Directories whose whole list the kernel may have.
-    listed: HashMap<InodeNo, Asked>,
 }
 
 #[derive(Default)]
@@ -178,46 +181,21 @@ impl Trust {
         told.is_some_and(|told| told.content_version > attr.content_version)
     }
 
-    /// A directory was listed from its start to its end, beginning at `asked`.
-    pub fn listed(&self, asked: Asked, directory: InodeNo) {
-        let mut state = self.locked();
-        state.rotate(self.longest);
-        if !state.is_old(asked) && !state.entries.since(directory, asked) && state.has_room() {
-            state.young.listed.insert(directory, asked);
-        }
-    }
-
     /// Did anybody, this mount too, change a name in this directory since?
     pub fn has_new_entries(&self, asked: Asked, directory: InodeNo) -> bool {
         self.locked().entries.since(directory, asked)
     }
 
-    /// Is the kernel's list of this directory still right?
-    pub fn is_list_right(&self, directory: InodeNo) -> bool {
+    /// Is the list of this directory that was asked for then still right, the directory above it too?
+    pub fn is_list_right(&self, asked: Asked, directory: InodeNo) -> bool {
         let state = self.locked();
-        let listed = state.young.listed.get(&directory).or_else(|| state.old.listed.get(&directory));
-        listed.is_some_and(|asked| {
-            !state.is_old(*asked) && !state.entries.since(directory, *asked) && !self.left(*asked).is_zero()
-        })
+        let changed = state.entries.since(directory, asked) || state.attrs.since(directory, asked);
+        !changed && !state.is_old(asked) && !self.is_over(asked)
     }
 
-    /// Lists of directories that the kernel may have and must not use any longer, for nobody speaks of their
-    /// changes any more.
-    pub fn take_old_lists(&self) -> Vec<InodeNo> {
-        let mut state = self.locked();
-        let mut old = Vec::new();
-        for generation in [0, 1] {
-            let State { young, old: older, .. } = &mut *state;
-            let listed = if generation == 0 { &mut young.listed } else { &mut older.listed };
-            listed.retain(|directory, asked| {
-                let keep = !self.left(*asked).is_zero();
-                if !keep {
-                    old.push(*directory);
-                }
-                keep
-            });
-        }
-        old
+    /// Was it asked for so long ago that nobody speaks of changes of it any more?
+    pub fn is_over(&self, asked: Asked) -> bool {
+        self.left(asked).is_zero()
     }
 
     /// The attributes of this inode changed, whoever did it.
@@ -310,7 +288,7 @@ impl State {
     fn take_all(&mut self) -> Handed {
         let mut handed = Handed::default();
         for generation in [std::mem::take(&mut self.young), std::mem::take(&mut self.old)] {
-            handed.inodes.extend(generation.inodes.into_keys().chain(generation.listed.into_keys()));
+            handed.inodes.extend(generation.inodes.into_keys());
             for (parent, name) in generation.names {
                 handed.names.entry(parent).or_default().push(name);
             }
@@ -373,17 +351,21 @@ mod tests {
     }
 
     #[test]
-    fn a_list_is_right_until_an_entry_changes() {
+    fn a_list_is_right_until_an_entry_changes_or_the_directory_itself() {
         let trust = Trust::new(LONGEST);
-        let asked = trust.ask();
-        assert!(!trust.is_list_right(DIR));
-        trust.listed(asked, DIR);
-        assert!(trust.is_list_right(DIR));
+        let first = trust.ask();
+        assert!(trust.is_list_right(first, DIR));
         trust.names_changed(DIR, true);
-        assert!(!trust.is_list_right(DIR));
-        trust.listed(asked, DIR);
-        assert!(!trust.is_list_right(DIR), "it was begun before the change");
-        assert!(entry(&trust, asked).0, "the kernel knows of this mount's own changes of names");
+        assert!(!trust.is_list_right(first, DIR));
+        let second = trust.ask();
+        assert!(trust.is_list_right(second, DIR) && !trust.is_list_right(first, DIR));
+        assert!(entry(&trust, first).0, "the kernel knows of this mount's own changes of names");
+        trust.attrs_changed(DIR);
+        assert!(!trust.is_list_right(second, DIR));
+        let third = trust.ask();
+        trust.lost();
+        assert!(!trust.is_list_right(third, DIR));
+        assert!(!Trust::new(Duration::ZERO).is_list_right(third, DIR), "it is too old");
     }
 
     #[test]

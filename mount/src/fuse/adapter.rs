@@ -7,49 +7,25 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
-use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
 use fuser::{
-    BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, Filesystem, INodeNo, InitFlags,
-    KernelConfig, LockOwner, OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
-    ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite,
-    ReplyXattr, Request, TimeOrNow, WriteFlags,
+    BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, Filesystem, INodeNo, KernelConfig, LockOwner,
+    OpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory, ReplyDirectoryPlus,
+    ReplyEmpty, ReplyEntry, ReplyLock, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr, Request,
+    TimeOrNow, WriteFlags,
 };
 
 use super::ServeOptions;
-use super::answers::{GENERATION, open_flags, opendir_flags};
-use super::convert::{file_type, given};
+use super::answers::open_flags;
+use super::convert::given;
+use super::greeting::{Greeted, greet};
 use super::lock_requests::{self, LockRequest};
 use super::requester::{self, Call};
 use super::root::Root;
-use super::signals;
-use super::writes::forget_pages;
 use crate::client::lanes::{Lane, Lanes};
 use crate::fs::extent_ops::Allocate;
-use crate::fs::virtual_xattr::is_virtual;
-use crate::fs::xattrs::is_access_list;
-use crate::fs::{Caller, Fs, Seek};
-
-/// Largest write request that we ask the kernel for, in bytes. It sends at most 1 MiB.
-const MAX_WRITE: u32 = 1 << 20;
-
-/// Requests that the kernel may have under way by itself (readahead), at once.
-const MAX_BACKGROUND: u16 = 64;
-
-/// Wanted of the kernel where it has it. None of those with which fuser 0.18.0 has trouble
-/// (FUSE_SETXATTR_EXT, FUSE_HANDLE_KILLPRIV_V2).
-const CAPABILITIES: [InitFlags; 8] = [
-    // The master applies the umask, or a default access list in its place.
-    InitFlags::FUSE_DONT_MASK,
-    InitFlags::FUSE_POSIX_LOCKS,
-    InitFlags::FUSE_FLOCK_LOCKS,
-    InitFlags::FUSE_PARALLEL_DIROPS,
-    InitFlags::FUSE_DO_READDIRPLUS,
-    InitFlags::FUSE_READDIRPLUS_AUTO,
-    InitFlags::FUSE_CACHE_SYMLINKS,
-    InitFlags::FUSE_ASYNC_DIO,
-];
+use crate::fs::{Caller, Fs};
 
 /// What fuser calls.
 pub struct Adapter {
@@ -59,11 +35,8 @@ pub struct Adapter {
     pub(super) lanes: Lanes,
     /// There as soon as the kernel was greeted.
     pub(super) notifier: Arc<OnceLock<fuser::Notifier>>,
-    /// The kernel enforces access lists.
-    access_lists: bool,
-    /// The kernel's pages stay out of files opened to append, and of what another mount is changing. From Linux 6.6 on, which keeps
-    /// them right for others who have the file open, and allows mmap(2) all the same.
-    pub(super) has_uncached: bool,
+    /// What the kernel can do.
+    pub(super) greeted: Greeted,
 }
 
 impl Adapter {
@@ -75,7 +48,7 @@ impl Adapter {
         notifier: Arc<OnceLock<fuser::Notifier>>,
     ) -> Adapter {
         let root = Root::new(options.root);
-        Adapter { fs, options, root, lanes, notifier, access_lists: false, has_uncached: false }
+        Adapter { fs, options, root, lanes, notifier, greeted: Greeted::default() }
     }
 
     fn caller(&self, request: &Request) -> Caller {
@@ -83,32 +56,9 @@ impl Adapter {
     }
 }
 
-/// A value of any length, or its length alone when the caller's buffer is of no bytes.
-fn reply_value(reply: ReplyXattr, size: u32, value: &[u8]) {
-    match u32::try_from(value.len()) {
-        Ok(length) if size == 0 => reply.size(length),
-        Ok(length) if length <= size => reply.data(value),
-        Ok(_) | Err(_) => reply.error(Errno::ERANGE),
-    }
-}
-
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        for capability in CAPABILITIES {
-            if config.add_capabilities(capability).is_err() {
-                tracing::info!(?capability, "this kernel does not have it");
-            }
-        }
-        self.access_lists = config.add_capabilities(InitFlags::FUSE_POSIX_ACL).is_ok();
-        self.has_uncached = config.add_capabilities(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP).is_ok();
-        // Each of these answers with the nearest that the kernel takes.
-        if let Err(nearest) = config.set_max_write(MAX_WRITE) {
-            let _ = config.set_max_write(nearest);
-        }
-        if let Err(nearest) = config.set_max_readahead(MAX_WRITE) {
-            let _ = config.set_max_readahead(nearest);
-        }
-        let _ = config.set_max_background(MAX_BACKGROUND);
+        self.greeted = greet(config);
         Ok(())
     }
 
@@ -123,6 +73,9 @@ impl Filesystem for Adapter {
 
     fn getattr(&self, request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let (fs, inode) = (self.fs.clone(), self.root.inward(ino));
+        if let Some((attr, ttl)) = fs.known_attr(inode) {
+            return reply.attr(&ttl.min(self.options.attr_timeout), &self.root.attr(&attr));
+        }
         self.attr(Call::new(request, "getattr", ino), reply, async move { fs.getattr(inode).await });
     }
 
@@ -278,7 +231,7 @@ impl Filesystem for Adapter {
     fn open(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
         let (fs, caller) = (self.fs.clone(), self.caller(request));
         let work = async move { fs.open(caller, InodeNo(ino.0), flags.0).await };
-        let uncached = self.has_uncached;
+        let uncached = self.greeted.uncached;
         self.answer(Lane::Control, Call::new(request, "open", ino), reply, work, move |reply, opened| {
             reply.opened(FileHandle(opened.handle), open_flags(opened, uncached));
         });
@@ -337,32 +290,7 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let call = Call::new(request, "write", ino);
-        if self.fs.lost_lock(fh.0) {
-            return reply.error(Errno::EIO);
-        }
-        // Not of the kernel's pages: what mmap wrote has its place.
-        let appends = flags.0 & libc::O_APPEND != 0 && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
-        let keeps_set_ids = !write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
-        if (appends || !keeps_set_ids) && self.fs.may_be_privileged(fh.0, keeps_set_ids) {
-            let offset = (!appends).then_some(offset);
-            return self.write_and_clear(call, fh, offset, keeps_set_ids, data, reply);
-        }
-        if appends {
-            return self.append(call, fh, offset, data, reply);
-        }
-        // The kernel never sends more than MAX_WRITE.
-        let length = data.len() as u32;
-        match self.fs.try_write(fh.0, offset, data) {
-            Some(Ok(())) => reply.written(length),
-            Some(Err(error)) => reply.error(call.errno(&error)),
-            None => {
-                let (fs, data) = (self.fs.clone(), data.to_vec());
-                let work = async move { fs.write(fh.0, offset, &data).await };
-                let lane = Lane::carrying(length as usize);
-                self.answer(lane, call, reply, work, move |reply, ()| reply.written(length));
-            }
-        }
+        self.write_data(Call::new(request, "write", ino), fh, offset, data, (write_flags, flags), reply);
     }
 
     fn flush(&self, request: &Request, ino: INodeNo, fh: FileHandle, owner: LockOwner, reply: ReplyEmpty) {
@@ -431,20 +359,7 @@ impl Filesystem for Adapter {
         let Some(wanted) = LockRequest::decode(ino, lock_owner, (start, end), typ, pid) else {
             return reply.error(Errno::EINVAL);
         };
-        let fs = self.fs.clone();
-        let (notifier, call) = (self.notifier.clone(), Call::new(request, "setlk", ino));
-        self.control().spawn(async move {
-            match lock_requests::set(&fs, fh.0, wanted, call, sleep).await {
-                Ok(fresh) => {
-                    if !fresh {
-                        // What others wrote before they unlocked must be seen by who has the lock now.
-                        forget_pages(&notifier, ino).await;
-                    }
-                    reply.ok();
-                }
-                Err(errno) => reply.error(errno),
-            }
-        });
+        self.lock(Call::new(request, "setlk", ino), fh, wanted, sleep, reply);
     }
 
     fn lseek(
@@ -456,21 +371,7 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        let what = match whence {
-            libc::SEEK_DATA => Seek::Data,
-            libc::SEEK_HOLE => Seek::Hole,
-            _ => return reply.error(Errno::EINVAL),
-        };
-        let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
-        let (fs, call) = (self.fs.clone(), Call::new(request, "lseek", ino));
-        self.control().spawn(async move {
-            match call.unless_ended(&fs, fs.seek(fh.0, offset, what)).await {
-                Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
-                // The one place where the kernel wants ENXIO (lseek(2)).
-                Err(error) if error.code == dfs_proto::error::ErrorCode::Invalid => reply.error(Errno::ENXIO),
-                Err(error) => reply.error(call.errno(&error)),
-            }
-        });
+        self.find_data(Call::new(request, "lseek", ino), fh, offset, whence, reply);
     }
 
     fn fallocate(
@@ -518,46 +419,11 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        let (fs, caller, inode) = (self.fs.clone(), self.caller(request), self.root.inward(ino));
-        let open = move |reply: ReplyOpen| {
-            let (handle, is_list_right) = fs.opendir(inode, flags.0);
-            reply.opened(FileHandle(handle), opendir_flags(is_list_right));
-        };
-        if !caller.squashed {
-            return open(reply);
-        }
-        let fs = self.fs.clone();
-        let allowed = async move { fs.check_opendir(caller, inode).await };
-        self.answer(Lane::Control, Call::new(request, "opendir", ino), reply, allowed, move |reply, ()| {
-            open(reply)
-        });
+        self.open_directory(Call::new(request, "opendir", ino), self.caller(request), flags.0, reply);
     }
 
-    fn readdir(
-        &self,
-        request: &Request,
-        ino: INodeNo,
-        fh: FileHandle,
-        offset: u64,
-        mut reply: ReplyDirectory,
-    ) {
-        let (fs, root, call) = (self.fs.clone(), self.root, Call::new(request, "readdir", ino));
-        let directory = root.inward(ino);
-        self.control().spawn(async move {
-            let listed = fs.readdir(fh.0, offset, |entry| {
-                let mode = entry.attr.map_or(libc::S_IFDIR, |attr| attr.mode);
-                reply.add(
-                    root.entry(directory, &entry),
-                    entry.cookie,
-                    file_type(mode),
-                    OsStr::from_bytes(entry.name),
-                )
-            });
-            match call.unless_ended(&fs, listed).await {
-                Ok(()) => reply.ok(),
-                Err(error) => reply.error(call.errno(&error)),
-            }
-        });
+    fn readdir(&self, request: &Request, ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectory) {
+        self.list(Call::new(request, "readdir", ino), fh, offset, reply);
     }
 
     fn readdirplus(
@@ -566,25 +432,9 @@ impl Filesystem for Adapter {
         ino: INodeNo,
         fh: FileHandle,
         offset: u64,
-        mut reply: ReplyDirectoryPlus,
+        reply: ReplyDirectoryPlus,
     ) {
-        let (fs, root, longest) =
-            (self.fs.clone(), self.root, self.options.entry_timeout.min(self.options.attr_timeout));
-        let (directory, call) = (root.inward(ino), Call::new(request, "readdirplus", ino));
-        self.control().spawn(async move {
-            let listed = fs.readdir(fh.0, offset, |entry| {
-                // "." and ".." are not looked up: the kernel takes nothing of them but number and type.
-                let dots = pb::Attr { inode: entry.inode.0, mode: libc::S_IFDIR, ..Default::default() };
-                let number = root.entry(directory, &entry);
-                let attr = FileAttr { ino: number, ..root.attr(&entry.attr.unwrap_or(dots)) };
-                let ttl = entry.ttl.entry.min(entry.ttl.attr).min(longest);
-                reply.add(number, entry.cookie, OsStr::from_bytes(entry.name), &ttl, &attr, GENERATION)
-            });
-            match call.unless_ended(&fs, listed).await {
-                Ok(()) => reply.ok(),
-                Err(error) => reply.error(call.errno(&error)),
-            }
-        });
+        self.list_plus(Call::new(request, "readdirplus", ino), fh, offset, reply);
     }
 
     fn releasedir(
@@ -612,29 +462,7 @@ impl Filesystem for Adapter {
     }
 
     fn statfs(&self, request: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        const BLOCK: u32 = 4096;
-        // As many as there may ever be; statfs has no word for "no limit".
-        const FREE_INODES: u64 = 1 << 40;
-        let (fs, call) = (self.fs.clone(), Call::new(request, "statfs", ino));
-        self.control().spawn(async move {
-            match call.unless_ended(&fs, fs.statfs(InodeNo(ino.0))).await {
-                Ok(info) => {
-                    let (blocks, free) = (info.total / u64::from(BLOCK), info.free / u64::from(BLOCK));
-                    let name_len = dfs_proto::MAX_NAME_LEN as u32;
-                    reply.statfs(
-                        blocks,
-                        free,
-                        free,
-                        info.inodes + FREE_INODES,
-                        FREE_INODES,
-                        BLOCK,
-                        name_len,
-                        BLOCK,
-                    );
-                }
-                Err(error) => reply.error(call.errno(&error)),
-            }
-        });
+        self.space(Call::new(request, "statfs", ino), reply);
     }
 
     fn setxattr(
@@ -647,56 +475,21 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        // Nobody may rely on a list that the kernel does not look at.
-        if !self.access_lists && is_access_list(name.as_bytes()) {
-            return reply.error(Errno::EOPNOTSUPP);
-        }
-        let setxattr = pb::Setxattr {
-            inode: self.root.inward(ino).0,
-            name: name.as_bytes().to_vec().into(),
-            value: value.to_vec().into(),
-            create_only: flags & libc::XATTR_CREATE != 0,
-            replace_only: flags & libc::XATTR_REPLACE != 0,
-        };
-        let (fs, caller) = (self.fs.clone(), self.caller(request));
-        self.done(
-            Call::new(request, "setxattr", ino),
-            reply,
-            async move { fs.setxattr(caller, setxattr).await },
-        );
+        let (call, named) = (Call::new(request, "setxattr", ino), (name.as_bytes(), value));
+        self.set_value(call, self.caller(request), named, flags, reply);
     }
 
     fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let (fs, caller, inode, name) =
-            (self.fs.clone(), self.caller(request), self.root.inward(ino), name.as_bytes().to_vec());
-        // Computing one can take long, and whoever waits must be able to give up.
-        let thread = if is_virtual(&name) { request.pid() } else { 0 };
-        let work = async move {
-            tokio::select! {
-                value = fs.getxattr(caller, inode, &name) => value,
-                () = signals::wait_for_signal(thread) => {
-                    Err(DfsError::new(ErrorCode::Interrupted, "a signal ended the wait"))
-                }
-            }
-        };
-        self.answer(Lane::Control, Call::new(request, "getxattr", ino), reply, work, move |reply, value| {
-            reply_value(reply, size, &value)
-        });
+        let call = Call::new(request, "getxattr", ino);
+        self.value(call, self.caller(request), name.as_bytes(), size, reply);
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        let (fs, caller, inode) = (self.fs.clone(), self.caller(request), self.root.inward(ino));
-        let work = async move { fs.listxattr(caller, inode).await };
-        self.answer(Lane::Control, Call::new(request, "listxattr", ino), reply, work, move |reply, names| {
-            reply_value(reply, size, &names)
-        });
+        self.value_names(Call::new(request, "listxattr", ino), self.caller(request), size, reply);
     }
 
     fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let (fs, caller, inode, name) =
-            (self.fs.clone(), self.caller(request), self.root.inward(ino), name.as_bytes().to_vec());
-        self.done(Call::new(request, "removexattr", ino), reply, async move {
-            fs.removexattr(caller, inode, &name).await
-        });
+        let call = Call::new(request, "removexattr", ino);
+        self.remove_value(call, self.caller(request), name.as_bytes(), reply);
     }
 }

@@ -10,10 +10,11 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use dfs_proto::error::{DfsError, ErrorCode};
+use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
 use fuser::{
     Errno, FileHandle, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyEmpty,
-    ReplyEntry, ReplyOpen, ReplyWrite, ReplyXattr,
+    ReplyEntry, ReplyLseek, ReplyOpen, ReplyStatfs, ReplyWrite, ReplyXattr,
 };
 
 use super::adapter::Adapter;
@@ -22,7 +23,7 @@ use tokio::runtime::Handle;
 use super::convert::file_attr;
 use super::requester::Call;
 use crate::client::lanes::Lane;
-use crate::fs::Opened;
+use crate::fs::{Opened, Seek};
 
 /// Inodes never get the number of an earlier one.
 pub(super) const GENERATION: Generation = Generation(0);
@@ -134,7 +135,7 @@ impl Adapter {
     ) {
         let longest = self.options.entry_timeout.min(self.options.attr_timeout);
         let (fs, asked, root, notifier) = (self.fs.clone(), self.fs.ask(), self.root, self.notifier.clone());
-        let (directory, uncached) = (root.inward(call.inode), self.has_uncached);
+        let (directory, uncached) = (root.inward(call.inode), self.greeted.uncached);
         self.control().spawn(async move {
             let mut work = pin!(work);
             let done = tokio::select! {
@@ -188,6 +189,54 @@ impl Adapter {
     }
 }
 
+impl Adapter {
+    /// Answers how much room there is.
+    pub(super) fn space(&self, call: Call, reply: ReplyStatfs) {
+        const BLOCK: u32 = 4096;
+        // As many as there may ever be; statfs has no word for "no limit".
+        const FREE_INODES: u64 = 1 << 40;
+        let (fs, inode) = (self.fs.clone(), InodeNo(call.inode.0));
+        self.control().spawn(async move {
+            match call.unless_ended(&fs, fs.statfs(inode)).await {
+                Ok(info) => {
+                    let (blocks, free) = (info.total / u64::from(BLOCK), info.free / u64::from(BLOCK));
+                    let name_len = dfs_proto::MAX_NAME_LEN as u32;
+                    reply.statfs(
+                        blocks,
+                        free,
+                        free,
+                        info.inodes + FREE_INODES,
+                        FREE_INODES,
+                        BLOCK,
+                        name_len,
+                        BLOCK,
+                    );
+                }
+                Err(error) => reply.error(call.errno(&error)),
+            }
+        });
+    }
+
+    /// Answers where data, or a hole, begins; `whence` as lseek(2) has it.
+    pub(super) fn find_data(&self, call: Call, fh: FileHandle, offset: i64, whence: i32, reply: ReplyLseek) {
+        let what = match whence {
+            libc::SEEK_DATA => Seek::Data,
+            libc::SEEK_HOLE => Seek::Hole,
+            _ => return reply.error(Errno::EINVAL),
+        };
+        let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
+        let fs = self.fs.clone();
+        self.control().spawn(async move {
+            match call.unless_ended(&fs, fs.seek(fh.0, offset, what)).await {
+                Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
+                // The one place where the kernel wants ENXIO (lseek(2)).
+                Err(error) if error.code == ErrorCode::Invalid => reply.error(Errno::ENXIO),
+                Err(error) => reply.error(call.errno(&error)),
+            }
+        });
+    }
+}
+
 /// Has the kernel forget an entry of a directory that it holds no lock of.
 async fn forget_entry(notifier: &OnceLock<fuser::Notifier>, parent: INodeNo, name: Vec<u8>) {
     if let Some(notifier) = notifier.get().cloned() {
@@ -207,12 +256,6 @@ pub(super) fn open_flags(opened: Opened, has_uncached: bool) -> FopenFlags {
         flags |= FopenFlags::FOPEN_DIRECT_IO;
     }
     flags
-}
-
-/// The same for a directory's list.
-pub(super) fn opendir_flags(is_list_right: bool) -> FopenFlags {
-    let keep = if is_list_right { FopenFlags::FOPEN_KEEP_CACHE } else { FopenFlags::empty() };
-    keep | FopenFlags::FOPEN_CACHE_DIR
 }
 
 /// What all of fuser's replies can do.

@@ -10,10 +10,12 @@ use std::time::Duration;
 
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::pb;
-use fuser::{Errno, INodeNo, LockOwner, ReplyLock};
+use fuser::{Errno, FileHandle, INodeNo, LockOwner, ReplyEmpty, ReplyLock};
 
+use super::adapter::Adapter;
 use super::requester::Call;
 use super::signals;
+use super::writes::forget_pages;
 use crate::fs::Fs;
 
 /// The last byte of a lock on a whole file.
@@ -53,6 +55,32 @@ impl LockRequest {
     }
 }
 
+impl Adapter {
+    /// Sets a lock, or takes it away.
+    pub(super) fn lock(
+        &self,
+        call: Call,
+        handle: FileHandle,
+        wanted: LockRequest,
+        sleep: bool,
+        reply: ReplyEmpty,
+    ) {
+        let (fs, notifier, ino) = (self.fs.clone(), self.notifier.clone(), call.inode);
+        self.control().spawn(async move {
+            match set(&fs, handle.0, wanted, call, sleep).await {
+                Ok(fresh) => {
+                    if !fresh {
+                        // What others wrote before they unlocked must be seen by who has the lock now.
+                        forget_pages(&notifier, ino).await;
+                    }
+                    reply.ok();
+                }
+                Err(errno) => reply.error(errno),
+            }
+        });
+    }
+}
+
 /// Answers a test, which only fcntl(2) has.
 pub async fn get(fs: &Fs, call: Call, wanted: LockRequest, reply: ReplyLock) {
     let lock = wanted.0;
@@ -73,7 +101,7 @@ pub async fn get(fs: &Fs, call: Call, wanted: LockRequest, reply: ReplyLock) {
 ///
 /// # Errors
 /// As the program gets it.
-pub async fn set(fs: &Fs, handle: u64, wanted: LockRequest, call: Call, wait: bool) -> Result<bool, Errno> {
+async fn set(fs: &Fs, handle: u64, wanted: LockRequest, call: Call, wait: bool) -> Result<bool, Errno> {
     let whole = wanted.is_whole();
     let LockRequest(mut lock) = wanted;
     let kind = if whole { kind_of_call(call.thread).await } else { Some(pb::LockKind::Fcntl) };

@@ -8,12 +8,15 @@
 mod adapter;
 mod answers;
 mod convert;
+mod directories;
+mod greeting;
 mod lock_requests;
 mod notices;
 mod requester;
 mod root;
 mod signals;
 mod writes;
+mod xattr_requests;
 
 use std::io;
 use std::os::fd::OwnedFd;

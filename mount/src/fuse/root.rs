@@ -75,7 +75,14 @@ mod tests {
         }
         assert_eq!((root.inward(INodeNo(1)), root.outward(InodeNo(50))), (InodeNo(50), INodeNo(1)));
         assert_eq!(root.outward(REAL), INodeNo(1));
-        let up = |inode| Entry { cookie: 2, name: b"..", inode, attr: None, ttl: Ttl::default() };
+        let up = |inode| Entry {
+            cookie: 2,
+            name: b"..",
+            inode,
+            mode: libc::S_IFDIR,
+            attr: None,
+            ttl: Ttl::default(),
+        };
         assert_eq!(root.entry(InodeNo(50), &up(InodeNo(40))), INodeNo(1), "'..' of the root is the root");
         assert_eq!(root.entry(InodeNo(51), &up(InodeNo(50))), INodeNo(1));
         assert_eq!(root.entry(InodeNo(52), &up(InodeNo(51))), INodeNo(51));

@@ -1,15 +1,54 @@
-//! Writes whose place, or whose side effects, the kernel does not know.
+//! Writes, also those whose place, or whose side effects, the kernel does not know.
 
 use std::sync::OnceLock;
 
-use fuser::{FileHandle, INodeNo, ReplyWrite};
+use fuser::{Errno, FileHandle, INodeNo, OpenFlags, ReplyWrite, WriteFlags};
 
 use super::adapter::Adapter;
 use super::requester::Call;
+use crate::client::lanes::Lane;
 
 impl Adapter {
+    /// Answers a write.
+    pub(super) fn write_data(
+        &self,
+        call: Call,
+        fh: FileHandle,
+        offset: u64,
+        data: &[u8],
+        (write_flags, flags): (WriteFlags, OpenFlags),
+        reply: ReplyWrite,
+    ) {
+        if self.fs.lost_lock(fh.0) {
+            return reply.error(Errno::EIO);
+        }
+        // Not of the kernel's pages: what mmap wrote has its place.
+        let appends = flags.0 & libc::O_APPEND != 0 && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
+        let keeps_set_ids = !write_flags.contains(WriteFlags::FUSE_WRITE_KILL_SUIDGID);
+        if (appends || !keeps_set_ids) && self.fs.may_be_privileged(fh.0, keeps_set_ids) {
+            let offset = (!appends).then_some(offset);
+            return self.write_and_clear(call, fh, offset, keeps_set_ids, data, reply);
+        }
+        if appends {
+            return self.append(call, fh, offset, data, reply);
+        }
+        // The kernel never sends more than MAX_WRITE.
+        let length = data.len() as u32;
+        match self.fs.try_write(fh.0, offset, data) {
+            Some(Ok(())) => reply.written(length),
+            Some(Err(error)) => reply.error(call.errno(&error)),
+            None => {
+                let (fs, data) = (self.fs.clone(), data.to_vec());
+                let work = async move { fs.write(fh.0, offset, &data).await };
+                self.answer(Lane::carrying(length as usize), call, reply, work, move |reply, ()| {
+                    reply.written(length)
+                });
+            }
+        }
+    }
+
     /// Answers a write to the end of the file, which the kernel believes to be at `offset`.
-    pub(super) fn append(&self, call: Call, fh: FileHandle, offset: u64, data: &[u8], reply: ReplyWrite) {
+    fn append(&self, call: Call, fh: FileHandle, offset: u64, data: &[u8], reply: ReplyWrite) {
         let ino = call.inode;
         // The kernel never sends more than MAX_WRITE.
         let length = data.len() as u32;
@@ -40,7 +79,7 @@ impl Adapter {
 
     /// Answers a write, at `offset` or to the end, past the kernel's pages, of a file that may have what a write takes
     /// away: there the kernel leaves that to us.
-    pub(super) fn write_and_clear(
+    fn write_and_clear(
         &self,
         call: Call,
         fh: FileHandle,

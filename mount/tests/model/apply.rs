@@ -1,5 +1,6 @@
 //! Each operation, done to both.
 
+use dfs_mount::fs::dir::Wanted;
 use dfs_mount::fs::extent_ops::Allocate as RealAllocate;
 use dfs_mount::fs::{Caller, Seek};
 use dfs_proto::error::DfsError;
@@ -412,7 +413,7 @@ impl Case<'_> {
         let id = self.pick_dir(dir);
         let Ok(entries) = self.tree.entries(id) else { return };
         let names = entries.keys().cloned().collect();
-        let (number, _) = self.fs(mount).opendir(self.inode(id), 0);
+        let number = self.fs(mount).opendir(self.inode(id), 0);
         let (listed, came) = (Vec::new(), entries.keys().cloned().collect());
         self.listings.push(Listing { id, mount, number, cookie: 0, listed, stayed: names, came });
     }
@@ -428,8 +429,9 @@ impl Case<'_> {
         let mut left = entries;
         let mut got = 0;
         let (cookie, listed) = (&mut listing.cookie, &mut listing.listed);
+        let wanted = if entries.is_multiple_of(2) { Wanted::Names } else { Wanted::Attributes };
         let result = fs
-            .readdir(listing.number, *cookie, |entry| {
+            .readdir(listing.number, *cookie, wanted, |entry| {
                 let full = left == 0;
                 if !full {
                     left -= 1;

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use dfs_mount::fs::dir::Wanted;
 use dfs_proto::pb;
 
 use crate::case::Case;
@@ -125,7 +126,7 @@ impl Case<'_> {
 
     async fn compare_entries(&mut self, mount: usize, id: Id, entries: &BTreeMap<Vec<u8>, Id>) -> Check {
         let fs = self.fs(mount);
-        let (handle, _) = fs.opendir(self.inode(id), 0);
+        let handle = fs.opendir(self.inode(id), 0);
         let mut real = BTreeMap::new();
         let mut cookie = 0;
         loop {
@@ -135,7 +136,9 @@ impl Case<'_> {
                 real.insert(entry.name.to_vec(), entry.inode);
                 false
             };
-            fs.readdir(handle, before, take).await.map_err(|error| format!("readdir: {error}"))?;
+            fs.readdir(handle, before, Wanted::Names, take)
+                .await
+                .map_err(|error| format!("readdir: {error}"))?;
             if cookie == before {
                 break;
             }

@@ -2,11 +2,11 @@
 
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Command;
 use std::time::Instant;
 
-use dfs_tests::{Cluster, Mount, run, wait::secs, wait_until};
+use dfs_tests::{Cluster, Mount, run, run::sh, wait::secs, wait_until};
 
 use crate::two;
 
@@ -59,6 +59,25 @@ fn a_second_listing_and_a_second_stat_of_many_files_ask_nearly_nothing() {
     // Its own changes, too.
     fs::remove_file(b.path("d/f9")).unwrap();
     assert_eq!(list(&b, "d"), count);
+}
+
+#[test]
+fn a_second_walk_through_many_directories_asks_nearly_nothing() {
+    let (cluster, a, b) = two();
+    sh("for d in $(seq 100); do mkdir -p $1/$d; touch $1/$d/f $1/$d/g; done", &[&a.path("t")]);
+    let walk = || sh("find $1 | wc -l; ls -lR $1 | wc -l", &[&b.path("t")]);
+    // The first one changes the atimes of directories, which the second one asks for.
+    let first = requests(&cluster, || drop(walk()));
+    let second = requests(&cluster, || drop(walk()));
+    let third = requests(&cluster, || drop(walk()));
+    println!("100 directories: first walk {first} requests, second {second}, third {third}");
+    assert!(third <= 10, "third walk: {third} requests");
+    // And yet nothing is missed.
+    fs::set_permissions(a.path("t/7"), fs::Permissions::from_mode(0o711)).unwrap();
+    assert_eq!(fs::metadata(b.path("t/7")).unwrap().mode() & 0o777, 0o711);
+    let changed = fs::metadata(b.path("t/8")).unwrap().mtime_nsec();
+    fs::remove_file(b.path("t/8/f")).unwrap();
+    assert_ne!(fs::metadata(b.path("t/8")).unwrap().mtime_nsec(), changed);
 }
 
 #[test]

@@ -57,10 +57,12 @@ pub(super) enum Saw<'a> {
         append: bool,
         runs: &'a [pb::Run],
     },
-    /// The mount asks for all places of what is not safe anew.
+    /// The mount asks for all places of what is not safe anew. What it gave up may become visible before the master
+    /// hears of that.
     BegunAnew {
         mount: usize,
         inode: u64,
+        given_up: &'a [u64],
     },
     /// A program was told that it is safe.
     WriteAcked {

@@ -15,7 +15,8 @@ pub(super) struct Order {
     /// The last that became visible, of each mount and file.
     last: BTreeMap<(usize, u64), u64>,
     seen: BTreeSet<u64>,
-    built: BTreeSet<u64>,
+    /// Chunks that compaction makes, and those that their mount has given up, and sends again.
+    of_no_order: BTreeSet<u64>,
 }
 
 impl Invariant for Order {
@@ -28,17 +29,18 @@ impl Invariant for Order {
             Saw::WriteBegun { mount, inode, write, .. } => {
                 self.writes.insert(*write, (*mount, *inode));
             }
-            Saw::BegunAnew { mount, inode } => {
+            Saw::BegunAnew { mount, inode, given_up } => {
                 self.last.remove(&(*mount, *inode));
+                self.of_no_order.extend(*given_up);
             }
             Saw::Left(Effect::ToKeeper(_, keeper_down::Msg::Build(build))) => {
-                self.built.insert(build.chunk);
+                self.of_no_order.insert(build.chunk);
             }
             Saw::Applied { applied, .. } => {
                 let mut now = Vec::new();
                 for change in &applied.changes {
                     let RowChange::Put(Row::Chunk(chunk, _)) = change else { continue };
-                    if !self.seen.insert(chunk.0) || self.built.contains(&chunk.0) {
+                    if !self.seen.insert(chunk.0) || self.of_no_order.contains(&chunk.0) {
                         continue;
                     }
                     let Some(write) = world.chunks.get(&chunk.0).and_then(|c| c.first()).map(|b| b >> 16)

@@ -1,5 +1,6 @@
 //! Quotas count what is there, and hold: what a quota says is used is what a walk through the rows finds below its directory,
-//! each inode once; and nothing makes that more than the limit, but for uploads that were let in before it was set.
+//! each inode once; and nothing makes that more than the limit, but for uploads that were let in before it was set, and for
+//! one that took no room when it was let in: what it was to replace may have been cut off since.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -25,6 +26,21 @@ struct Known {
     used: Used,
     /// Chunks that were placed before the limits were set may still come in.
     old_chunks: u64,
+    /// Since then: the last chunk that was placed before, and the bytes from then on.
+    history: Vec<(u64, u64)>,
+}
+
+impl Known {
+    fn new(limits: QuotaRow, used: Used, last_chunk: u64) -> Known {
+        Known { limits, used, old_chunks: last_chunk, history: vec![(last_chunk, used.bytes)] }
+    }
+
+    /// The most bytes that there were since a chunk was placed.
+    fn most_since(&self, chunk: u64) -> u64 {
+        let newer = self.history.iter().rev().take_while(|(placed, _)| *placed >= chunk).count();
+        let from = (self.history.len() - newer).saturating_sub(1);
+        self.history[from..].iter().map(|(_, bytes)| *bytes).max().unwrap_or(0)
+    }
 }
 
 /// See the module.
@@ -56,18 +72,19 @@ fn count(directory: u64, world: &World) -> Used {
 
 impl Quotas {
     fn check_limits(&mut self, changes: &[RowChange], world: &World) -> Result<(), String> {
+        // That become visible.
         let oldest_chunk = changes.iter().filter_map(|change| match change {
-            RowChange::Put(Row::Extent(_, row)) => Some(row.chunk.0),
+            RowChange::Put(Row::Chunk(chunk, _)) => Some(chunk.0),
             _ => None,
         });
         let oldest_chunk = oldest_chunk.min().unwrap_or(u64::MAX);
         self.known.retain(|inode, _| world.master.rows.quota(*inode).is_some());
         for (inode, limits) in world.master.rows.quotas() {
             let used = count(inode, world);
-            let fresh = Known { limits, used, old_chunks: self.last_chunk };
+            let fresh = Known::new(limits, used, self.last_chunk);
             let known = self.known.entry(inode).or_insert(fresh);
             if known.limits != limits {
-                *known = Known { limits, used, old_chunks: self.last_chunk };
+                *known = Known::new(limits, used, self.last_chunk);
                 continue;
             }
             let before = std::mem::replace(&mut known.used, used);
@@ -75,7 +92,9 @@ impl Quotas {
                 used > before && limit.is_some_and(|limit| used > limit)
             };
             let too_many = is_over(limits.max_inodes, before.inodes, used.inodes);
-            let too_much = is_over(limits.max_bytes, before.bytes, used.bytes);
+            let too_much = is_over(limits.max_bytes, before.bytes, used.bytes)
+                && used.bytes > known.most_since(oldest_chunk);
+            known.history.push((self.last_chunk, used.bytes));
             if too_many || too_much && oldest_chunk > known.old_chunks {
                 return Err(format!(
                     "directory {inode} may have {limits:?} below it; it had {before:?}, and has {used:?}"

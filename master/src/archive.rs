@@ -19,7 +19,8 @@ use crate::core::row::Counters;
 use crate::core::{Row, RowChange, Settings, Spared, State};
 use crate::store::dump::{self, DumpError, Reader, Summary};
 use crate::store::{
-    DataDir, DataDirError, Identity, RedbStore, SEAL_FILE, STORE_FILE, Store, StoreError, UNFINISHED_FILE,
+    DataDir, DataDirError, Identity, JournaledStore, SEAL_FILE, STORE_FILE, Store, StoreError, Tables,
+    UNFINISHED_FILE,
 };
 
 /// What may be in a directory that is restored into, left by an attempt that did not end well, or by a store that was
@@ -58,7 +59,7 @@ pub fn dump(data: &Path, file: &Path) -> Result<Summary, ArchiveError> {
     if !data.join(STORE_FILE).exists() {
         return Err(ArchiveError::NoStore { path: data.to_owned() });
     }
-    let mut store = RedbStore::open(DataDir::open(data)?)?;
+    let mut store = JournaledStore::open(DataDir::open(data)?)?;
     let mut snapshot = store.snapshot()?;
     write_file(file, |out| dump::write(&mut *snapshot, pb::Time::now(), out)).map_err(|error| match error {
         DumpError::Store(error) => error.into(),
@@ -129,7 +130,7 @@ pub fn restore(
     let mut identity =
         Identity { cluster: head.cluster, secret: [0; 32], created: head.created, spared: None };
     getrandom::fill(&mut identity.secret).map_err(ArchiveError::Random)?;
-    let mut store = RedbStore::create(dir)?;
+    let mut store = Tables::create(dir)?;
     match fill(&mut store, &mut reader, identity, keep_unknown, now) {
         Ok(rows) => {
             store.put_in_place()?;
@@ -162,7 +163,7 @@ fn refuse_used(data: &Path) -> io::Result<Result<(), ArchiveError>> {
 
 /// Fills a new store. The rows have to make a state, too.
 fn fill(
-    store: &mut RedbStore,
+    store: &mut Tables,
     reader: &mut Reader<BufReader<File>>,
     mut identity: Identity,
     keep_unknown: Duration,

@@ -20,7 +20,7 @@ use crate::config::{Config, ConfigError};
 use crate::core::Settings;
 use crate::runtime::{Engine, tick_forever};
 use crate::service;
-use crate::store::{DataDir, DataDirError, Identity, RedbStore, Store, StoreError, unwritable};
+use crate::store::{DataDir, DataDirError, Identity, JournaledStore, Store, StoreError, unwritable};
 
 /// The file in the data directory that holds the address of the running master.
 const ADDRESS_FILE: &str = "address";
@@ -165,7 +165,7 @@ async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Master
 }
 
 fn open(dir: DataDir, config: &Config, listens_since: Instant) -> Result<(Engine, ClusterId), MasterError> {
-    let mut store = RedbStore::open(dir)?;
+    let mut store = JournaledStore::open(dir)?;
     let identity = store.identity(fresh_identity()?)?;
     let settings = Settings {
         cluster: identity.cluster,

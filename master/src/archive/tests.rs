@@ -13,7 +13,7 @@ const DAY: Duration = Duration::from_secs(24 * 3600);
 /// A fresh cluster with one keeper; returns its directory and its rows.
 fn cluster(below: &Path) -> (PathBuf, Vec<Row>) {
     let data = below.join("master");
-    let mut store = RedbStore::open(DataDir::open(&data).unwrap()).unwrap();
+    let mut store = JournaledStore::open(DataDir::open(&data).unwrap()).unwrap();
     let identity = Identity { cluster: CLUSTER, secret: [9; 32], created: NOW, spared: None };
     store.identity(identity.clone()).unwrap();
     let mut changes = State::new(settings_to_check(&identity)).bootstrap(NOW);
@@ -32,7 +32,7 @@ fn cluster(below: &Path) -> (PathBuf, Vec<Row>) {
     (data, rows(&mut store))
 }
 
-fn rows(store: &mut RedbStore) -> Vec<Row> {
+fn rows(store: &mut JournaledStore) -> Vec<Row> {
     let mut rows = Vec::new();
     let load = &mut |row| {
         rows.push(row);
@@ -42,8 +42,8 @@ fn rows(store: &mut RedbStore) -> Vec<Row> {
     rows
 }
 
-fn reopen(data: &Path) -> RedbStore {
-    RedbStore::open(DataDir::open(data).unwrap()).unwrap()
+fn reopen(data: &Path) -> JournaledStore {
+    JournaledStore::open(DataDir::open(data).unwrap()).unwrap()
 }
 
 #[test]

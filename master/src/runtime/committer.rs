@@ -6,11 +6,11 @@ use std::time::{Duration, Instant};
 
 use dfs_proto::error::{DfsError, ErrorCode};
 
-use super::engine::Shared;
+use super::engine::{Inner, Shared};
 use crate::core::RowChange;
 use crate::store::{Store, StoreError};
 
-/// How often a store that took nothing is tried again.
+/// How often a store that took nothing is tried again, and one that has nothing to do is looked after.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
 
 /// What is left to do when the commit thread ends, however it does.
@@ -38,19 +38,20 @@ pub(super) fn commit_thread(shared: &Shared, store: Box<dyn Store>) {
     inner.close_all();
 }
 
-/// Until the engine stops: one batch after the other, and snapshots between them.
+/// Until the engine stops: one batch after the other, and snapshots between them. While there is nothing to do, it looks
+/// after the store, which may have found out since that the disk takes no writes.
 fn commit_batches(shared: &Shared, store: &mut dyn Store) -> Result<(), StoreError> {
     loop {
         let (changes, snapshots) = {
-            let Ok(mut inner) = shared.inner.lock() else { return Ok(()) };
-            while !inner.group.has_open() && inner.snapshots.is_empty() && !inner.stopping {
-                inner = match shared.work.wait(inner) {
-                    Ok(inner) => inner,
-                    Err(_) => return Ok(()),
-                };
-            }
+            let Ok(inner) = shared.inner.lock() else { return Ok(()) };
+            let nothing =
+                |inner: &mut Inner| !inner.group.has_open() && inner.snapshots.is_empty() && !inner.stopping;
+            let Ok((mut inner, waited)) = shared.work.wait_timeout_while(inner, TRY_AGAIN, nothing) else {
+                return Ok(());
+            };
             let snapshots = std::mem::take(&mut inner.snapshots);
-            if shared.has_failed() || (!inner.group.has_open() && snapshots.is_empty()) {
+            let idle = waited.timed_out();
+            if shared.has_failed() || (!inner.group.has_open() && snapshots.is_empty() && !idle) {
                 return Ok(());
             }
             (inner.group.has_open().then(|| inner.group.take()), snapshots)
@@ -59,9 +60,16 @@ fn commit_batches(shared: &Shared, store: &mut dyn Store) -> Result<(), StoreErr
             // Whoever wanted it may have given up.
             let _ = wanted.send(store.snapshot());
         }
-        let Some(changes) = changes else { continue };
-        if !changes.is_empty() {
-            commit_at_last(shared, store, &changes)?;
+        let Some(changes) = changes else {
+            if let Err(error) = store.check() {
+                until_it_works(shared, store, &[], error)?;
+            }
+            continue;
+        };
+        if !changes.is_empty()
+            && let Err(error) = store.commit(&changes)
+        {
+            until_it_works(shared, store, &changes, error)?;
         }
         let Ok(mut inner) = shared.inner.lock() else { return Ok(()) };
         let committed = inner.group.committed();
@@ -72,10 +80,14 @@ fn commit_batches(shared: &Shared, store: &mut dyn Store) -> Result<(), StoreErr
     }
 }
 
-/// Commits; if the disk takes no writes, again and again, until it does or the engine stops. The same changes may have
-/// been stored by the time that failed, which does not matter: a batch says what rows are to be.
-fn commit_at_last(shared: &Shared, store: &mut dyn Store, changes: &[RowChange]) -> Result<(), StoreError> {
-    let Err(mut error) = store.commit(changes) else { return Ok(()) };
+/// The store takes nothing: tries to commit again and again, until the disk takes writes or the engine stops. The same
+/// changes may have been stored by what failed, which does not matter: a batch says what rows are to be.
+fn until_it_works(
+    shared: &Shared,
+    store: &mut dyn Store,
+    changes: &[RowChange],
+    mut error: StoreError,
+) -> Result<(), StoreError> {
     tracing::error!("{error}; changes are refused until it works again");
     loop {
         set_trouble(shared, Some(&error));

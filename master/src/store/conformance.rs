@@ -1,12 +1,14 @@
 //! What every store must do, as tests. Each engine's row in `suite!` runs all of them.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use dfs_proto::ids::{ChunkId, ClusterId, InodeNo, KeeperId};
 use dfs_proto::pb;
 
 use super::codec::key_of;
 use super::codec::tests::samples;
-use super::{DataDir, Identity, MemoryStore, RedbStore, Store, StoreError};
+use super::{DataDir, Identity, JournaledStore, MemoryStore, Store, StoreError};
 use crate::core::row::{ChunkRow, ExtentRow};
 use crate::core::{Row, RowChange, RowKey, Spared};
 
@@ -52,7 +54,8 @@ impl Engine for MemoryStore {
 
 impl Engine for tempfile::TempDir {
     fn open(&self) -> Box<dyn Store> {
-        Box::new(RedbStore::open(DataDir::open(self.path()).unwrap()).unwrap())
+        let (dir, soon) = (DataDir::open(self.path()).unwrap(), Some(Duration::from_millis(2)));
+        Box::new(JournaledStore::open_small(dir, 4096, soon).unwrap())
     }
 }
 
@@ -197,5 +200,5 @@ macro_rules! suite {
 
 suite! {
     memory = crate::store::MemoryStore::new();
-    redb = tempfile::tempdir().unwrap();
+    journaled = tempfile::tempdir().unwrap();
 }

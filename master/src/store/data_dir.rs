@@ -3,7 +3,9 @@
 //! ```text
 //! LOCK          flock(2) is held on it while a master uses the directory; its text is that process's id
 //! master.redb   the rows (redb.rs); master.redb.new while they are being made or restored
-//! SEAL          how many commits of them returned (redb/seal.rs)
+//! journal-0,    what was committed and may not be in master.redb yet (journal.rs)
+//! journal-1
+//! SEAL          how many commits returned (seal.rs)
 //! address       HOST:PORT that the running master listens on; removed when it stops cleanly
 //! ```
 //!

@@ -1,35 +1,42 @@
 //! Where rows are kept.
 //!
-//! - [`Store`]: what an engine must do. [`RedbStore`] is the embedded one, [`MemoryStore`] is for tests.
-//!   One suite of tests (conformance.rs) runs on all of them.
+//! - [`Store`]: what an engine must do. [`JournaledStore`] is the embedded one: a journal (journal.rs) before tables
+//!   ([`Tables`]). [`MemoryStore`] is for tests. One suite of tests (conformance.rs) runs on all of them.
 //! - [`codec`]: how a row looks as a key and a value, for engines that store bytes.
 //! - [`dump`]: all rows as one portable stream of bytes.
 //! - [`DataDir`]: the data directory, locked for one process.
 
+mod batch;
 pub mod codec;
 mod data_dir;
 pub mod dump;
+mod journal;
+mod journaled;
 mod memory;
 mod redb;
+mod seal;
 
 #[cfg(test)]
 mod conformance;
 
-use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
 
 use dfs_proto::ids::ClusterId;
 use dfs_proto::pb;
 
 use crate::core::{Row, RowChange, Spared};
 
-pub use self::redb::{FILE_NAME as STORE_FILE, RedbStore, SEAL_FILE, UNFINISHED_FILE};
+pub use self::redb::{FILE_NAME as STORE_FILE, Tables, UNFINISHED_FILE};
 pub use data_dir::{DataDir, DataDirError};
+pub use journaled::JournaledStore;
 pub use memory::MemoryStore;
+pub use seal::FILE_NAME as SEAL_FILE;
 
 /// The version of what is stored: tables, keys and values. A store of an older one is upgraded when it is opened, one
 /// of a newer one refused.
-pub const FORMAT_VERSION: u32 = 2;
+pub const FORMAT_VERSION: u32 = 3;
 
 /// What makes a store the store of one cluster. Made at its first start, or when it is
 /// restored, and never changed.
@@ -68,7 +75,8 @@ pub trait Store: Send {
     /// [`StoreError`]; nothing was stored then.
     fn identity(&mut self, fresh: Identity) -> Result<Identity, StoreError>;
 
-    /// What is stored now, to be read whatever is committed meanwhile, and on another thread. Takes no time.
+    /// What is stored now, to be read whatever is committed meanwhile, and on another thread. Takes no time: who reads it
+    /// may have to wait.
     ///
     /// # Errors
     /// [`StoreError`].
@@ -93,6 +101,15 @@ pub trait Store: Send {
     /// # Errors
     /// [`StoreError`]. It is then not known whether the changes are stored.
     fn commit(&mut self, changes: &[RowChange]) -> Result<(), StoreError>;
+
+    /// Has something failed since the last commit, that the next one would say? To be asked now and then, where there is
+    /// nothing to commit. Takes no time.
+    ///
+    /// # Errors
+    /// As `commit`, with what follows from it; what was committed is stored.
+    fn check(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
 }
 
 /// What a store held at one moment. When the store is closed, it gives errors.
@@ -125,7 +142,7 @@ pub(crate) fn unwritable(why: ErrorKind) -> &'static str {
 }
 
 /// Why a store cannot do what it must.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[allow(missing_docs)]
 pub enum StoreError {
     #[error("store {}: {why}; {}", path.display(), unwritable(*kind))]
@@ -143,4 +160,15 @@ pub enum StoreError {
     Rows(String),
     #[error("store {}: another process has it open; stop that one first", path.display())]
     InUse { path: PathBuf },
+}
+
+/// Has what is read of a file come from the disk. A page that a failed sync could not write may be kept in memory as if it were
+/// written; what is there of it is not to be taken for stored.
+fn read_from_disk(file: &File) {
+    // Where there is no such call, there may be no such pages.
+    let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed);
+}
+
+fn io_failed(path: &Path, error: &io::Error) -> StoreError {
+    StoreError::Io { path: path.to_owned(), why: error.to_string(), kind: error.kind() }
 }

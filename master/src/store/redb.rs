@@ -1,4 +1,4 @@
-//! The embedded store: one redb file, `master.redb`, in the data directory.
+//! The tables: one redb file, `master.redb`, in the data directory.
 //!
 //! One redb table per [`Table`], named as it, from key bytes to value bytes (codec.rs); the table `tally`, from `rows`
 //! to what tally.rs says; and the table `identity`, from a name to bytes:
@@ -11,15 +11,16 @@
 //! spared    of a restored cluster alone: chunk id, u64 little-endian; ms since 1970, i64 little-endian
 //! ```
 //!
-//! Format 1 had no tally; such a store gets one when it is opened.
+//! Format 1 had no tally, format 2 no journal before it (journaled.rs); such a store is upgraded when it is opened.
 //!
-//! A commit is one redb write transaction of durability Immediate: redb syncs the file before it returns,
-//! and after a crash it opens at the last whole commit. The file is 0600, for the secret in it. A new one is made
+//! What is stored at once is one redb write transaction of durability Immediate: redb syncs the file before it returns,
+//! and after a crash it opens at the last whole transaction. The file is 0600, for the secret in it. A new one is made
 //! under another name and renamed when it is whole, so that there is never half a store.
 //!
 //! **Damage is found at the start**, and refused: every page has a checksum, which is checked before anything is read
 //! (file.rs); every row has one of its own; what went missing the tally knows, and what went back, the seal (seal.rs).
 
+use std::collections::BTreeMap;
 use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -29,43 +30,42 @@ use redb::{
     Database, Durability, ReadableDatabase, ReadableTable, TableDefinition, TableError, WriteTransaction,
 };
 
-use self::file::{explain, io_failed};
+use self::file::explain;
 use self::identity::{IdentityFields, decode_identity, encode_identity};
-use self::seal::Seal;
-use self::snapshot::RedbSnapshot;
+pub(super) use self::snapshot::RedbSnapshot;
 use self::tally::{Tally, field_mark, mark};
+use super::batch::{self, TableChanges};
 use super::codec::{self, Table};
-use super::{DataDir, FORMAT_VERSION, Identity, Snapshot, Store, StoreError};
-use crate::core::{Row, RowChange};
+use super::{DataDir, FORMAT_VERSION, Identity, StoreError, io_failed, read_from_disk};
+use crate::core::RowChange;
 
 /// In the data directory.
 pub const FILE_NAME: &str = "master.redb";
 /// In the data directory, while a store is being made or restored.
 pub const UNFINISHED_FILE: &str = "master.redb.new";
-pub use self::seal::FILE_NAME as SEAL_FILE;
-const IDENTITY: TableDefinition<&str, &[u8]> = TableDefinition::new("identity");
-const TALLY: TableDefinition<&str, &[u8]> = TableDefinition::new("tally");
+pub(super) const IDENTITY: TableDefinition<&str, &[u8]> = TableDefinition::new("identity");
+pub(super) const TALLY: TableDefinition<&str, &[u8]> = TableDefinition::new("tally");
 const TALLY_KEY: &str = "rows";
 const PRIVATE_FILE: u32 = 0o600;
 
-fn definition(table: Table) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
+pub(super) fn definition(table: Table) -> TableDefinition<'static, &'static [u8], &'static [u8]> {
     TableDefinition::new(table.name())
 }
 
-/// Rows in a redb file. Holds the data directory's lock.
+/// Rows in a redb file.
 #[derive(Debug)]
-pub struct RedbStore {
+pub struct Tables {
     /// None only while this is dropped: before the lock is, and guarded like every other use.
     database: Option<Database>,
     path: PathBuf,
-    /// Of what is committed.
+    /// Of what is stored.
     tally: Tally,
-    /// None while the store is being made.
-    seal: Option<Seal>,
+    /// It is of an older format, or lacks tables that this program knows.
+    is_old: bool,
     dir: Arc<DataDir>,
 }
 
-impl Drop for RedbStore {
+impl Drop for Tables {
     fn drop(&mut self) {
         if let Err(error) = self.close() {
             tracing::error!("{error}");
@@ -73,33 +73,29 @@ impl Drop for RedbStore {
     }
 }
 
-impl RedbStore {
-    /// Opens the store of the directory, and makes it when there is none.
+impl Tables {
+    /// Opens the tables that are in the directory.
     ///
     /// # Errors
     /// Damaged, of a newer format, or not to be read or written.
-    pub fn open(dir: DataDir) -> Result<RedbStore, StoreError> {
-        let dir = Arc::new(dir);
+    pub fn open(dir: Arc<DataDir>) -> Result<Tables, StoreError> {
         let path = dir.path().join(FILE_NAME);
-        if !path.exists() {
-            RedbStore::create(dir.clone())?.put_in_place()?;
-        }
-        RedbStore::open_file(dir, path, false)
+        Tables::open_file(dir, path, false)
     }
 
-    /// A new store, under a name at which no master looks: what a power cut leaves of it is nothing.
+    /// New ones, under a name at which no master looks: what a power cut leaves of it is nothing.
     ///
     /// # Errors
     /// Not to be written.
-    pub fn create(dir: Arc<DataDir>) -> Result<RedbStore, StoreError> {
+    pub fn create(dir: Arc<DataDir>) -> Result<Tables, StoreError> {
         let path = dir.path().join(UNFINISHED_FILE);
         let files = dir.files();
         let left = if path.exists() { files.remove(&path) } else { Ok(()) };
         left.and_then(|()| files.create(&path, PRIVATE_FILE)).map_err(|error| io_failed(&path, &error))?;
-        RedbStore::open_file(dir, path, true)
+        Tables::open_file(dir, path, true)
     }
 
-    /// What [`RedbStore::create`] made becomes the directory's store, and is closed.
+    /// What [`Tables::create`] made becomes the directory's store, and is closed.
     ///
     /// # Errors
     /// It could not be closed, renamed or synced.
@@ -113,7 +109,7 @@ impl RedbStore {
             .map_err(|error| io_failed(&to, &error))
     }
 
-    /// Removes what [`RedbStore::create`] made.
+    /// Removes what [`Tables::create`] made.
     ///
     /// # Errors
     /// It could not be removed.
@@ -123,44 +119,70 @@ impl RedbStore {
         self.dir.files().remove(&self.path).map_err(|error| io_failed(&self.path, &error))
     }
 
-    fn open_file(dir: Arc<DataDir>, path: PathBuf, fresh: bool) -> Result<RedbStore, StoreError> {
+    fn open_file(dir: Arc<DataDir>, path: PathBuf, fresh: bool) -> Result<Tables, StoreError> {
         let database = guarded(&path, || file::open(dir.files().clone(), &path))?;
         let tally = Tally::default();
-        let mut store = RedbStore { database: Some(database), path, tally, seal: None, dir };
-        let path = store.path.clone();
-        guarded(&path, || store.prepare(fresh))?;
-        Ok(store)
+        let mut tables = Tables { database: Some(database), path, tally, is_old: false, dir };
+        let path = tables.path.clone();
+        guarded(&path, || tables.prepare(fresh))?;
+        Ok(tables)
     }
 
-    fn close(&mut self) -> Result<(), StoreError> {
+    /// Closes the file. What is asked for then gives errors.
+    ///
+    /// # Errors
+    /// What redb says about its end. The file is closed.
+    pub fn close(&mut self) -> Result<(), StoreError> {
         let database = self.database.take();
-        let closed = guarded(&self.path, || {
+        guarded(&self.path, || {
             drop(database);
             Ok(())
-        });
-        if let Some(seal) = self.seal.take() {
-            seal.sync();
-        }
-        closed
+        })
     }
 
-    /// Refuses a newer format, upgrades an older one, makes the tables of a new file.
+    /// Their file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The number that no other store has.
+    pub fn store(&self) -> u64 {
+        self.tally.store
+    }
+
+    /// How many commits are in them.
+    pub fn commits(&self) -> u64 {
+        self.tally.commits
+    }
+
+    /// Refuses a newer format, makes the tables of a new file. The first format has no commits that anybody counted, so it is upgraded here.
     fn prepare(&mut self, fresh: bool) -> Result<(), StoreError> {
         let read = self.begin_read()?;
         match read.format()? {
-            None if fresh => self.make_tables(Tally::of(by_chance(&self.path)?))?,
-            None => return Err(self.corrupt("its tables are gone")),
-            Some(1) => self.make_tables(self.count(by_chance(&self.path)?)?)?,
-            Some(FORMAT_VERSION) => {
+            None if fresh => self.make_tables(Tally::of(by_chance(&self.path)?)),
+            None => Err(self.corrupt("its tables are gone")),
+            Some(1) => self.make_tables(self.count(by_chance(&self.path)?)?),
+            Some(found @ 2..=FORMAT_VERSION) => {
                 self.tally = read.tally()?;
-                // One that a newer program of the same format would know.
-                if read.lacks_tables()? {
-                    self.make_tables(self.tally.clone())?;
-                }
+                self.is_old = found < FORMAT_VERSION || read.lacks_tables()?;
+                Ok(())
             }
-            Some(found) => return Err(StoreError::NewerFormat { path: self.path.clone(), found }),
+            Some(found) => Err(StoreError::NewerFormat { path: self.path.clone(), found }),
         }
-        if fresh { Ok(()) } else { self.check_seal() }
+    }
+
+    /// Makes tables of an older format those of this one. It counts as a commit: so, what was committed has to be seen to be there before.
+    ///
+    /// # Errors
+    /// [`StoreError`]; they are as they were then.
+    pub fn upgrade(&mut self) -> Result<(), StoreError> {
+        if !self.is_old {
+            return Ok(());
+        }
+        let path = self.path.clone();
+        guarded(&path, || self.make_tables(self.tally.clone()))?;
+        self.is_old = false;
+        Ok(())
     }
 
     fn make_tables(&mut self, tally: Tally) -> Result<(), StoreError> {
@@ -172,7 +194,8 @@ impl RedbStore {
         let mut identity = write.open_table(IDENTITY).map_err(|e| self.failed(e))?;
         identity.insert("format", version.as_slice()).map_err(|e| self.failed(e))?;
         drop(identity);
-        self.finish(write, tally)
+        let commits = tally.commits + 1;
+        self.finish(write, tally, commits)
     }
 
     /// The tally of a store that has none.
@@ -201,17 +224,6 @@ impl RedbStore {
         Ok(tally)
     }
 
-    fn check_seal(&mut self) -> Result<(), StoreError> {
-        let seal = Seal::open(self.dir.files().clone(), self.dir.path())?;
-        let (returned, found) = (seal.commits(self.tally.store), self.tally.commits);
-        if returned > found {
-            return Err(self.corrupt(&format!("it has {found} commits, and {returned} were made")));
-        }
-        seal.note(&self.tally);
-        self.seal = Some(seal);
-        Ok(())
-    }
-
     fn database(&self) -> Result<&Database, StoreError> {
         self.database.as_ref().ok_or_else(|| StoreError::Io {
             path: self.path.clone(),
@@ -220,7 +232,7 @@ impl RedbStore {
         })
     }
 
-    fn begin(&self) -> Result<redb::WriteTransaction, StoreError> {
+    pub(super) fn begin(&self) -> Result<redb::WriteTransaction, StoreError> {
         let mut write = self.database()?.begin_write().map_err(|e| self.failed(e))?;
         write.set_durability(Durability::Immediate).map_err(|e| self.failed(e))?;
         Ok(write)
@@ -239,50 +251,42 @@ impl RedbStore {
             tally.identity().add(field_mark(&name, &value));
         }
         drop(table);
-        self.finish(write, tally)
+        let commits = tally.commits + 1;
+        self.finish(write, tally, commits)
     }
 
-    fn commit_in_order(&mut self, changes: &[RowChange]) -> Result<(), StoreError> {
+    fn store_changes(
+        &mut self,
+        changes: &BTreeMap<Table, TableChanges<'_>>,
+        commits: u64,
+    ) -> Result<(), StoreError> {
         let (write, mut tally) = (self.begin()?, self.tally.clone());
-        // A table can be open once only in a transaction; the order of changes matters only within one
-        // table, because keys of different tables never meet.
-        for table in Table::ALL {
-            let mut changes = changes.iter().filter(|change| table_of(change) == table).peekable();
-            if changes.peek().is_none() {
-                continue;
-            }
+        for (&table, changes) in changes {
             let mut rows = write.open_table(definition(table)).map_err(|e| self.failed(e))?;
             let sum = tally.table(table);
-            for change in changes {
-                let before = match change {
-                    RowChange::Put(row) => {
-                        let (_, key, value) = codec::encode(row);
-                        sum.add(mark(&value));
-                        rows.insert(key.as_slice(), value.as_slice()).map_err(|e| self.failed(e))?
+            for (&key, value) in changes {
+                let before = match value {
+                    Some(value) => {
+                        sum.add(mark(value));
+                        rows.insert(key, *value).map_err(|e| self.failed(e))?
                     }
-                    RowChange::Delete(key) => {
-                        let (_, key) = codec::encode_key(key);
-                        rows.remove(key.as_slice()).map_err(|e| self.failed(e))?
-                    }
+                    None => rows.remove(key).map_err(|e| self.failed(e))?,
                 };
                 if let Some(before) = before {
                     sum.remove(mark(before.value()));
                 }
             }
         }
-        self.finish(write, tally)
+        self.finish(write, tally, commits)
     }
 
     /// Commits, with the tally of what is stored then.
-    fn finish(&mut self, write: WriteTransaction, mut tally: Tally) -> Result<(), StoreError> {
-        tally.commits += 1;
+    fn finish(&mut self, write: WriteTransaction, mut tally: Tally, commits: u64) -> Result<(), StoreError> {
+        tally.commits = commits;
         let mut table = write.open_table(TALLY).map_err(|e| self.failed(e))?;
         table.insert(TALLY_KEY, tally.encode().as_slice()).map_err(|e| self.failed(e))?;
         drop(table);
         write.commit().map_err(|e| self.failed(e))?;
-        if let Some(seal) = &self.seal {
-            seal.note(&tally);
-        }
         self.tally = tally;
         Ok(())
     }
@@ -294,10 +298,12 @@ impl RedbStore {
     fn corrupt(&self, why: &str) -> StoreError {
         StoreError::Corrupt { path: self.path.clone(), why: why.to_owned() }
     }
-}
 
-impl Store for RedbStore {
-    fn identity(&mut self, fresh: Identity) -> Result<Identity, StoreError> {
+    /// The identity. Tables without one take `fresh`, as a commit, and return it.
+    ///
+    /// # Errors
+    /// [`StoreError`]; nothing was stored then.
+    pub fn identity(&mut self, fresh: Identity) -> Result<Identity, StoreError> {
         let path = self.path.clone();
         guarded(&path, || {
             if let Some(found) = self.begin_read()?.read_identity()? {
@@ -308,21 +314,46 @@ impl Store for RedbStore {
         })
     }
 
-    fn snapshot(&mut self) -> Result<Box<dyn Snapshot>, StoreError> {
-        guarded(&self.path, || Ok::<Box<dyn Snapshot>, StoreError>(Box::new(self.begin_read()?)))
+    /// What is stored now, whatever comes later.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub(super) fn snapshot(&self) -> Result<RedbSnapshot, StoreError> {
+        guarded(&self.path, || self.begin_read())
     }
 
-    fn reopen(&mut self) -> Result<(), StoreError> {
-        // What it has to say about its end was said by the commit that failed.
-        let _ = self.close();
-        self.seal = None;
-        *self = RedbStore::open_file(self.dir.clone(), self.path.clone(), false)?;
-        Ok(())
+    /// Stores the changes of one commit, in order.
+    ///
+    /// # Errors
+    /// [`StoreError`]. It is then not known whether they are stored.
+    pub fn commit(&mut self, changes: &[RowChange]) -> Result<(), StoreError> {
+        let mut bytes = Vec::new();
+        batch::encode(changes, &mut bytes);
+        self.fold([bytes.as_slice()], self.tally.commits + 1)
     }
 
-    fn commit(&mut self, changes: &[RowChange]) -> Result<(), StoreError> {
+    /// Stores what commits changed, in their order; all or nothing, and for good. `commits`: how many there are then,
+    /// which says that none was left out.
+    ///
+    /// # Errors
+    /// As [`Tables::commit`].
+    pub(super) fn fold<'a>(
+        &mut self,
+        batches: impl IntoIterator<Item = &'a [u8]>,
+        commits: u64,
+    ) -> Result<(), StoreError> {
+        let (mut changes, mut count) = (BTreeMap::new(), self.tally.commits);
+        for batch in batches {
+            batch::gather(batch, &mut changes)
+                .ok_or_else(|| self.corrupt("a commit has changes that this program does not know"))?;
+            count += 1;
+        }
+        if count != commits {
+            let why = format!("commit {commits} was to be stored when there would be {count} (a bug)");
+            return Err(StoreError::Io { path: self.path.clone(), why, kind: ErrorKind::Other });
+        }
         let path = self.path.clone();
-        guarded(&path, || self.commit_in_order(changes))
+        guarded(&path, || self.store_changes(&changes, commits))
     }
 }
 
@@ -335,28 +366,6 @@ fn by_chance(path: &Path) -> Result<u64, StoreError> {
     })
 }
 
-fn table_of(change: &RowChange) -> Table {
-    match change {
-        RowChange::Put(row) => row_table(row),
-        RowChange::Delete(key) => codec::encode_key(key).0,
-    }
-}
-
-fn row_table(row: &Row) -> Table {
-    match row {
-        Row::Counters(_) => Table::Counters,
-        Row::Inode(..) => Table::Inode,
-        Row::Dentry { .. } => Table::Dentry,
-        Row::Extent(..) => Table::Extent,
-        Row::Chunk(..) => Table::Chunk,
-        Row::Xattr { .. } => Table::Xattr,
-        Row::Reply { .. } => Table::Reply,
-        Row::Keeper(..) => Table::Keeper,
-        Row::Quota(..) => Table::Quota,
-        Row::Trash(..) => Table::Trash,
-    }
-}
-
 /// redb asserts what it believes of its pages, so that a damaged file can make it panic. That is damage,
 /// and is said as such.
 fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
@@ -367,13 +376,8 @@ fn guarded<T>(path: &Path, work: impl FnOnce() -> Result<T, StoreError>) -> Resu
 
 mod file;
 mod identity;
-mod seal;
 mod snapshot;
 mod tally;
 
-#[cfg(test)]
-mod crash_tests;
-#[cfg(test)]
-mod damage_tests;
 #[cfg(test)]
 mod tests;

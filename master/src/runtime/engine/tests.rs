@@ -22,6 +22,8 @@ enum Gate {
     Closed,
     /// The disk is full.
     Full,
+    /// It is full, and the store finds out by itself.
+    FoundFull,
     Damaged,
 }
 
@@ -51,14 +53,19 @@ impl Store for GatedStore {
         let gate = moved.wait_while(gate.lock().unwrap(), |gate| *gate == Gate::Closed).unwrap();
         self.waiting.fetch_sub(1, Ordering::SeqCst);
         match *gate {
-            Gate::Full => {
-                let (why, kind) = ("no room".to_owned(), std::io::ErrorKind::StorageFull);
-                Err(StoreError::Io { path: "gate".into(), why, kind })
-            }
+            Gate::Full | Gate::FoundFull => Err(no_room()),
             Gate::Damaged => Err(StoreError::Corrupt { path: "gate".into(), why: "broken".to_owned() }),
             Gate::Open | Gate::Closed => self.rows.commit(changes),
         }
     }
+
+    fn check(&mut self) -> Result<(), StoreError> {
+        if *self.gate.0.lock().unwrap() == Gate::FoundFull { Err(no_room()) } else { Ok(()) }
+    }
+}
+
+fn no_room() -> StoreError {
+    StoreError::Io { path: "gate".into(), why: "no room".to_owned(), kind: std::io::ErrorKind::StorageFull }
 }
 
 struct Fixture {
@@ -340,6 +347,28 @@ async fn while_the_disk_is_full_changes_are_refused_reads_go_on_and_what_waited_
     let again = Fixture::on(fixture.rows.clone());
     let status = again.engine.read(|state, now| state.status(now)).await.unwrap();
     assert!(status.directories >= 4, "{status:?}");
+}
+
+#[tokio::test]
+async fn a_disk_that_is_full_is_noticed_when_nobody_asks_for_anything_and_so_is_room() {
+    let fixture = Fixture::new();
+    let mut mount = fixture.mount().await;
+    let trouble = |there: bool| {
+        let shared = fixture.engine.shared.clone();
+        let until = async move {
+            while shared.inner.lock().unwrap().trouble.is_some() != there {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, until)
+    };
+    fixture.set(Gate::FoundFull);
+    trouble(true).await.unwrap();
+    let refused = fixture.call(&mut mount, 1, mkdir(1, "a")).await;
+    assert!(matches!(refused, mount_reply::Result::Error(_)), "{refused:?}");
+    fixture.set(Gate::Open);
+    trouble(false).await.unwrap();
+    fixture.mkdir(&mut mount, 2, "a").await;
 }
 
 #[tokio::test]

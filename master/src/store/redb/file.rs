@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use dfs_files::Files;
 use redb::{Builder, Database, DatabaseError, StorageBackend};
 
-use super::StoreError;
+use super::{StoreError, io_failed, read_from_disk};
 
 /// Rows are served from the master's own memory, so redb's cache need hold little more than the inner
 /// pages of its trees.
@@ -75,6 +75,7 @@ pub(super) fn open(files: Arc<dyn Files>, path: &Path) -> Result<Database, Store
         Err(TryLockError::WouldBlock) => return Err(StoreError::InUse { path: path.to_owned() }),
         Err(TryLockError::Error(error)) => return Err(io_failed(path, &error)),
     }
+    read_from_disk(&file);
     // A repair looks at every page, and makes the map of free ones anew. After a clean end there is none.
     let checked = Arc::new(AtomicBool::new(false));
     let mut builder = Builder::new();
@@ -99,10 +100,6 @@ fn unusable(path: &Path, error: DatabaseError) -> StoreError {
         },
         other => explain(path, other),
     }
-}
-
-pub(super) fn io_failed(path: &Path, error: &io::Error) -> StoreError {
-    StoreError::Io { path: path.to_owned(), why: error.to_string(), kind: error.kind() }
 }
 
 /// Tells damage from everything else.

@@ -11,14 +11,14 @@ use crate::store::{Identity, Snapshot, StoreError};
 use std::path::PathBuf;
 
 /// redb keeps the pages of a snapshot until it is dropped, so a long one makes the file grow.
-pub(super) struct RedbSnapshot {
-    pub read: ReadTransaction,
-    pub path: PathBuf,
+pub(in crate::store) struct RedbSnapshot {
+    pub(super) read: ReadTransaction,
+    pub(super) path: PathBuf,
 }
 
 impl RedbSnapshot {
     /// The format of what is stored; `None`: the file has nothing in it yet.
-    pub fn format(&self) -> Result<Option<u32>, StoreError> {
+    pub(in crate::store) fn format(&self) -> Result<Option<u32>, StoreError> {
         let table = match self.read.open_table(IDENTITY) {
             Err(TableError::TableDoesNotExist(_)) => return Ok(None),
             opened => opened.map_err(|e| self.failed(e))?,
@@ -30,7 +30,7 @@ impl RedbSnapshot {
         }
     }
 
-    pub fn tally(&self) -> Result<Tally, StoreError> {
+    pub(super) fn tally(&self) -> Result<Tally, StoreError> {
         let table = self.read.open_table(TALLY).map_err(|e| self.failed(e))?;
         let found = table.get(TALLY_KEY).map_err(|e| self.failed(e))?;
         found
@@ -39,13 +39,13 @@ impl RedbSnapshot {
     }
 
     /// Which tables are not there.
-    pub fn lacks_tables(&self) -> Result<bool, StoreError> {
+    pub(super) fn lacks_tables(&self) -> Result<bool, StoreError> {
         let there = self.read.list_tables().map_err(|e| self.failed(e))?;
         let there: Vec<String> = there.map(|table| redb::TableHandle::name(&table).to_owned()).collect();
         Ok(Table::ALL.iter().any(|table| !there.iter().any(|name| name == table.name())))
     }
 
-    pub fn read_identity(&self) -> Result<Option<Identity>, StoreError> {
+    pub(super) fn read_identity(&self) -> Result<Option<Identity>, StoreError> {
         let table = self.read.open_table(IDENTITY).map_err(|e| self.failed(e))?;
         let (mut fields, mut seen) = (IdentityFields::default(), Sum::default());
         for entry in table.iter().map_err(|e| self.failed(e))? {
@@ -90,11 +90,11 @@ impl RedbSnapshot {
         }))
     }
 
-    pub fn failed(&self, error: impl Into<redb::Error>) -> StoreError {
+    pub(super) fn failed(&self, error: impl Into<redb::Error>) -> StoreError {
         explain(&self.path, error)
     }
 
-    pub fn corrupt(&self, why: &str) -> StoreError {
+    pub(super) fn corrupt(&self, why: &str) -> StoreError {
         StoreError::Corrupt { path: self.path.clone(), why: why.to_owned() }
     }
 }

@@ -1,19 +1,30 @@
-//! What is particular to a file on disk: crashes, damage, formats.
+//! What is particular to a file on disk: damage, formats.
 
 use std::fs::{self, OpenOptions};
 
-use super::crash_tests::scratch;
+use dfs_files::crash::scratch_parent;
+
 use super::*;
+use crate::core::Row;
+use crate::store::Snapshot;
 use crate::store::codec::tests::samples;
 
-pub(super) fn open(path: &Path) -> Result<RedbStore, StoreError> {
-    RedbStore::open(DataDir::open(path).unwrap())
+fn scratch() -> tempfile::TempDir {
+    tempfile::tempdir_in(scratch_parent()).unwrap()
+}
+
+fn open(path: &Path) -> Result<Tables, StoreError> {
+    let dir = Arc::new(DataDir::open(path).unwrap());
+    if !path.join(FILE_NAME).exists() {
+        Tables::create(dir.clone())?.put_in_place()?;
+    }
+    Tables::open(dir)
 }
 
 /// All that is stored, sorted.
-pub(super) fn rows(store: &mut RedbStore) -> Result<Vec<Row>, StoreError> {
+fn rows(tables: &Tables) -> Result<Vec<Row>, StoreError> {
     let mut rows = Vec::new();
-    store.load(&mut |row| {
+    tables.snapshot()?.load(&mut |row| {
         rows.push(row);
         Ok(())
     })?;
@@ -21,75 +32,53 @@ pub(super) fn rows(store: &mut RedbStore) -> Result<Vec<Row>, StoreError> {
     Ok(rows)
 }
 
-fn sorted_samples() -> Vec<Row> {
-    let mut rows = samples();
-    rows.sort_by_key(codec::key_of);
-    rows
-}
-
-fn put_samples(store: &mut RedbStore) {
-    let changes: Vec<_> = samples().into_iter().map(RowChange::Put).collect();
-    store.commit(&changes).unwrap();
+fn puts() -> Vec<RowChange> {
+    samples().into_iter().map(RowChange::Put).collect()
 }
 
 #[test]
-fn a_store_that_begins_anew_has_what_was_committed_and_takes_more() {
-    let temp = tempfile::tempdir().unwrap();
-    let mut store = open(temp.path()).unwrap();
-    put_samples(&mut store);
-    store.reopen().unwrap();
-    assert_eq!(rows(&mut store).unwrap(), sorted_samples());
-    // The same once more is no other state.
-    put_samples(&mut store);
-    assert_eq!(rows(&mut store).unwrap(), sorted_samples());
-    // Where it cannot be opened it gives errors, until it can.
-    let (file, away) = (temp.path().join(FILE_NAME), temp.path().join("away"));
-    std::fs::rename(&file, &away).unwrap();
-    std::fs::create_dir(&file).unwrap();
-    assert!(matches!(store.reopen(), Err(StoreError::Io { .. })));
-    assert!(matches!(store.commit(&[]), Err(StoreError::Io { .. })));
-    std::fs::remove_dir(&file).unwrap();
-    std::fs::rename(&away, &file).unwrap();
-    store.reopen().unwrap();
-    assert_eq!(rows(&mut store).unwrap(), sorted_samples());
-}
-
-/// The file as a killed process leaves it: copied while the store is open.
-#[test]
-fn what_was_committed_survives_a_crash() {
-    let (live, crashed) = (scratch(), scratch());
-    let mut store = open(live.path()).unwrap();
-    put_samples(&mut store);
-    fs::copy(live.path().join(FILE_NAME), crashed.path().join(FILE_NAME)).unwrap();
-    let last = samples().remove(3);
-    store.commit(&[RowChange::Delete(codec::key_of(&last))]).unwrap();
-
-    let mut store = open(crashed.path()).unwrap();
-    assert_eq!(rows(&mut store).unwrap(), sorted_samples());
-    store.commit(&[RowChange::Delete(codec::key_of(&last))]).unwrap();
-    drop(store);
-    assert_eq!(rows(&mut open(crashed.path()).unwrap()).unwrap().len(), samples().len() - 1);
+fn commits_that_are_folded_at_once_are_as_good_as_one_by_one() {
+    let dir = scratch();
+    let mut tables = open(dir.path()).unwrap();
+    let commits = tables.commits();
+    let batches: Vec<Vec<u8>> = samples()
+        .iter()
+        .flat_map(|row| [puts(), vec![RowChange::Delete(codec::key_of(row))]])
+        .map(|changes| {
+            let mut bytes = Vec::new();
+            batch::encode(&changes, &mut bytes);
+            bytes
+        })
+        .collect();
+    tables.fold(batches.iter().map(Vec::as_slice), commits + batches.len() as u64).unwrap();
+    let mut expected = samples();
+    expected.pop();
+    expected.sort_by_key(codec::key_of);
+    assert_eq!(rows(&tables).unwrap(), expected);
+    assert_eq!(tables.commits(), commits + batches.len() as u64);
+    drop(tables);
+    assert_eq!(rows(&open(dir.path()).unwrap()).unwrap(), expected);
 }
 
 #[test]
 fn a_transaction_that_did_not_commit_leaves_nothing() {
     let dir = scratch();
-    let mut store = open(dir.path()).unwrap();
+    let tables = open(dir.path()).unwrap();
     {
-        let write = store.begin().unwrap();
+        let write = tables.begin().unwrap();
         let mut table = write.open_table(definition(Table::Dentry)).unwrap();
         table.insert(&b"\0\0\0\0\0\0\0\x01name"[..], &b"half"[..]).unwrap();
         drop(table);
         drop(write);
     }
-    assert_eq!(rows(&mut store).unwrap(), vec![]);
+    assert_eq!(rows(&tables).unwrap(), vec![]);
 }
 
 #[test]
 fn the_file_is_for_its_owner_alone() {
     use std::os::unix::fs::PermissionsExt;
     let dir = scratch();
-    let _store = open(dir.path()).unwrap();
+    let _tables = open(dir.path()).unwrap();
     let mode = fs::metadata(dir.path().join(FILE_NAME)).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 }
@@ -97,16 +86,16 @@ fn the_file_is_for_its_owner_alone() {
 #[test]
 fn a_newer_format_is_refused_and_left_alone() {
     let dir = scratch();
-    let store = open(dir.path()).unwrap();
-    let write = store.begin().unwrap();
-    write.open_table(IDENTITY).unwrap().insert("format", &3u32.to_le_bytes()[..]).unwrap();
+    let tables = open(dir.path()).unwrap();
+    let write = tables.begin().unwrap();
+    write.open_table(IDENTITY).unwrap().insert("format", &4u32.to_le_bytes()[..]).unwrap();
     write.commit().unwrap();
-    drop(store);
+    drop(tables);
     for _ in 0..2 {
         let error = open(dir.path()).unwrap_err();
-        assert!(matches!(error, StoreError::NewerFormat { found: 3, .. }), "{error}");
+        assert!(matches!(error, StoreError::NewerFormat { found: 4, .. }), "{error}");
         let message = error.to_string();
-        assert!(message.ends_with("knows formats up to 2; use a newer dfs-master"), "{message}");
+        assert!(message.ends_with("knows formats up to 3; use a newer dfs-master"), "{message}");
     }
 }
 
@@ -124,10 +113,10 @@ fn a_file_that_is_no_store_is_refused() {
 #[test]
 fn a_file_cut_short_is_refused() {
     let dir = scratch();
-    put_samples(&mut open(dir.path()).unwrap());
+    open(dir.path()).unwrap().commit(&puts()).unwrap();
     let path = dir.path().join(FILE_NAME);
     let length = fs::metadata(&path).unwrap().len();
     OpenOptions::new().write(true).open(&path).unwrap().set_len(length / 2).unwrap();
-    let error = open(dir.path()).and_then(|mut store| rows(&mut store)).unwrap_err();
+    let error = open(dir.path()).and_then(|tables| rows(&tables)).unwrap_err();
     assert!(matches!(error, StoreError::Corrupt { .. }), "{error}");
 }

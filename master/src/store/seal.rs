@@ -1,10 +1,10 @@
 //! The seal: beside the store, how many commits of it returned. It is written after each commit and not synced, so it
-//! may be behind; it is never ahead. So a store with fewer commits has lost some: an older copy of the file was put
-//! back, its head was damaged and names an older state, or what the newest commit wrote does not read back, which redb
-//! takes for a commit that a power cut broke off.
+//! may be behind; it is never ahead. So tables and journal that have fewer commits have lost some: an older copy of a file
+//! was put back, the journal is gone, a record of it is damaged and looks like one that a power cut broke off, or the
+//! tables' head names an older state.
 //!
 //! ```text
-//! store:8 commits:8 crc:4        as in the tally; the crc: CRC-32C of the 16 bytes before it
+//! store:8 commits:8 crc:4        as in the tally (redb/tally.rs); the crc: CRC-32C of the 16 bytes before it
 //! ```
 //!
 //! A seal that cannot be read, is missing, or is of another store says nothing.
@@ -16,9 +16,7 @@ use std::sync::Arc;
 
 use dfs_files::Files;
 
-use super::StoreError;
-use super::file::io_failed;
-use super::tally::Tally;
+use super::{StoreError, io_failed};
 
 /// In the data directory.
 pub const FILE_NAME: &str = "SEAL";
@@ -50,9 +48,9 @@ impl Seal {
         read.and_then(|bytes| decode(&bytes)).filter(|(of, _)| *of == store).map_or(0, |(_, commits)| commits)
     }
 
-    /// The commit returned.
-    pub fn note(&self, tally: &Tally) {
-        let mut bytes = [tally.store.to_le_bytes(), tally.commits.to_le_bytes()].concat();
+    /// So many commits of this store returned.
+    pub fn note(&self, store: u64, commits: u64) {
+        let mut bytes = [store.to_le_bytes(), commits.to_le_bytes()].concat();
         bytes.extend_from_slice(&crc32c::crc32c(&bytes).to_le_bytes());
         // What is committed is committed; a seal that is behind is only less of a help.
         if let Err(error) = self.files.write_all_at(&self.file, &bytes, 0) {

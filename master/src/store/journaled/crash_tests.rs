@@ -1,12 +1,13 @@
 //! What a power cut leaves of the master's data directory, after every operation of its first start, of commits of
-//! every size, and of a restart: it opens, holds each batch whose commit returned, and the one that was under way
-//! whole or not at all.
+//! every size, of folds between them and beside them, and of a restart: it opens, holds each batch whose commit returned,
+//! and the one that was under way whole or not at all.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use dfs_files::Files;
 use dfs_files::crash::{Forgotten, Recorder, Unsynced, scratch_parent};
 use dfs_proto::ids::{ChunkId, ClusterId, InodeNo};
 use dfs_proto::pb;
@@ -16,10 +17,21 @@ use crate::core::row::ExtentRow;
 use crate::core::{RowKey, Spared};
 use crate::store::codec::tests::samples;
 
+/// Bytes of a file of the journal: most batches fit, and it is written again and again.
+const FILE: u64 = 6 * 1024;
 /// What may be left after each operation is tried this many times.
 const SEEDS: u64 = 2;
 
 type State = BTreeMap<RowKey, Row>;
+
+/// When what was committed is folded.
+#[derive(Clone, Copy, Debug)]
+enum Folds {
+    /// After so many commits, and when the journal is full.
+    After(usize),
+    /// As soon as it is committed, on its thread: so each run has another order of operations.
+    Beside,
+}
 
 #[derive(Clone, Debug)]
 enum Claim {
@@ -45,7 +57,7 @@ pub(super) fn extent(n: u64) -> Row {
 }
 
 /// A row that is as large as one can be, so that a few make the file grow.
-fn large(n: u64) -> Row {
+pub(super) fn large(n: u64) -> Row {
     let name = n.to_string().into_bytes().into();
     Row::Xattr { inode: InodeNo(n), name, value: Bytes::from(vec![n as u8; 60_000]) }
 }
@@ -58,28 +70,40 @@ pub(super) fn deletes(rows: impl IntoIterator<Item = Row>) -> Vec<RowChange> {
     rows.into_iter().map(|row| RowChange::Delete(codec::key_of(&row))).collect()
 }
 
-/// The batches in their order: small ones, one that makes the file grow, one that makes room, and small ones that
-/// reuse it. The store is closed and opened again in between.
+/// The batches in their order: small ones, one that makes the tables' file grow, one that makes room, small ones that
+/// reuse it, and some that fill the journal. The store is closed and opened again in between.
 fn batches() -> [Vec<Vec<RowChange>>; 2] {
     let small = |from: u64| (from..from + 6).map(|n| [puts([extent(n)]), deletes([extent(n - 1)])].concat());
     let mut first = vec![puts(samples()), puts((100..140).map(extent))];
     first.extend(small(200));
     first.extend([puts((0..30).map(large)), deletes((0..29).map(large))]);
     first.extend(small(300));
+    first.extend((0..8).map(|n| puts((1000 + 40 * n..1040 + 40 * n).map(extent))));
     let mut second: Vec<_> = small(400).collect();
     second.push(deletes(samples().into_iter().skip(2)));
     [first, second]
 }
 
-fn work(recorder: &Arc<Recorder<Claim>>, root: &Path) {
+fn open(root: &Path, files: Arc<dyn Files>, fold_after: Option<Duration>) -> Result<JournaledStore, String> {
+    let dir = DataDir::open_through(&root.join("data/master"), files).map_err(|e| e.to_string())?;
+    JournaledStore::open_small(dir, FILE, fold_after).map_err(|e| e.to_string())
+}
+
+fn work(recorder: &Arc<Recorder<Claim>>, root: &Path, folds: Folds) {
     for batches in batches() {
-        let dir = DataDir::open_through(&root.join("data/master"), recorder.clone()).unwrap();
-        let mut store = RedbStore::open(dir).unwrap();
+        let (every, fold_after) = match folds {
+            Folds::After(commits) => (commits, None),
+            Folds::Beside => (usize::MAX, Some(Duration::ZERO)),
+        };
+        let mut store = open(root, recorder.clone(), fold_after).unwrap();
         assert_eq!(store.identity(identity(1)).unwrap(), identity(1));
         recorder.say(Claim::Named);
-        for batch in batches {
+        for (n, batch) in batches.into_iter().enumerate() {
             store.commit(&batch).unwrap();
             recorder.say(Claim::Committed);
+            if n % every == every - 1 {
+                store.fold_now().unwrap();
+            }
         }
     }
 }
@@ -118,16 +142,13 @@ impl Said {
 
 /// Opens what a cut left, and says what is wrong with it. `states`: what is stored after none, one, two... of the batches.
 fn check(root: &Path, said: &Said, states: &[State]) -> Result<(), String> {
-    let open = || {
-        let dir = DataDir::open_through(&root.join("data/master"), Arc::new(Unsynced));
-        RedbStore::open(dir.map_err(|e| e.to_string())?).map_err(|e| e.to_string())
-    };
+    let open = || open(root, Arc::new(Unsynced), None);
     let mut store = open()?;
     let found = store.identity(identity(2)).map_err(|e| e.to_string())?;
     if found != identity(1) && (said.named || found != identity(2)) {
         return Err(format!("it is {found:?}"));
     }
-    let load = |store: &mut RedbStore| {
+    let load = |store: &mut JournaledStore| {
         let mut state = State::new();
         let each = &mut |row| match state.insert(codec::key_of(&row), row) {
             None => Ok(()),
@@ -149,10 +170,10 @@ fn check(root: &Path, said: &Said, states: &[State]) -> Result<(), String> {
 }
 
 /// Cuts the power after each operation. The first thing that is wrong is the error.
-fn cut_everywhere(forgotten: Forgotten) -> Result<usize, String> {
+fn cut_everywhere(forgotten: Forgotten, folds: Folds) -> Result<usize, String> {
     let (live, images) = (scratch(), scratch());
     let recorder = Arc::new(Recorder::new(live.path(), forgotten));
-    work(&recorder, live.path());
+    work(&recorder, live.path(), folds);
     let states = states();
     let check = |image: &Path, said: &Said| check(image, said, &states);
     let (said, count) =
@@ -161,16 +182,36 @@ fn cut_everywhere(forgotten: Forgotten) -> Result<usize, String> {
     Ok(count)
 }
 
+fn assert_all_is_there(folds: Folds) {
+    let images = cut_everywhere(Forgotten::Nothing, folds).unwrap();
+    println!("{folds:?}: {images} images");
+    assert!(images > 400, "{images}");
+}
+
 #[test]
 fn a_power_cut_after_any_operation_leaves_every_batch_that_was_committed() {
-    let images = cut_everywhere(Forgotten::Nothing).unwrap();
-    assert!(images > 500, "{images}");
+    assert_all_is_there(Folds::After(3));
+}
+
+#[test]
+fn a_power_cut_leaves_every_batch_when_each_is_folded_at_once() {
+    assert_all_is_there(Folds::After(1));
+}
+
+#[test]
+fn a_power_cut_leaves_every_batch_when_they_are_folded_only_where_the_journal_is_full() {
+    assert_all_is_there(Folds::After(usize::MAX));
+}
+
+#[test]
+fn a_power_cut_leaves_every_batch_while_others_are_folded() {
+    assert_all_is_there(Folds::Beside);
 }
 
 #[test]
 fn a_forgotten_sync_of_any_kind_is_found() {
     for forgotten in [Forgotten::FileSyncs, Forgotten::DirSyncs] {
-        let wrong = cut_everywhere(forgotten).expect_err("nothing was found");
+        let wrong = cut_everywhere(forgotten, Folds::After(3)).expect_err("nothing was found");
         assert!(wrong.contains("cut after"), "{forgotten:?}: {wrong}");
     }
 }

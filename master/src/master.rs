@@ -82,9 +82,14 @@ impl Master {
         let address_file = dir.path().join(ADDRESS_FILE);
         let (listener, address) = listen(config.listen).await?;
         let listens_since = Instant::now();
-        let (engine, cluster) = blocking(move || open(dir, &config, listens_since)).await?;
-        let written = address_file.clone();
-        blocking(move || write_address(&written, address)).await.inspect_err(|_| engine.stop())?;
+        let (for_open, for_rename) = (address_file.clone(), address_file.clone());
+        // On a disk that is full, opening the store may take what room there is.
+        let (engine, cluster) = blocking(move || {
+            prepare_address(&for_open, address)?;
+            open(dir, &config, listens_since).inspect_err(|_| remove_address(&prepared(&for_open)))
+        })
+        .await?;
+        blocking(move || publish_address(&for_rename)).await.inspect_err(|_| engine.stop())?;
 
         let (stop_serving, stopped) = oneshot::channel();
         let server = tokio::spawn(serve(engine.clone(), cluster, listener, address, stopped));
@@ -212,11 +217,19 @@ async fn serve(
     }
 }
 
+/// Where the address waits until the master can be found there.
+fn prepared(path: &Path) -> PathBuf {
+    path.with_extension("new")
+}
+
+fn prepare_address(path: &Path, address: SocketAddr) -> Result<(), MasterError> {
+    std::fs::write(prepared(path), format!("{address}\n"))
+        .map_err(|why| MasterError::AddressFile { path: path.to_owned(), why })
+}
+
 /// Whole or not at all: scripts wait for the file and read it at once.
-fn write_address(path: &Path, address: SocketAddr) -> Result<(), MasterError> {
-    let temporary = path.with_extension("new");
-    std::fs::write(&temporary, format!("{address}\n"))
-        .and_then(|()| std::fs::rename(&temporary, path))
+fn publish_address(path: &Path) -> Result<(), MasterError> {
+    std::fs::rename(prepared(path), path)
         .map_err(|why| MasterError::AddressFile { path: path.to_owned(), why })
 }
 

@@ -6,7 +6,7 @@ use super::{Bug, invariants};
 /// Seeds of the short form.
 const SEEDS: u64 = 1_500;
 /// In how many seeds a known bug has to be found.
-const WITHIN: u64 = 200;
+const WITHIN: u64 = 1000;
 
 fn number(name: &str) -> Option<u64> {
     let text = std::env::var(name).ok()?;

@@ -35,7 +35,7 @@ const ALIGN: usize = 8;
 /// No program made a longer file.
 const MAX_FILE: u64 = 64 * 1024 * 1024;
 /// Zeroes are written so many at a time.
-const ZEROES: [u8; 64 * 1024] = [0; 64 * 1024];
+static ZEROES: [u8; 64 * 1024] = [0; 64 * 1024];
 
 /// One commit.
 #[derive(Debug)]

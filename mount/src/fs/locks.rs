@@ -49,6 +49,13 @@ impl Fs {
                 return Err(error.clone());
             }
         }
+        // Who gets the lock next may have been told of the file's size before it was written, and trust that until it is told.
+        if weaker
+            && let Some(file) = &file
+            && let Err(error) = file.writer.wait_for_others().await
+        {
+            tracing::warn!(inode = %file.inode, "a lock is given up though others may not know yet what was written: {error}");
+        }
         let attr = self.client.set_lock(handle, lock, wait, interrupted).await?;
         written?;
         let Some((attr, file)) = attr.zip(file) else { return Ok(true) };

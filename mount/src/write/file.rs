@@ -286,7 +286,7 @@ impl FileWriter {
     ///
     /// # Errors
     /// The master's.
-    pub(super) async fn wait_for_others(&self) -> Result<(), DfsError> {
+    pub async fn wait_for_others(&self) -> Result<(), DfsError> {
         let unheard = self.unheard.load(Ordering::Acquire);
         if self.heard.load(Ordering::Acquire) < unheard {
             self.writers.client.barrier().await?;

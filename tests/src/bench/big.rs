@@ -8,26 +8,14 @@ use std::time::Instant;
 
 use rustix::fs::Advice;
 
+use super::report::{LARGE, ORDER};
 use super::{Bench, MIB, Source, read_all, side_by_side};
 use crate::random::Rng;
 
-const CASES: [&str; 11] = [
-    "seq_write",
-    "seq_read_cold",
-    "seq_read_again",
-    "first_byte",
-    "seek",
-    "rand_read_4k_x16",
-    "seq_write_x4",
-    "seq_read_x4_cold",
-    "rand_write_4k",
-    "append_fsync_4k",
-    "verify",
-];
 const BLOCK: usize = 4096;
 
 pub(super) fn cases(bench: &mut Bench<'_>) -> io::Result<()> {
-    if !bench.wants(&CASES) {
+    if !bench.wants(&ORDER[..LARGE]) && !bench.wants(&["verify"]) {
         return Ok(());
     }
     let bytes = bench.amount(1024) * MIB;

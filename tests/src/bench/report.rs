@@ -8,7 +8,10 @@ use serde::Serialize;
 
 use super::{Figure, Figures};
 
-/// The cases in the order in which they run, and what they are good for.
+/// So many of the cases are those with large files.
+pub const LARGE: usize = 10;
+
+/// The cases in the order in which they run: first those with large files, then those with small ones.
 pub const ORDER: [&str; 19] = [
     "seq_write",
     "seq_read_cold",

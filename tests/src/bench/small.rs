@@ -4,17 +4,16 @@ use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::Path;
 
+use super::report::{LARGE, ORDER};
 use super::{Bench, side_by_side};
 use crate::random::Rng;
 
-const CASES: [&str; 9] =
-    ["create_16k", "stat", "ls_l", "read_16k_cold", "rename", "unlink", "create_x8", "rm_rf", "mkdir"];
 const SIZE: usize = 16 * 1024;
 /// Threads of create_x8.
 const THREADS: usize = 8;
 
 pub(super) fn cases(bench: &mut Bench<'_>) -> io::Result<()> {
-    if !bench.wants(&CASES) {
+    if !bench.wants(&ORDER[LARGE..]) {
         return Ok(());
     }
     let (count, bytes, dir) = (bench.amount(2000), Rng::new(5).bytes(SIZE), bench.path("small"));

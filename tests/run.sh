@@ -6,7 +6,7 @@
 #
 #   DFS_TEST_BIG=10GiB   the size of the film in the memory test (default 1GiB)
 #   DFS_TEST_SEED=N      plays a random test again
-#   DFS_TEST_FSX_OPS=1000000   operations of fsx with each kind of settings, over four seeds (default 1500 of each of two)
+#   DFS_TEST_FSX_OPS=1000000   operations of fsx with each kind of settings, in seeds of 10,000 (default two of 1500)
 #   DFS_TEST_LINK_MAX=1        runs also the case of pjdfstest that makes 65,000 links
 #   DFS_TEST_SQLITE=10000      transactions of the SQLite test (default 200)
 #   DFS_TEST_MODEL_CASES=3000  sequences of the reference model (default 40)

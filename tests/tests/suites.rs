@@ -2,7 +2,7 @@
 //!
 //! Covers: every case of pjdfstest passes, as root with two other users, and none is skipped that the local disk does
 //! not skip, but for [`NOT_RUN`], which the long form runs (DFS_TEST_LINK_MAX=1); fsx finds no wrong byte with its default settings, with mostly mmap, with mostly
-//! truncate and with holes. DFS_TEST_FSX_OPS=1000000 is the long form of fsx. tests/run.sh installs both tools.
+//! truncate and with holes. DFS_TEST_FSX_OPS=1000000 is the long form of fsx: so many operations with each kind of settings. tests/run.sh installs both tools.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -133,11 +133,18 @@ fn pjdfstest_passes_and_skips_no_more_than_on_the_local_disk() {
     }
 }
 
-/// Operations of each seed, and the seeds. The long form says how many all seeds do together.
-fn amount() -> (u64, &'static [u64]) {
+/// What one run of fsx does in the long form. It keeps each mapping that it has read through, so that a long run spends
+/// its time on thousands of mappings, and ends at the 65,530 that the kernel allows.
+const FSX_OPERATIONS: u64 = 10_000;
+
+/// Operations of each seed, and how many seeds. The long form says how many operations all seeds do together.
+fn amount() -> (u64, u64) {
     match std::env::var("DFS_TEST_FSX_OPS") {
-        Ok(text) => (text.parse::<u64>().expect("DFS_TEST_FSX_OPS is a number of operations") / 4, &[1, 2, 3, 4]),
-        Err(_) => (1_500, &[1, 2]),
+        Ok(text) => {
+            let all: u64 = text.parse().expect("DFS_TEST_FSX_OPS is a number of operations");
+            (FSX_OPERATIONS, all.div_ceil(FSX_OPERATIONS))
+        }
+        Err(_) => (1_500, 2),
     }
 }
 
@@ -149,13 +156,15 @@ fn fsx(settings: &str) {
     let file = scratch.path("fsx.toml");
     fs::write(&file, settings).unwrap();
     let (operations, seeds) = amount();
-    for seed in seeds {
+    for seed in 1..=seeds {
         let begun = Instant::now();
+        let tested = mount.path(format!("fsx-{seed}"));
         let mut command = Command::new(tool("fsx"));
         command.args(["-N", &operations.to_string(), "-S", &seed.to_string(), "-f"]).arg(&file);
-        command.arg("-P").arg(scratch.dir()).arg(mount.path(format!("fsx-{seed}")));
+        command.arg("-P").arg(scratch.dir()).arg(&tested);
         run(&mut command, secs(60) + Duration::from_millis(operations * 20)).ok();
         println!("seed {seed}: {operations} operations in {:?}", begun.elapsed());
+        fs::remove_file(tested).unwrap();
     }
 }
 

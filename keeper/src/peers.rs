@@ -234,7 +234,7 @@ mod tests {
         let check_out = |at: &TcpListener| peers.check_out(&address(at), &tuning, IDLE_FOR, &stop).unwrap();
         let (first, second, third, of_other) =
             (check_out(&silent), check_out(&silent), check_out(&silent), check_out(&other));
-        [first, second, third, of_other].map(|link| peers.check_in(link));
+        [first, second, third, of_other].into_iter().for_each(|link| peers.check_in(link));
         let mut link = check_out(&silent);
         let idle = |at: &TcpListener| lock(&peers.idle).get(&address(at)).map_or(0, Vec::len);
         assert_eq!((idle(&silent), idle(&other)), (2, 1));

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use dfs_proto::pb::keeper_down;
 
 use super::{Invariant, Saw};
-use crate::core::{Effect, Row, RowChange};
+use crate::core::{Effect, Row, RowChange, RowKey};
 use crate::simulation::world::World;
 
 /// See the module.
@@ -44,7 +44,12 @@ impl Invariant for Order {
             Saw::Applied { applied, .. } => {
                 let mut now = Vec::new();
                 for change in &applied.changes {
-                    let RowChange::Put(Row::Chunk(chunk, _)) = change else { continue };
+                    let chunk = match change {
+                        RowChange::Put(Row::Chunk(chunk, _)) => chunk,
+                        // All of it may have been covered by what the same command made visible.
+                        RowChange::Delete(RowKey::Chunk(chunk)) => chunk,
+                        _ => continue,
+                    };
                     if !self.seen.insert(chunk.0) || self.of_no_order.contains(&chunk.0) {
                         continue;
                     }

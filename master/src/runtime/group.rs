@@ -186,7 +186,8 @@ fn touches(change: &RowChange, touched: &mut Vec<InodeNo>) {
             | Row::Keeper(..)
             | Row::Reply { .. }
             | Row::Quota(..)
-            | Row::Trash(..),
+            | Row::Trash(..)
+            | Row::Session(_),
         )
         | RowChange::Delete(
             RowKey::Counters
@@ -194,7 +195,8 @@ fn touches(change: &RowChange, touched: &mut Vec<InodeNo>) {
             | RowKey::Keeper(_)
             | RowKey::Reply { .. }
             | RowKey::Quota(_)
-            | RowKey::Trash(_),
+            | RowKey::Trash(_)
+            | RowKey::Session(_),
         ) => {}
     }
 }

@@ -328,7 +328,10 @@ impl World {
 
     fn hello_of_mount(&mut self, link: usize, hello: pb::MountHello) {
         let fresh = SessionId(self.rng.next() | 1);
-        let Some(mut applied) = self.apply(Command::MountHello { fresh, hello }) else { return };
+        let Some(mut applied) = self.apply(Command::MountHello { fresh, hello, store_takes_rows: true })
+        else {
+            return;
+        };
         for effect in &mut applied.effects {
             if let Effect::MountAnswer(mount_down::Msg::Welcome(welcome)) = effect {
                 let session = SessionId(welcome.session);

@@ -42,6 +42,8 @@ pub(super) struct Mount {
     pub session: u64,
     pub link: Option<usize>,
     pub welcomed: bool,
+    /// That were welcomed, ever.
+    pub streams: u64,
     pub epoch: u64,
     /// Stays away until then.
     pub away_until_ms: i64,
@@ -75,6 +77,7 @@ impl World {
             session: 0,
             link: None,
             welcomed: false,
+            streams: 0,
             epoch: 0,
             away_until_ms: 0,
             next_request: 1,
@@ -247,6 +250,7 @@ impl World {
         mount.session = welcome.session;
         mount.epoch = welcome.master_epoch;
         mount.welcomed = true;
+        mount.streams += 1;
         self.lose_locks(at, &welcome.lost_locks);
         let unanswered: Vec<u64> = self.mounts[at].asked.keys().copied().collect();
         unanswered.into_iter().for_each(|id| self.send_request(at, id));

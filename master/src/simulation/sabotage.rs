@@ -19,6 +19,7 @@ pub(crate) enum Bug {
     KeeperLosesSyncedChunks,
     MountForgetsNothing,
     MountWritesOutOfOrder,
+    MountAsksAheadOfOlder,
     MountKeepsLostLocks,
     KeeperCopiesNothing,
     KeeperDeletesNothing,

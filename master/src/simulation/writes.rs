@@ -1,5 +1,6 @@
 //! What a mount writes: a queue of chunks per file, placed in order, transferred side by side, tried again as the mount
-//! does it.
+//! does it (`mount/src/write/queue.rs`, `upload.rs`): places have an order among those that were asked for over one stream alone,
+//! so nothing is asked for over another one while older writes have places of the one before.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::rc::Rc;
@@ -40,6 +41,8 @@ pub(super) struct Queue {
     pub writes: VecDeque<Write>,
     /// The request for a place that is not answered, and of which write.
     asks: Option<(u64, u64)>,
+    /// The stream over which the places that are there were asked for.
+    stream: u64,
     avoid: BTreeSet<u64>,
 }
 
@@ -47,6 +50,14 @@ impl Queue {
     /// No answer comes any more.
     pub fn stream_broke(&mut self) {
         self.asks = None;
+    }
+
+    /// May a place be asked for over this stream?
+    fn may_ask(&mut self, stream: u64) -> bool {
+        if self.writes.iter().all(|write| write.chunk == 0) {
+            self.stream = stream;
+        }
+        self.asks.is_none() && self.stream == stream
     }
 
     /// Every place is lost; what is in the file ahead of an older one, which would else cover it, is written again.
@@ -122,7 +133,13 @@ impl World {
         if queue.writes.front().is_some_and(|write| now_ms - write.begun_ms > GIVE_UP_MS) {
             return self.fail_writes(at, inode);
         }
-        if !self.mounts[at].welcomed || queue.asks.is_some() {
+        if !self.mounts[at].welcomed {
+            return;
+        }
+        let stream = self.mounts[at].streams;
+        let hasty = self.bug == Some(Bug::MountAsksAheadOfOlder);
+        let Some(queue) = self.mounts[at].queues.get_mut(&inode) else { return };
+        if !queue.may_ask(stream) && !(hasty && queue.asks.is_none()) {
             return;
         }
         let mut waiting: Vec<&Write> = queue.writes.iter().filter(|write| write.chunk == 0).collect();
@@ -185,7 +202,9 @@ impl World {
                 self.ask(at, Op::AbortUpload(pb::AbortUpload { chunk: placed.chunk }));
             }
             (Reply::Error(_), None) => {}
-            (Reply::Error(error), Some(_)) => match pb::Code::try_from(error.code) {
+            (Reply::Error(error), Some(write)) => match pb::Code::try_from(error.code) {
+                // The message came before.
+                Ok(pb::Code::Exists) if op.replaces != 0 && write.done => {}
                 Ok(pb::Code::TimedOut | pb::Code::Exists) if op.replaces != 0 => self.begin_anew(at, inode),
                 Ok(pb::Code::NoKeeper | pb::Code::NoSpace | pb::Code::Busy) if op.replaces == 0 => {
                     self.after(700, Event::Mount(at, Task::AllocAgain { inode }));
@@ -247,6 +266,7 @@ impl World {
         let Some(error) = &done.error else {
             queue.writes[place].done = true;
             self.ack_writes(at, inode);
+            self.pump(at, inode);
             return self.settled(at, inode);
         };
         match pb::Code::try_from(error.code) {
@@ -281,6 +301,7 @@ impl World {
     /// The program is told: all that was not safe is dropped.
     pub fn fail_writes(&mut self, at: usize, inode: u64) {
         let Some(queue) = self.mounts[at].queues.remove(&inode) else { return };
+        self.saw(&Saw::WritesDropped { mount: at, inode });
         // Newest first: what is given up must not let later bytes pass.
         for write in queue.writes.iter().rev().filter(|write| write.chunk != 0 && !write.done) {
             self.ask(at, Op::AbortUpload(pb::AbortUpload { chunk: write.chunk }));

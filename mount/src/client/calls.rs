@@ -222,13 +222,16 @@ impl Client {
         expect!(reply, "layout", Reply::Layout)
     }
 
-    /// A place for the next bytes of a file. Upload step 1.
+    /// A place for the next bytes of a file, behind those that were asked for over the same `stream` ([`Client::stream`]).
+    /// Upload step 1.
     ///
     /// # Errors
-    /// `NoKeeper`, `NoSpace`, `Stale`, ...; `Session` when the session broke before the answer came: the
+    /// `NoKeeper`, `NoSpace`, `Stale`, ...; `Session` when that stream broke before the answer came: the
     /// uploads before this one may be lost too, so the writer has to ask anew, in order.
-    pub async fn alloc(&self, alloc: pb::Alloc) -> Result<pb::Placed, DfsError> {
-        let placed = expect!(self.call("alloc", Op::Alloc(alloc)).await?, "alloc", Reply::Placed)?;
+    pub async fn alloc(&self, alloc: pb::Alloc, stream: u64) -> Result<pb::Placed, DfsError> {
+        let (reply, answer) = oneshot::channel();
+        let id = self.inner.shared.queue(|requests| requests.ask_place(alloc, stream, reply))?;
+        let placed = expect!(self.answered("alloc", id, answer).await?, "alloc", Reply::Placed)?;
         if placed.grant.as_ref().is_none_or(|grant| grant.keepers.is_empty()) {
             return Err(DfsError::new(
                 ErrorCode::NoKeeper,

@@ -196,6 +196,12 @@ impl Client {
         self.inner.shared.is_up()
     }
 
+    /// The number of the stream to the master that requests go over; it grows when one breaks. Places of uploads have an order
+    /// only among those that were asked for over the same.
+    pub fn stream(&self) -> u64 {
+        self.inner.shared.requests().stream()
+    }
+
     /// Is the master known to be down, so that nothing can have changed since the session broke? That is certain only for
     /// what was right when [`Event::MasterDown`] came.
     pub fn is_master_down(&self) -> bool {

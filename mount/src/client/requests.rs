@@ -30,6 +30,9 @@ const MAX_REPORTS: usize = 64;
 /// Where a request's answer goes.
 pub(super) type ReplyTo = oneshot::Sender<Result<Reply, DfsError>>;
 
+/// The id of a request that was queued.
+pub(super) type Asked = Result<u64, DfsError>;
+
 struct Pending {
     op: Op,
     /// On whose behalf.
@@ -47,6 +50,8 @@ pub(super) struct Requests {
     unsent_from: u64,
     in_flight: usize,
     reports: usize,
+    /// Streams that broke.
+    breaks: u64,
     /// Opens that the master counts for this session, as of the last release sent.
     opens: HashMap<InodeNo, u64>,
     /// Locks that programs of this mount hold.
@@ -54,6 +59,12 @@ pub(super) struct Requests {
     /// Changes that were done after their caller had gone away: the master tells everybody else of them, and what is cached
     /// here is old as well.
     pub(super) unheard: Vec<pb::Invalidate>,
+}
+
+/// The order of places is that of asking over one stream.
+fn place_of_another_stream() -> DfsError {
+    let message = "the session with the master broke before a chunk had its place; ask again, in order";
+    DfsError::new(ErrorCode::Session, message)
 }
 
 /// Does it take a place among those that are out? A wait for a lock may be long, and so may one for others to forget
@@ -102,6 +113,19 @@ impl Requests {
     /// Queues a request that is answered.
     pub(super) fn ask(&mut self, op: Op, by: Option<Arc<pb::Caller>>, reply: ReplyTo) -> u64 {
         self.push(op, by, Some(reply))
+    }
+
+    /// The stream that requests go over, or will when there is one again.
+    pub(super) fn stream(&self) -> u64 {
+        self.breaks
+    }
+
+    /// Queues a request for a place, which counts on this stream alone.
+    pub(super) fn ask_place(&mut self, alloc: pb::Alloc, stream: u64, reply: ReplyTo) -> Asked {
+        if stream != self.breaks {
+            return Err(place_of_another_stream());
+        }
+        Ok(self.push(Op::Alloc(alloc), None, Some(reply)))
     }
 
     /// Queues a release. As many may be queued as there were opens.
@@ -212,22 +236,19 @@ impl Requests {
         }
     }
 
-    /// The stream broke: what was out has to go out again, unless nobody waits for it, or it was a request for
-    /// a place: the uploads before it may be lost, so its writer has to ask anew, with code `Session`.
+    /// The stream broke: what was out has to go out again, unless nobody waits for it. A request for a place, also one that
+    /// was not out, ends with code `Session`: the uploads before it may be lost, so its writer has to ask anew, in order.
     pub(super) fn stream_broke(&mut self) {
-        let sent: Vec<u64> = self.pending.range(..self.unsent_from).map(|(&id, _)| id).collect();
-        for id in sent {
-            let again =
-                self.pending.get(&id).is_some_and(|p| p.reply.is_some() && !matches!(p.op, Op::Alloc(_)));
-            if again {
-                continue;
-            }
+        self.breaks += 1;
+        let sent = self.unsent_from;
+        let over = |(&id, p): (&u64, &Pending)| {
+            (matches!(p.op, Op::Alloc(_)) || id < sent && p.reply.is_none()).then_some(id)
+        };
+        let over: Vec<u64> = self.pending.iter().filter_map(over).collect();
+        for id in over {
             if let Some(reply) = self.pending.remove(&id).and_then(|p| p.reply) {
                 // The receiver may be gone meanwhile, which is as good.
-                let _ = reply.send(Err(DfsError::new(
-                    ErrorCode::Session,
-                    "the session with the master broke while it was asked for a place for a chunk; ask again",
-                )));
+                let _ = reply.send(Err(place_of_another_stream()));
             }
         }
         self.unsent_from = 0;
@@ -288,14 +309,24 @@ mod tests {
     fn after_a_break_all_is_asked_again_in_order_but_for_places() {
         let mut requests = Requests::default();
         let (first, mut first_answer) = ask(&mut requests, getattr(1));
-        let (_, mut place) = ask(&mut requests, Op::Alloc(pb::Alloc::default()));
+        let (reply, mut place) = oneshot::channel();
+        requests.ask_place(pb::Alloc::default(), 0, reply).unwrap();
         let (gone, gone_answer) = ask(&mut requests, getattr(3));
         sent(&mut requests);
         let (late, _late_answer) = ask(&mut requests, getattr(4));
         drop(gone_answer);
         requests.abandon(gone);
+        let (reply, mut unsent_place) = oneshot::channel();
+        requests.ask_place(pb::Alloc::default(), 0, reply).unwrap();
         requests.stream_broke();
-        assert_eq!(place.try_recv().unwrap().unwrap_err().code, ErrorCode::Session);
+        for place in [&mut place, &mut unsent_place] {
+            assert_eq!(place.try_recv().unwrap().unwrap_err().code, ErrorCode::Session);
+        }
+        let (reply, _place) = oneshot::channel();
+        assert!(
+            requests.ask_place(pb::Alloc::default(), 0, reply).is_err(),
+            "its order is that of the stream that broke"
+        );
         assert_eq!(sent(&mut requests), [first, late]);
         requests.answer(first, Ok(attr(1)));
         assert_eq!(first_answer.try_recv().unwrap().unwrap(), attr(1));

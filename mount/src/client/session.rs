@@ -24,7 +24,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use super::clock::Clock;
 use super::down::{Down, Seen, Vigil};
 use super::hello::{Link, connect, first_link, hello};
-use super::requests::{Op, Reply, ReplyTo, Requests};
+use super::requests::{Asked, Op, Reply, ReplyTo, Requests};
 use super::uploads::Uploads;
 use super::{ClientConfig, ClusterInfo, Event, Lost};
 use crate::lock::lock;
@@ -88,10 +88,15 @@ impl Shared {
 
     /// Queues a request.
     pub(super) fn ask(&self, op: Op, by: Option<Arc<pb::Caller>>, reply: ReplyTo) -> Result<u64, DfsError> {
+        self.queue(|requests| Ok(requests.ask(op, by, reply)))
+    }
+
+    /// Has a request queued, unless the session is over.
+    pub(super) fn queue(&self, ask: impl FnOnce(&mut Requests) -> Asked) -> Asked {
         if *self.closed.borrow() {
             return Err(self.closed_error());
         }
-        let id = self.requests().ask(op, by, reply);
+        let id = ask(&mut self.requests())?;
         self.wake.notify_one();
         Ok(id)
     }

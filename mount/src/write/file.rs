@@ -1,7 +1,6 @@
 //! One file's unfinished bytes: what is dirty, what is frozen and on its way, and the error that its writers
 //! have yet to hear of.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
@@ -12,9 +11,10 @@ use dfs_proto::ids::{ChunkId, InodeNo};
 use dfs_proto::{MAX_FILE_SIZE, pb};
 use tokio::sync::Notify;
 
-use super::dirty::{DirtyBuffer, Frozen};
+use super::dirty::DirtyBuffer;
 use super::handle::WriteHandle;
 use super::pending::{Pending, PendingAttr};
+use super::queue::{Queue, Upload};
 use super::{OnOutcome, Outcome, UPLOAD_DEADLINE, Writers, lock, too_large, upload};
 use crate::client::lanes::Lane;
 
@@ -42,43 +42,13 @@ struct State {
     mtime: pb::Time,
     /// Of what is dirty, something was appended.
     appended: bool,
-    /// Frozen and not yet committed, oldest first; their numbers follow each other.
-    uploads: VecDeque<Upload>,
-    /// The number that the next frozen buffer gets.
-    next_number: u64,
+    /// Frozen and not yet committed.
+    uploads: Queue,
     /// How often uploads failed for good, and why they did the last time.
     failures: u64,
     error: Option<DfsError>,
-    /// Grows when the places that the master gave are given back: one that comes later is not for us.
-    round: u64,
     /// Is a task at work on `uploads`?
     driving: bool,
-}
-
-/// A frozen buffer on its way to be a chunk.
-#[derive(Clone)]
-pub(super) struct Upload {
-    pub number: u64,
-    pub frozen: Arc<Frozen>,
-    pub mtime: pb::Time,
-    pub sync: bool,
-    /// Some of its bytes are where they are by the append lease.
-    pub append: bool,
-    /// That the master last gave it.
-    pub chunk: Option<ChunkId>,
-    /// Of places; see the state.
-    pub round: u64,
-    /// When a place was first asked for.
-    pub begun: Option<Instant>,
-    /// Success was heard, but an older upload's was not yet.
-    done: Option<pb::Attr>,
-}
-
-impl Upload {
-    /// Where its bytes are moved.
-    pub fn lane(&self) -> Lane {
-        Lane::carrying(self.frozen.len())
-    }
 }
 
 /// Where bytes go.
@@ -254,16 +224,16 @@ impl FileWriter {
             let mut state = lock(&self.state);
             state.freeze(sync);
             if sync {
-                state.uploads.iter_mut().for_each(|upload| upload.sync = true);
+                state.uploads.sync_all();
             }
-            state.next_number
+            state.uploads.next_number()
         };
         self.drive();
         let mut away = std::pin::pin!(away);
         loop {
             let mut progress = std::pin::pin!(self.progress.notified());
             progress.as_mut().enable();
-            if lock(&self.state).uploads.front().is_none_or(|upload| upload.number >= target) {
+            if lock(&self.state).uploads.are_over(target) {
                 return Ok(());
             }
             tokio::select! {
@@ -299,8 +269,8 @@ impl FileWriter {
     pub fn pending(&self, offset: u64, length: usize) -> Pending {
         let state = lock(&self.state);
         let mut pieces: Vec<(u64, Bytes)> = Vec::new();
-        for upload in &state.uploads {
-            pieces.extend(upload.frozen.overlapping(offset, length));
+        for frozen in state.uploads.frozen() {
+            pieces.extend(frozen.overlapping(offset, length));
         }
         pieces.extend(state.dirty.overlapping(offset, length));
         Pending { pieces }
@@ -312,11 +282,10 @@ impl FileWriter {
         if state.dirty.is_empty() && state.uploads.is_empty() {
             return None;
         }
-        let frozen_bytes: usize = state.uploads.iter().map(|upload| upload.frozen.len()).sum();
         Some(PendingAttr {
             end: state.end(),
             mtime: state.mtime,
-            bytes: (frozen_bytes + state.dirty.len()) as u64,
+            bytes: (state.uploads.bytes() + state.dirty.len()) as u64,
         })
     }
 
@@ -348,15 +317,9 @@ impl FileWriter {
         }
     }
 
-    /// For the driver: the upload with this number, or the next that is there.
+    /// For the driver: the upload with this number, or the next that is there, if its place may be asked for now.
     pub(super) fn upload_from(&self, number: u64) -> Option<Upload> {
-        let mut state = lock(&self.state);
-        let round = state.round;
-        let next =
-            state.uploads.iter_mut().find(|upload| upload.number >= number && upload.done.is_none())?;
-        next.round = round;
-        next.begun.get_or_insert_with(Instant::now);
-        Some(next.clone())
+        lock(&self.state).uploads.next(number, self.writers.client.stream(), Instant::now())
     }
 
     /// For the driver: nothing is left, and the next freeze has to start a new one. False if there is.
@@ -368,33 +331,18 @@ impl FileWriter {
 
     /// For the driver: the master gave this upload a chunk. False when it is not wanted any more.
     pub(super) fn take_place(&self, upload: &Upload, chunk: ChunkId) -> bool {
-        let mut state = lock(&self.state);
-        if state.round != upload.round {
-            return false;
-        }
-        let known = state.uploads.iter_mut().find(|known| known.number == upload.number);
-        known.is_some_and(|known| {
-            known.chunk = Some(chunk);
-            true
-        })
+        lock(&self.state).uploads.take_place(upload, chunk)
     }
 
-    /// For the driver: all that is unfinished has to be asked for again, from the oldest on, also what became
-    /// visible ahead of an older one, which would else cover it. Returns the chunks that the master must
-    /// forget, newest first.
+    /// For the driver: all that is unfinished has to be asked for again, from the oldest on. Returns the chunks that the
+    /// master must forget, newest first.
     pub(super) fn begin_anew(&self) -> Vec<ChunkId> {
-        let mut state = lock(&self.state);
-        state.round += 1;
-        let given = |upload: &mut Upload| {
-            let chunk = upload.chunk.take();
-            chunk.filter(|_| upload.done.take().is_none())
-        };
-        state.uploads.iter_mut().rev().filter_map(given).collect()
+        lock(&self.state).uploads.begin_anew()
     }
 
     /// For the driver: since when the oldest upload has been under way.
     pub(super) fn under_way_since(&self) -> Option<Instant> {
-        lock(&self.state).uploads.front().and_then(|upload| upload.begun)
+        lock(&self.state).uploads.under_way_since()
     }
 
     /// For the driver: the master said success. Bytes stop being laid over reads in the order of uploads:
@@ -407,12 +355,10 @@ impl FileWriter {
         let mut released = 0;
         {
             let mut state = lock(&self.state);
-            if let Some(upload) = state.uploads.iter_mut().find(|upload| upload.number == number) {
-                upload.done = Some(attr);
-            }
-            while let Some(attr) = state.uploads.front().and_then(|upload| upload.done) {
+            state.uploads.succeeded(number, attr);
+            while let Some((attr, bytes)) = state.uploads.pop_done() {
                 (self.on_outcome)(Outcome::Committed(&attr));
-                released += state.uploads.pop_front().map_or(0, |upload| upload.frozen.len());
+                released += bytes;
             }
         }
         self.writers.budget.add_permits(released);
@@ -425,32 +371,24 @@ impl FileWriter {
     pub(super) fn failed(&self, error: DfsError) -> Vec<ChunkId> {
         tracing::error!(inode = %self.inode, code = ?error.code, "upload failed, unwritten data is dropped and reported to the writer: {error}");
         let mut state = lock(&self.state);
-        let dropped = std::mem::take(&mut state.uploads);
-        let frozen_bytes: usize = dropped.iter().map(|upload| upload.frozen.len()).sum();
+        let (frozen_bytes, chunks) = state.uploads.drop_all();
         let dirty_bytes = state.dirty.clear();
         state.dirty_since = None;
         state.appended = false;
         state.failures += 1;
-        state.round += 1;
         state.error = Some(error);
         (self.on_outcome)(Outcome::Lost);
         drop(state);
         self.writers.budget.add_permits(frozen_bytes + dirty_bytes);
         self.progress.notify_waiters();
-        dropped
-            .iter()
-            .rev()
-            .filter(|upload| upload.done.is_none())
-            .filter_map(|upload| upload.chunk)
-            .collect()
+        chunks
     }
 }
 
 impl State {
     /// The offset after the last byte that is here alone.
     fn end(&self) -> u64 {
-        let frozen = self.uploads.iter().map(|upload| upload.frozen.end()).max().unwrap_or(0);
-        frozen.max(self.dirty.end())
+        self.uploads.end().max(self.dirty.end())
     }
 
     /// Moves the dirty bytes to the uploads; false if there are none.
@@ -460,18 +398,7 @@ impl State {
         }
         let frozen = Arc::new(self.dirty.freeze());
         self.dirty_since = None;
-        self.uploads.push_back(Upload {
-            number: self.next_number,
-            frozen,
-            mtime: self.mtime,
-            sync,
-            append: std::mem::take(&mut self.appended),
-            chunk: None,
-            round: 0,
-            begun: None,
-            done: None,
-        });
-        self.next_number += 1;
+        self.uploads.push(frozen, self.mtime, sync, std::mem::take(&mut self.appended));
         true
     }
 }
@@ -480,7 +407,7 @@ impl Drop for FileWriter {
     /// The budget outlives the file: what was never uploaded gives its bytes back.
     fn drop(&mut self) {
         let state = lock(&self.state);
-        let held = state.dirty.len() + state.uploads.iter().map(|upload| upload.frozen.len()).sum::<usize>();
+        let held = state.dirty.len() + state.uploads.bytes();
         if held > 0 {
             tracing::error!(inode = %self.inode, bytes = held, "a file was closed for good with bytes that never reached a keeper");
         }

@@ -15,6 +15,7 @@ pub mod dirty;
 mod file;
 mod handle;
 mod pending;
+mod queue;
 mod upload;
 
 use std::collections::HashMap;

@@ -3,13 +3,14 @@
 //!
 //! One driver task per file asks for places, one after the other, because the order of asking is the order
 //! of becoming visible; the transfers then run side by side. A transfer that fails takes another place with the
-//! same rank (`Alloc.replaces`). When that rank is lost (the master was restarted, or forgot the session), all that
-//! are unfinished are asked for again in order. An upload that does not succeed in time fails the file's
-//! whole queue.
+//! same rank (`Alloc.replaces`). When that rank is lost (the stream to the master broke), all that
+//! are unfinished are asked for again in order, and nothing later is asked for before that (`queue`). An upload that does not
+//! succeed in time fails the file's whole queue.
 //!
 //! What must hold: a place that was given and is not used any more is given back, for the master keeps later
 //! ones of the file waiting behind it.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -25,7 +26,9 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::UPLOAD_DEADLINE;
 use super::dirty::Frozen;
-use super::file::{FileWriter, Upload};
+use super::file::FileWriter;
+use super::queue::Upload;
+use crate::client::UploadWaiter;
 use crate::client::lanes::Lane;
 
 /// Uploads of one file under way at once.
@@ -66,10 +69,7 @@ pub(super) async fn drive(file: Arc<FileWriter>) {
             tokio::select! {
                 biased;
                 Some(ended) = running.join_next() => Some(ended),
-                turn = file.writers().transfer_turn() => {
-                    next = upload.number + 1;
-                    begin(&file, upload, turn, &mut running).await
-                }
+                turn = file.writers().transfer_turn() => begin(&file, upload, turn, &mut running, &mut next).await
             }
         } else if running.is_empty() {
             if file.stop_driving() {
@@ -91,14 +91,16 @@ pub(super) async fn drive(file: Arc<FileWriter>) {
     }
 }
 
-/// Steps 1 and 2 for one upload, and sends its transfer off. Returns its end, if it got no place.
+/// Steps 1 and 2 for one upload, and sends its transfer off. Returns its end, if it got no place. The one to go on with is `next`.
 async fn begin(
     file: &Arc<FileWriter>,
     upload: Upload,
     turn: Result<OwnedSemaphorePermit, DfsError>,
     running: &mut JoinSet<Finished>,
+    next: &mut u64,
 ) -> Option<Ended> {
     let number = upload.number;
+    *next = number + 1;
     let turn = match turn {
         Ok(turn) => turn,
         Err(error) => return Some(Ok((number, Err(error)))),
@@ -114,6 +116,12 @@ async fn begin(
                 (number, attempt.run(placed).await)
             };
             running.spawn_on(transfer, file.writers().client.lanes().of(lane));
+            None
+        }
+        // The stream broke. It is asked for again when it is known how those ended that were asked for over that.
+        Err(error) if error.code == ErrorCode::Session => {
+            *next = number;
+            sleep(BACKOFF[0]).await;
             None
         }
         Err(error) => Some(Ok((number, Err(error)))),
@@ -189,7 +197,8 @@ struct Attempt {
 
 impl Attempt {
     /// Asks for a place until there is one. One that was to take the place of another (`replaces`) and cannot
-    /// ends with code `Session`: the whole order has to be asked for anew.
+    /// ends with code `Session`: the whole order has to be asked for anew. Over another stream, the master says whether it is.
+    /// The first one ends with that code when its stream breaks.
     async fn place(&self, replaces: u64, avoid: &[u64]) -> Result<pb::Placed, DfsError> {
         let alloc = pb::Alloc {
             inode: self.file.inode().0,
@@ -209,12 +218,11 @@ impl Attempt {
                 Err(error) if replaces != 0 && error.code == ErrorCode::TimedOut => {
                     return Err(DfsError::new(ErrorCode::Session, error.message));
                 }
-                Err(error) => {
-                    self.may_go_on(&error)?;
-                    sleep(backoff(tries)).await;
-                    tries += 1;
-                }
+                Err(error) if replaces != 0 && error.code == ErrorCode::Session => {}
+                Err(error) => self.may_go_on(&error)?,
             }
+            sleep(backoff(tries)).await;
+            tries += 1;
         }
     }
 
@@ -222,8 +230,10 @@ impl Attempt {
     /// still given back.
     async fn ask(&self, alloc: pb::Alloc) -> Result<pb::Placed, DfsError> {
         let (file, upload) = (self.file.clone(), self.upload.clone());
+        // What takes another's place, the master refuses over another stream than that was asked for.
+        let stream = if alloc.replaces == 0 { upload.stream } else { file.writers().client.stream() };
         let asking = self.file.writers().client.lanes().of(Lane::Control).spawn(async move {
-            let placed = file.writers().client.alloc(alloc).await?;
+            let placed = file.writers().client.alloc(alloc, stream).await?;
             let chunk = ChunkId(placed.chunk);
             if file.take_place(&upload, chunk) {
                 upload_step!(2, chunk, inode = file.inode().0, upload = upload.number, "got a ticket");
@@ -273,14 +283,20 @@ impl Attempt {
                 self.upload.sync,
                 tries,
             );
-            let stored = timeout_at(self.deadline, transfer).await;
-            let stored = stored.unwrap_or_else(|_| Err(self.late("was not stored")));
+            let transfer = async {
+                let stored = timeout_at(self.deadline, transfer).await;
+                stored.unwrap_or_else(|_| Err(self.late("was not stored")))
+            };
+            let (stored, early) = unless_refused(transfer, &mut success).await;
             // Also after a failure: the notice may have got through although the transfer's answer did not.
             let patience = match &stored {
                 Ok(_) => self.deadline,
                 Err(_) => self.deadline.min(Instant::now() + backoff(tries)),
             };
-            let told = timeout_at(patience, &mut success).await;
+            let told = match early {
+                Some(told) => Ok(told),
+                None => timeout_at(patience, &mut success).await,
+            };
             let success = match (told, stored) {
                 (Ok(Ok(done)), _) => return Ok(self.succeeded(chunk, done)),
                 (Ok(Err(refused)), _) => {
@@ -323,6 +339,22 @@ impl Attempt {
             return Ok(());
         }
         self.may_go_on(error)
+    }
+}
+
+/// Waits for a transfer, but not once the master has said that its chunk will not be in the file. Returns what it said meanwhile, too.
+async fn unless_refused(
+    transfer: impl Future<Output = Result<pb::WriteDone, DfsError>>,
+    success: &mut UploadWaiter,
+) -> (Result<pb::WriteDone, DfsError>, Option<Result<pb::UploadDone, DfsError>>) {
+    let mut transfer = pin!(transfer);
+    tokio::select! {
+        biased;
+        stored = &mut transfer => (stored, None),
+        told = success => match &told {
+            Ok(_) => (transfer.await, Some(told)),
+            Err(refused) => (Err(refused.clone()), Some(told)),
+        }
     }
 }
 

@@ -6,6 +6,7 @@
 
 mod keeper;
 mod master;
+mod order;
 mod reading;
 mod session;
 mod storing;

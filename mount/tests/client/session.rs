@@ -63,7 +63,7 @@ async fn requests_leave_in_the_order_of_their_first_poll() {
         .map(|inode| {
             let client = client.clone();
             let mut call =
-                Box::pin(async move { client.alloc(pb::Alloc { inode, ..Default::default() }).await });
+                Box::pin(async move { client.alloc(pb::Alloc { inode, ..Default::default() }, 0).await });
             // Polled once, here and now; the rest happens elsewhere.
             let mut context = std::task::Context::from_waker(std::task::Waker::noop());
             assert!(call.as_mut().poll(&mut context).is_pending());
@@ -127,7 +127,7 @@ async fn a_master_that_falls_silent_is_left_after_three_seconds() {
 async fn a_place_that_was_asked_for_before_a_break_has_to_be_asked_for_anew() {
     let master = Master::start(|_| None).await;
     let (client, _events) = master.connect().await;
-    let alloc = tokio::spawn(async move { client.alloc(pb::Alloc::default()).await });
+    let alloc = tokio::spawn(async move { client.alloc(pb::Alloc::default(), 0).await });
     wait_until("the alloc", || master.count(|_| true) == 1).await;
     master.break_stream();
     assert_eq!(alloc.await.unwrap().unwrap_err().code, ErrorCode::Session);

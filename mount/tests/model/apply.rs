@@ -14,6 +14,10 @@ use crate::operation::{Kind, Operation, Pick, Set, Step, name};
 use crate::tree::{Body, Id, New, Rename};
 use crate::world::ROOT_CALLER;
 
+const READ: u32 = 4;
+const WRITE: u32 = 2;
+const SEARCH: u32 = 1;
+
 const USER: Caller = Caller { uid: 1000, gid: 1000, pid: 0, squashed: false };
 
 fn caller(user: bool) -> Caller {
@@ -179,22 +183,22 @@ impl Case<'_> {
         flags |= if exclusive { libc::O_EXCL } else { 0 };
         flags |= if truncate { libc::O_TRUNC } else { 0 };
         let real = self.fs(mount).create(caller, self.inode(dir), &name, mode, 0, flags).await;
-        let found = there.and_then(|id| {
-            let node = self.tree.get(id)?;
-            Some((id, node.body.clone(), node.may_read_and_write(caller.uid, caller.gid)))
-        });
-        let naive = match found {
+        // A kernel that believed that nothing is there has not looked at any mode of what is.
+        let permits =
+            |id, want| self.tree.get(id).is_some_and(|node| node.permits(caller.uid, caller.gid, want));
+        let naive = match there.and_then(|id| Some((id, self.tree.get(id)?.body.clone()))) {
             None => self.tree.add(dir, &name, new(libc::S_IFREG, mode, caller, Body::File(Vec::new()))),
-            Some((_, Body::Dir(_), _)) => Err(libc::EISDIR),
+            Some(_) if !permits(dir, SEARCH) => Err(libc::EACCES),
+            Some((_, Body::Dir(_))) => Err(libc::EISDIR),
             // The kernel opens these by itself; of us it asks only for what it thinks is not there.
-            Some((_, Body::Symlink(_) | Body::Special { .. }, _)) => Err(libc::EEXIST),
-            Some((id, Body::File(_), true)) => Ok(id),
-            // A kernel that believed that nothing is there has not looked at the mode.
-            Some((_, Body::File(_), false)) => Err(libc::EACCES),
+            Some((_, Body::Symlink(_) | Body::Special { .. })) => Err(libc::EEXIST),
+            Some((id, Body::File(_))) if !permits(id, READ | WRITE) => Err(libc::EACCES),
+            Some((id, Body::File(_))) => Ok(id),
         };
         if let (Ok(id), Ok((attr, opened))) = (naive, &real) {
             self.handles.push(Handle { id, mount, number: opened.handle });
             if there.is_some() {
+                self.tree.opened_to_write(id, caller.uid).map_err(|e| format!("naive open: {e}"))?;
                 if truncate {
                     self.tree.truncate(id, 0).map_err(|e| format!("naive truncate: {e}"))?;
                     self.dirty.remove(&id);

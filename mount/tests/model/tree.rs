@@ -62,8 +62,8 @@ impl Node {
         matches!(self.body, Body::Dir(_))
     }
 
-    /// May this user, who is in one group only, read and write it?
-    pub fn may_read_and_write(&self, uid: u32, gid: u32) -> bool {
+    /// Has this user, who is in one group only, all of `want` (4 to read, 2 to write, 1 to search)?
+    pub fn permits(&self, uid: u32, gid: u32, want: u32) -> bool {
         let class = if uid == self.uid {
             6
         } else if gid == self.gid {
@@ -71,7 +71,12 @@ impl Node {
         } else {
             0
         };
-        uid == 0 || (self.mode >> class) & 0o6 == 0o6
+        uid == 0 || (self.mode >> class) & want == want
+    }
+
+    fn clear_set_ids(&mut self) {
+        let group = if self.mode & libc::S_IXGRP != 0 { libc::S_ISGID } else { 0 };
+        self.mode &= !(libc::S_ISUID | group);
     }
 
     /// What a reader of the whole file gets.
@@ -367,10 +372,23 @@ impl Tree {
         node.uid = uid.unwrap_or(node.uid);
         node.gid = gid.unwrap_or(node.gid);
         if !node.is_dir() {
-            let group = if node.mode & libc::S_IXGRP != 0 { libc::S_ISGID } else { 0 };
-            node.mode &= !(libc::S_ISUID | group);
+            node.clear_set_ids();
         }
         node.ctime = Touched::Yes;
+        Ok(())
+    }
+
+    /// A file that was there is opened to be written by a user whom no kernel has checked: the master then does at the
+    /// open what Linux does at the first write of anyone but root.
+    pub fn opened_to_write(&mut self, id: Id, uid: u32) -> Res<()> {
+        let node = self.node_mut(id)?;
+        let before = node.mode;
+        if uid != 0 {
+            node.clear_set_ids();
+        }
+        if node.mode != before {
+            node.ctime = Touched::Yes;
+        }
         Ok(())
     }
 

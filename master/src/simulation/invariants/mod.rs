@@ -64,6 +64,11 @@ pub(super) enum Saw<'a> {
         inode: u64,
         given_up: &'a [u64],
     },
+    /// The mount gives up all that is not safe of a file, and its programs are told.
+    WritesDropped {
+        mount: usize,
+        inode: u64,
+    },
     /// A program was told that it is safe.
     WriteAcked {
         inode: u64,

@@ -78,6 +78,7 @@ fn a_restarted_master_waits_for_a_mount_that_is_cut_off_until_that_trusts_nothin
     assert_eq!(mode(&b.path("f")), 0o644);
 
     cluster.network().isolate("mount-1");
+    cluster.master.kill();
     cluster.restart_master();
     let begun = Instant::now();
     chmod(a.path("f"), 0o600);
@@ -93,6 +94,7 @@ fn a_restarted_master_waits_for_a_mount_that_is_cut_off_until_that_trusts_nothin
     asking.join().unwrap();
 
     // Where all come back, nobody is waited for.
+    cluster.master.kill();
     cluster.restart_master();
     let begun = Instant::now();
     chmod(a.path("f"), 0o640);

@@ -19,7 +19,6 @@ pub(crate) enum Bug {
     KeeperLosesSyncedChunks,
     MountForgetsNothing,
     MountWritesOutOfOrder,
-    MountAsksAheadOfOlder,
     MountKeepsLostLocks,
     KeeperCopiesNothing,
     KeeperDeletesNothing,

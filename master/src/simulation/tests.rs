@@ -93,7 +93,6 @@ known_bugs! {
     deleting_all_copies_is_found: DeletesAllCopies => "nothing that is needed is deleted",
     lost_replies_are_found: LosesReplies => "a change is done once",
     writes_out_of_order_are_found: MountWritesOutOfOrder => "writes become visible in their order",
-    places_asked_for_ahead_of_older_writes_are_found: MountAsksAheadOfOlder => "writes become visible in their order",
     a_lease_of_two_is_found: GrantsTheLeaseTwice => "no append is lost",
     a_lock_of_two_is_found: GrantsTwice => "locks exclude each other",
     a_mount_that_keeps_lost_locks_is_found: MountKeepsLostLocks => "locks exclude each other",

@@ -137,9 +137,8 @@ impl World {
             return;
         }
         let stream = self.mounts[at].streams;
-        let hasty = self.bug == Some(Bug::MountAsksAheadOfOlder);
         let Some(queue) = self.mounts[at].queues.get_mut(&inode) else { return };
-        if !queue.may_ask(stream) && !(hasty && queue.asks.is_none()) {
+        if !queue.may_ask(stream) {
             return;
         }
         let mut waiting: Vec<&Write> = queue.writes.iter().filter(|write| write.chunk == 0).collect();

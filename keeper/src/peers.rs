@@ -66,16 +66,16 @@ impl Outgoing {
         self.used.elapsed() < IDLE_FOR && self.wire.is_idle()
     }
 
-    /// Begins a chunk.
+    /// Begins a chunk. What is sent of it may wait for [`Outgoing::end`] for a moment.
     pub fn open(&mut self, open: &pb::WriteOpen) -> Result<(), DfsError> {
         self.request = self.request.wrapping_add(1);
-        let sent = self.wire.send(Kind::WriteOpen, self.request, open);
+        let sent = self.wire.send_ahead(Kind::WriteOpen, self.request, open);
         sent.map_err(|error| self.explain(error))
     }
 
     /// Sends the chunk's next bytes, at most 1 MiB.
     pub fn data(&mut self, data: &[u8]) -> Result<(), DfsError> {
-        let sent = self.wire.send_data(self.request, data);
+        let sent = self.wire.send_data_ahead(self.request, data);
         sent.map_err(|error| self.explain(error))
     }
 

@@ -141,11 +141,17 @@ impl Wire {
         self.send_all(&frame::encode(kind, request, meta, 0), SendFlags::empty(), self.send_by())
     }
 
-    /// Sends a frame of raw bytes alone.
-    pub fn send_data(&mut self, request: u32, data: &[u8]) -> Result<(), WireError> {
+    /// Sends a frame without raw bytes that others follow at once: what does not fill a packet waits for them, so that
+    /// the peer is not woken for each.
+    pub fn send_ahead(&mut self, kind: Kind, request: u32, meta: &impl Message) -> Result<(), WireError> {
+        self.send_all(&frame::encode(kind, request, meta, 0), SendFlags::MORE, self.send_by())
+    }
+
+    /// Sends a frame of raw bytes alone, which others follow at once.
+    pub fn send_data_ahead(&mut self, request: u32, data: &[u8]) -> Result<(), WireError> {
         let by = self.send_by();
         self.send_all(&frame::encode_data(request, data.len()), SendFlags::MORE, by)?;
-        self.send_all(data, SendFlags::empty(), by)
+        self.send_all(data, SendFlags::MORE, by)
     }
 
     /// Sends a frame whose raw bytes are `length` bytes of `file` from `offset`, straight from the

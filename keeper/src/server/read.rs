@@ -49,7 +49,9 @@ fn admit(node: &Node, request: &pb::ReadRequest) -> Result<ChunkFile, DfsError> 
     let ops = [pb::TicketOp::Read];
     let ticket = member.checker.check(&request.ticket, &request.mac, &ops, node.clock.reads_now_ms())?;
     let chunk = ChunkId(ticket.chunk);
-    let open = node.store.open_chunk(chunk).map_err(|error| {
+    let from = u64::from(request.offset);
+    let wanted = from..from + u64::from(request.length).min(MAX_DATA_LEN as u64);
+    let open = node.store.open_chunk_for(chunk, wanted).map_err(|error| {
         node.report_bad(chunk, &error);
         DfsError::from(&error)
     })?;

@@ -1,8 +1,8 @@
 //! A chunk comes in: from a client, from the keeper before us in a relay chain, or from a keeper that
 //! copies it here.
 //!
-//! The bytes go to the companion and to the disk piece by piece as they arrive. When all are here and
-//! verify, the chunk takes its place; when the companions have answered too, the master is told; when
+//! The bytes go to the companion and to the disk piece by piece as they arrive, and so does their end. When all are here
+//! and verify, the chunk takes its place; when the companions have answered too, the master is told; when
 //! that notice is on its way, the sender gets its answer. A companion that fails costs the upload
 //! nothing but that copy. A sender that goes away leaves nothing, here or at the companions, which
 //! lose their connection with ours.
@@ -51,11 +51,13 @@ pub(super) fn serve(conn: &mut Conn, header: &Header) -> Result<(), Failure> {
     let mut incoming = incoming.map_err(|error| DfsError::from(&error))?;
     let mut relay = Relay::begin(&admitted.open, admitted.chunk, &node);
     let sums = receive(conn, header.request, &admitted, &mut incoming, &mut relay)?;
+    // At once: the companions verify for themselves, and take it in while we do.
+    relay.end(&sums);
     if admitted.copy && !node.expected.take(admitted.open.order, EXPECT_PATIENCE) {
         let message = format!("chunk {}: the master has not announced this copy here", admitted.chunk);
         return Err(DfsError::new(ErrorCode::Unavailable, message).into());
     }
-    let info = incoming.commit(sums.clone()).map_err(|error| DfsError::from(&error))?;
+    let info = incoming.commit(sums).map_err(|error| DfsError::from(&error))?;
     upload_step!(
         3,
         admitted.chunk,
@@ -63,7 +65,6 @@ pub(super) fn serve(conn: &mut Conn, header: &Header) -> Result<(), Failure> {
         length = info.length,
         "transfer finished, whole and verified"
     );
-    relay.end(&sums);
     let done = settle(&node, &admitted, info, relay)?;
     Ok(conn.wire.send(Kind::WriteDone, header.request, &done)?)
 }

@@ -28,6 +28,8 @@ pub(crate) struct Incoming {
     summer: BlockSummer,
     file: File,
     temp: PathBuf,
+    /// The file has its place, and `temp` names nothing any more.
+    placed: bool,
 }
 
 impl Incoming {
@@ -45,7 +47,17 @@ impl Incoming {
             error
         })?;
         let summer = BlockSummer::new();
-        Ok(Incoming { store: store.clone(), chunk, length, copy, received: 0, summer, file, temp })
+        Ok(Incoming {
+            store: store.clone(),
+            chunk,
+            length,
+            copy,
+            received: 0,
+            summer,
+            file,
+            temp,
+            placed: false,
+        })
     }
 
     /// Bytes that are still to come.
@@ -85,11 +97,12 @@ impl Incoming {
         let header = ChunkHeader { chunk: self.chunk, length: self.length, sums };
         let written = self.store.dir.files().write_all_at(&self.file, &header.encode(), 0);
         written.map_err(|source| self.failed("write its header", source))?;
-        self.place(Entry { length: self.length as u32, checksum, synced: false })?;
+        self.placed = self.place(Entry { length: self.length as u32, checksum, synced: false })?;
         Ok(pb::ChunkInfo { chunk: self.chunk.0, length: self.length as u32, checksum })
     }
 
-    fn place(&self, entry: Entry) -> Result<(), StoreError> {
+    /// False: it was here already.
+    fn place(&self, entry: Entry) -> Result<bool, StoreError> {
         // Looking, renaming and entering are one step, so that of two uploads of one chunk one wins.
         let mut index = self.store.index();
         if self.copy {
@@ -98,7 +111,7 @@ impl Incoming {
             return Err(StoreError::TakenBack(self.chunk));
         }
         match index.get(self.chunk) {
-            Some(here) if (here.length, here.checksum) == (entry.length, entry.checksum) => Ok(()),
+            Some(here) if (here.length, here.checksum) == (entry.length, entry.checksum) => Ok(false),
             Some(_) => Err(StoreError::Exists(self.chunk)),
             None => {
                 let place = chunk_path(self.store.dir.path(), self.chunk);
@@ -109,7 +122,7 @@ impl Incoming {
                     .map_err(|source| self.failed("rename it", source))?;
                 self.store.enter(&mut index, self.chunk, entry);
                 self.store.arrived(self.chunk);
-                Ok(())
+                Ok(true)
             }
         }
     }
@@ -123,7 +136,9 @@ impl Incoming {
 
 impl Drop for Incoming {
     fn drop(&mut self) {
-        // After a rename there is nothing under this name, and no other upload ever uses it.
-        let _ = self.store.dir.files().remove(&self.temp);
+        // No other upload ever uses this name.
+        if !self.placed {
+            let _ = self.store.dir.files().remove(&self.temp);
+        }
     }
 }

@@ -27,6 +27,7 @@ mod sync;
 use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -146,7 +147,7 @@ impl ChunkStore {
                 tracing::warn!(file = %path.join(&name).display(), "this is no chunk file; left alone");
                 continue;
             };
-            match self.read_header(chunk) {
+            match self.read_header(chunk, 0..0) {
                 Ok(ChunkFile { header, .. }) => {
                     let length = header.length as u32;
                     let entry = Entry { length, checksum: header.sums.checksum(), synced: false };
@@ -190,10 +191,19 @@ impl ChunkStore {
     /// # Errors
     /// `NotFound`, `Vanished`, `Corrupt` or `Io`.
     pub fn open_chunk(&self, chunk: ChunkId) -> Result<ChunkFile, StoreError> {
+        self.open_chunk_for(chunk, 0..0)
+    }
+
+    /// The same, for whoever reads `wanted` of its bytes next: the disk is asked for them together with the header.
+    ///
+    /// # Errors
+    /// As [`ChunkStore::open_chunk`].
+    pub fn open_chunk_for(&self, chunk: ChunkId, wanted: Range<u64>) -> Result<ChunkFile, StoreError> {
         let Some(entry) = self.index().get(chunk) else {
             return Err(StoreError::NotFound(chunk));
         };
-        let open = self.read_header(chunk).map_err(|error| match error {
+        let wanted = wanted.start..wanted.end.min(u64::from(entry.length));
+        let open = self.read_header(chunk, wanted).map_err(|error| match error {
             Unreadable::Bad(why, inode) => self.quarantine(chunk, Some(inode), &why.to_string()),
             Unreadable::Size(why, inode) => self.quarantine(chunk, Some(inode), &why),
             Unreadable::Io(error) if error.kind() == io::ErrorKind::NotFound => self.forget_missing(chunk),
@@ -226,8 +236,11 @@ impl ChunkStore {
         self.read_failed(open.header.chunk, Some(open.inode), "read it", source)
     }
 
-    fn read_header(&self, chunk: ChunkId) -> Result<ChunkFile, Unreadable> {
+    fn read_header(&self, chunk: ChunkId, wanted: Range<u64>) -> Result<ChunkFile, Unreadable> {
         let file = File::open(chunk_path(self.dir.path(), chunk))?;
+        if !wanted.is_empty() {
+            disk::read_ahead(&file, wanted);
+        }
         let metadata = file.metadata()?;
         let (size, inode) = (metadata.len(), metadata.ino());
         if size < DATA_AT {

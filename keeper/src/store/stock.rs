@@ -48,7 +48,7 @@ impl ChunkStore {
             if index.get(chunk).is_some() || self.doomed.is_waiting(chunk) {
                 continue;
             }
-            if let Ok(ChunkFile { header, .. }) = self.read_header(chunk) {
+            if let Ok(ChunkFile { header, .. }) = self.read_header(chunk, 0..0) {
                 let entry =
                     Entry { length: header.length as u32, checksum: header.sums.checksum(), synced: false };
                 self.doomed.spare(chunk);

@@ -159,6 +159,34 @@ async fn a_companion_cannot_speak_for_others() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_companion_is_woken_once_for_a_small_chunk() {
+    let (master, dir) = (Master::start().await, tempdir().unwrap());
+    let keeper = keeper(&dir, &master).await;
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = [(1, keeper.address().to_string()), (77, listener.local_addr().unwrap().to_string())];
+    let companion = std::thread::spawn(move || {
+        use std::io::Read;
+        let (mut stream, _) = listener.accept().unwrap();
+        let mut first = vec![0; 64 * 1024];
+        let length = stream.read(&mut first).unwrap();
+        let (mut rest, mut kinds) = (&first[..length], Vec::new());
+        while let Some((raw, behind)) = rest.split_first_chunk::<HEADER_LEN>() {
+            let header = Header::decode(raw).unwrap();
+            kinds.push(header.kind);
+            rest = behind.get(header.meta_len + header.data_len..).unwrap_or_default();
+        }
+        kinds
+    });
+    let grant = master.grant_at(Write, 5, &at, |_| ());
+    let mut client = Client::connect(keeper.address());
+    client.open(&write_open(&grant, 5, false));
+    client.data(b"bytes");
+    client.end(BlockSums::of(b"bytes").encoded().clone());
+    assert_eq!(companion.join().unwrap(), [Kind::WriteOpen, Kind::WriteData, Kind::WriteEnd]);
+    assert_eq!(client.done().unwrap().keepers, [1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_goes_away_leaves_nothing_anywhere() {
     let master = Master::start().await;
     let dirs = [tempdir().unwrap(), tempdir().unwrap()];

@@ -336,7 +336,7 @@ impl Client {
     ) -> impl Future<Output = Result<pb::Attr, DfsError>> + Send + use<> {
         let (reply, answer) = oneshot::channel();
         let op = Op::TouchAtime(pb::TouchAtime { inode: inode.0, always });
-        let asked = self.inner.shared.ask(op, self.caller.clone(), reply);
+        let asked = self.inner.shared.ask_by_the_way(op, self.caller.clone(), reply);
         let client = self.clone();
         async move {
             let reply = client.answered("touch_atime", asked?, answer).await?;

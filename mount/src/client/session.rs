@@ -6,6 +6,9 @@
 //! asked again (`requests` says what). Calls made meanwhile wait. Uploads that the same master had recorded are told
 //! again; the waits for all others end with code `Session`.
 //!
+//! What nobody waits for (releases, atimes) goes out with the next request that somebody waits for, in its order, or with the
+//! next ping.
+//!
 //! What must hold: an event is never dropped, for the mount's caches depend on each; `SessionLost` is handed out
 //! before the stream is replaced, and `SessionResumed` before anything that comes over the new one.
 
@@ -88,12 +91,23 @@ impl Shared {
 
     /// Queues a request.
     pub(super) fn ask(&self, op: Op, by: Option<Arc<pb::Caller>>, reply: ReplyTo) -> Result<u64, DfsError> {
+        let id = self.ask_by_the_way(op, by, reply)?;
+        self.wake.notify_one();
+        Ok(id)
+    }
+
+    /// Queues one that nobody waits for: it goes out with the next that somebody does, or the next ping. A message of its
+    /// own would cost both sides more than what it says.
+    pub(super) fn ask_by_the_way(
+        &self,
+        op: Op,
+        by: Option<Arc<pb::Caller>>,
+        reply: ReplyTo,
+    ) -> Result<u64, DfsError> {
         if *self.closed.borrow() {
             return Err(self.closed_error());
         }
-        let id = self.requests().ask(op, by, reply);
-        self.wake.notify_one();
-        Ok(id)
+        Ok(self.requests().ask(op, by, reply))
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -105,9 +119,9 @@ impl Shared {
         self.wake.notify_one();
     }
 
+    /// Goes out with the next request, as [`Shared::ask_by_the_way`].
     pub(super) fn release(&self, inode: InodeNo) {
         self.requests().release(inode);
-        self.wake.notify_one();
     }
 
     pub(super) fn report(&self, report: pb::ReportBad) {

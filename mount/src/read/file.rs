@@ -15,7 +15,7 @@ use super::ahead::{Answered, LayoutAhead, ask_layout};
 use super::fetch::{Fetcher, Wanted};
 use super::layout::{Layout, Page, Source};
 use super::lock;
-use super::planner::{DataPiece, Piece, plan};
+use super::planner::{DataPiece, Piece, RANGE_SIZE, plan};
 use super::prefetch::{Prefetcher, ReadStream};
 use crate::client::lanes::Lane;
 
@@ -83,11 +83,12 @@ impl FileReader {
     }
 
     /// Takes in a layout that was asked for before this reader was told of changes, if `is_right` by now: nothing can have
-    /// changed since it was asked for. Whoever reads meanwhile waits for it.
-    pub fn adopt(&self, ahead: LayoutAhead, is_right: impl FnOnce() -> bool) {
+    /// changed since it was asked for. Whoever reads meanwhile waits for it. With `begin`, the first range is
+    /// fetched as soon as it is there: whoever opens a file to read it mostly begins there, and has yet to ask.
+    pub fn adopt(&self, ahead: LayoutAhead, begin: bool, is_right: impl FnOnce() -> bool) {
         let generation = lock(&self.shared.state).layout.generation();
         if is_right() {
-            self.shared.adopt(generation, ahead);
+            self.shared.adopt(generation, ahead, begin);
         }
     }
 
@@ -213,13 +214,13 @@ impl Shared {
             return Err(asking.answer.clone());
         }
         let asked = ask_layout(&self.fetcher.client, self.inode, start);
-        Err(self.answered_by(&mut state, generation, start, asked))
+        Err(self.answered_by(&mut state, (generation, start), asked, false))
     }
 
-    fn adopt(self: &Arc<Self>, generation: u64, ahead: LayoutAhead) {
+    fn adopt(self: &Arc<Self>, generation: u64, ahead: LayoutAhead, begin: bool) {
         let mut state = lock(&self.state);
         if state.layout.generation() == generation && state.layout.is_empty() && state.asking.is_none() {
-            self.answered_by(&mut state, generation, 0, ahead.0);
+            self.answered_by(&mut state, (generation, 0), ahead.0, begin);
         }
     }
 
@@ -227,9 +228,9 @@ impl Shared {
     fn answered_by(
         self: &Arc<Self>,
         state: &mut State,
-        generation: u64,
-        start: u64,
+        (generation, start): (u64, u64),
         asked: impl Future<Output = Answered> + Send + 'static,
+        begin: bool,
     ) -> Asked {
         let (sender, answer) = watch::channel(None);
         state.asking = Some(Asking { generation, start, answer: answer.clone() });
@@ -237,9 +238,26 @@ impl Shared {
         self.fetcher.client.lanes().of(Lane::Control).spawn(async move {
             let (asked_at, reply) = asked.await;
             let page = shared.take_in(generation, start, asked_at, reply);
+            if begin && let Ok(page) = &page {
+                shared.begin(page);
+            }
             sender.send_replace(Some(page));
         });
         answer
+    }
+
+    /// Begins to fetch the first range of the file.
+    fn begin(&self, page: &Page) {
+        let length = page.attr.size.min(u64::from(RANGE_SIZE));
+        let pieces = plan(&page.extents, 0, length, |chunk| page.copies(chunk));
+        for piece in pieces.into_iter().take(RANGES_AT_ONCE) {
+            if let Piece::Data(piece) = piece
+                && let Some(source) = page.sources.get(&piece.chunk)
+            {
+                // It goes to the cache; whoever reads meanwhile joins it.
+                self.fetcher.get(self.inode, source, &piece, false);
+            }
+        }
     }
 
     fn take_in(

@@ -49,6 +49,9 @@ struct State {
     /// How often uploads failed for good, and why they did the last time.
     failures: u64,
     error: Option<DfsError>,
+    /// The number of the last upload that the master said success of, if it said too that all of the file was on stable
+    /// storage then.
+    synced_at: Option<u64>,
     /// Grows when the places that the master gave are given back: one that comes later is not for us.
     round: u64,
     /// Is a task at work on `uploads`?
@@ -240,7 +243,8 @@ impl FileWriter {
     }
 
     /// Returns when every byte written before the call was uploaded, or dropped because an upload failed.
-    /// Bounded, because each upload is.
+    /// Bounded, because each upload is. True: the last of them began with this call, and with its success all of the
+    /// file was on stable storage.
     ///
     /// # Errors
     /// `TimedOut` when `away` ends: the master has been away for as long as a call may take. The uploads are still
@@ -249,22 +253,25 @@ impl FileWriter {
         &self,
         sync: bool,
         away: impl Future<Output = ()> + Send,
-    ) -> Result<(), DfsError> {
-        let target = {
+    ) -> Result<bool, DfsError> {
+        let (target, froze) = {
             let mut state = lock(&self.state);
-            state.freeze(sync);
+            let froze = state.freeze(sync);
             if sync {
                 state.uploads.iter_mut().for_each(|upload| upload.sync = true);
             }
-            state.next_number
+            (state.next_number, froze)
         };
         self.drive();
         let mut away = std::pin::pin!(away);
         loop {
             let mut progress = std::pin::pin!(self.progress.notified());
             progress.as_mut().enable();
-            if lock(&self.state).uploads.front().is_none_or(|upload| upload.number >= target) {
-                return Ok(());
+            {
+                let state = lock(&self.state);
+                if state.uploads.front().is_none_or(|upload| upload.number >= target) {
+                    return Ok(froze && state.synced_at.is_some_and(|number| number + 1 >= target));
+                }
             }
             tokio::select! {
                 () = progress => {}
@@ -410,6 +417,7 @@ impl FileWriter {
             if let Some(upload) = state.uploads.iter_mut().find(|upload| upload.number == number) {
                 upload.done = Some(attr);
             }
+            state.synced_at = done.synced.then_some(number);
             while let Some(attr) = state.uploads.front().and_then(|upload| upload.done) {
                 (self.on_outcome)(Outcome::Committed(&attr));
                 released += state.uploads.pop_front().map_or(0, |upload| upload.frozen.len());

@@ -159,6 +159,26 @@ impl Fixture {
         }
     }
 
+    /// The same, where the answer to `before` comes first.
+    async fn call_behind(
+        &self,
+        mount: &mut Mount,
+        id: u64,
+        op: mount_request::Op,
+        before: u64,
+    ) -> mount_reply::Result {
+        self.ask(mount, id, op).await;
+        let first = mount.next().await;
+        assert!(
+            matches!(first, mount_down::Msg::Reply(pb::MountReply { id, .. }) if id == before),
+            "{first:?}"
+        );
+        match mount.next().await {
+            mount_down::Msg::Reply(reply) if reply.id == id => reply.result.unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
     async fn mkdir(&self, mount: &mut Mount, id: u64, name: &'static str) -> u64 {
         match self.call(mount, id, mkdir(1, name)).await {
             mount_reply::Result::Attr(attr) => attr.inode,
@@ -226,6 +246,31 @@ async fn clean_inodes_are_read_at_once_and_changed_ones_wait() {
     fixture.set(Gate::Open);
     fixture.engine.read(|_, _| ()).await.unwrap();
     assert_eq!((writer.replies(), reader.replies()), (vec![3], vec![11]));
+}
+
+#[tokio::test]
+async fn what_nobody_waits_for_is_committed_with_what_somebody_does() {
+    let fixture = Fixture::new();
+    let mut mount = fixture.mount().await;
+    let dir = fixture.mkdir(&mut mount, 1, "read").await;
+    let touch = || mount_request::Op::TouchAtime(pb::TouchAtime { inode: dir, always: true });
+    // The commit thread begins to wait anew after each commit, and looks after half a second by itself.
+    fixture.mkdir(&mut mount, 2, "just now").await;
+    let before = fixture.rows.commits();
+    fixture.ask(&mount, 3, touch()).await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!((fixture.rows.commits(), mount.replies()), (before, vec![]), "it is in no hurry");
+    let seen = fixture.call_behind(&mut mount, 4, getattr(dir), 3).await;
+    assert!(matches!(seen, mount_reply::Result::Attr(_)), "{seen:?}");
+    assert_eq!(fixture.rows.commits(), before + 1, "who looks at it waits for it");
+    // Alone, it is committed a little later.
+    fixture.ask(&mount, 5, touch()).await;
+    assert!(matches!(mount.next().await, mount_down::Msg::Reply(pb::MountReply { id: 5, .. })));
+    // An operator's look, too.
+    fixture.ask(&mount, 6, touch()).await;
+    let asked = Instant::now();
+    fixture.engine.read(|_, _| ()).await.unwrap();
+    assert!(asked.elapsed() < Duration::from_millis(300), "{:?}", asked.elapsed());
 }
 
 #[tokio::test]

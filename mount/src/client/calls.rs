@@ -208,7 +208,8 @@ impl Client {
 
     /// Gives back one open. Never waits.
     pub fn release(&self, inode: InodeNo) {
-        self.inner.shared.release(inode);
+        // It goes out with the next request, as `ask_by_the_way` has it.
+        self.inner.shared.requests().release(inode);
     }
 
     /// The extents that overlap `length` bytes from `offset`, and what is needed to read their chunks.

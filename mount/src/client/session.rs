@@ -6,9 +6,6 @@
 //! asked again (`requests` says what). Calls made meanwhile wait. Uploads that the same master had recorded are told
 //! again; the waits for all others end with code `Session`.
 //!
-//! What nobody waits for (releases, atimes) goes out with the next request that somebody waits for, in its order, or with the
-//! next ping.
-//!
 //! What must hold: an event is never dropped, for the mount's caches depend on each; `SessionLost` is handed out
 //! before the stream is replaced, and `SessionResumed` before anything that comes over the new one.
 
@@ -89,15 +86,14 @@ impl Shared {
         self.config.op_timeout
     }
 
-    /// Queues a request.
     pub(super) fn ask(&self, op: Op, by: Option<Arc<pb::Caller>>, reply: ReplyTo) -> Result<u64, DfsError> {
         let id = self.ask_by_the_way(op, by, reply)?;
         self.wake.notify_one();
         Ok(id)
     }
 
-    /// Queues one that nobody waits for: it goes out with the next that somebody does, or the next ping. A message of its
-    /// own would cost both sides more than what it says.
+    /// Queues one that nobody waits for: it goes out, in its order, with the next that somebody does, or the next ping. A
+    /// message of its own would cost both sides more than what it says.
     pub(super) fn ask_by_the_way(
         &self,
         op: Op,
@@ -117,11 +113,6 @@ impl Shared {
     pub(super) fn forgot(&self, seq: u64) {
         lock(&self.forgotten).push(seq);
         self.wake.notify_one();
-    }
-
-    /// Goes out with the next request, as [`Shared::ask_by_the_way`].
-    pub(super) fn release(&self, inode: InodeNo) {
-        self.requests().release(inode);
     }
 
     pub(super) fn report(&self, report: pb::ReportBad) {

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use super::dirty::{DirtyBuffer, Frozen};
 use super::handle::WriteHandle;
 use super::pending::{Pending, PendingAttr};
-use super::{OnOutcome, Outcome, UPLOAD_DEADLINE, Writers, lock, too_large, upload};
+use super::{OnOutcome, Outcome, UPLOAD_DEADLINE, Writers, lock, permits_for, too_large, upload};
 use crate::client::lanes::Lane;
 
 /// The write side of one inode on this mount, shared by all its handles.
@@ -49,8 +49,7 @@ struct State {
     /// How often uploads failed for good, and why they did the last time.
     failures: u64,
     error: Option<DfsError>,
-    /// The number of the last upload that the master said success of, if it said too that all of the file was on stable
-    /// storage then.
+    /// The last upload that succeeded, if all of the file was on stable storage then.
     synced_at: Option<u64>,
     /// Grows when the places that the master gave are given back: one that comes later is not for us.
     round: u64,
@@ -243,8 +242,7 @@ impl FileWriter {
     }
 
     /// Returns when every byte written before the call was uploaded, or dropped because an upload failed.
-    /// Bounded, because each upload is. True: the last of them began with this call, and with its success all of the
-    /// file was on stable storage.
+    /// Bounded, because each upload is. True: with the success of the last, which began here, all of the file was synced.
     ///
     /// # Errors
     /// `TimedOut` when `away` ends: the master has been away for as long as a call may take. The uploads are still
@@ -267,11 +265,8 @@ impl FileWriter {
         loop {
             let mut progress = std::pin::pin!(self.progress.notified());
             progress.as_mut().enable();
-            {
-                let state = lock(&self.state);
-                if state.uploads.front().is_none_or(|upload| upload.number >= target) {
-                    return Ok(froze && state.synced_at.is_some_and(|number| number + 1 >= target));
-                }
+            if let Some(synced) = lock(&self.state).done_before(target) {
+                return Ok(froze && synced);
             }
             tokio::select! {
                 () = progress => {}
@@ -392,6 +387,7 @@ impl FileWriter {
     pub(super) fn begin_anew(&self) -> Vec<ChunkId> {
         let mut state = lock(&self.state);
         state.round += 1;
+        state.synced_at = None;
         let given = |upload: &mut Upload| {
             let chunk = upload.chunk.take();
             chunk.filter(|_| upload.done.take().is_none())
@@ -461,6 +457,12 @@ impl State {
         frozen.max(self.dirty.end())
     }
 
+    /// Are all uploads before this one over, and all of the file synced with the last of them?
+    fn done_before(&self, target: u64) -> Option<bool> {
+        let synced = self.synced_at.is_some_and(|number| number + 1 >= target);
+        self.uploads.front().is_none_or(|upload| upload.number >= target).then_some(synced)
+    }
+
     /// Moves the dirty bytes to the uploads; false if there are none.
     fn freeze(&mut self, sync: bool) -> bool {
         if self.dirty.is_empty() {
@@ -494,9 +496,4 @@ impl Drop for FileWriter {
         }
         self.writers.budget.add_permits(held);
     }
-}
-
-/// Permits are bytes; a piece is never larger than a FUSE request or a chunk.
-pub(super) fn permits_for(data: &[u8]) -> u32 {
-    u32::try_from(data.len()).unwrap_or(u32::MAX)
 }

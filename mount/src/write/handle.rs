@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use dfs_proto::error::DfsError;
 
-use super::file::{FileWriter, Place, permits_for};
+use super::file::{FileWriter, Place};
+use super::permits_for;
 
 /// One who writes a file: what a handle has of a [`FileWriter`]. Each hears of each failure, whoever of them wrote
 /// the bytes and whoever waited for their upload: nobody else knows which bytes were whose.

@@ -220,6 +220,6 @@ async fn freeze_by_age(writers: Weak<Writers>) {
 }
 
 /// Permits are bytes; a piece is never larger than a FUSE request or a chunk.
-pub(super) fn permits_for(data: &[u8]) -> u32 {
+fn permits_for(data: &[u8]) -> u32 {
     u32::try_from(data.len()).unwrap_or(u32::MAX)
 }

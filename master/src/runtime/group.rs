@@ -86,7 +86,7 @@ impl GroupCommit {
         self.admit_as(only_answers, false, applied)
     }
 
-    /// Takes in what a command did. `may_wait`: its effects may leave late; see [`may_wait`].
+    /// Takes in what a command did. `may_wait`: its answer may leave late; see [`may_wait`].
     pub fn admit_as(&mut self, only_answers: bool, may_wait: bool, applied: Applied) -> Admitted {
         let Applied { changes, effects, shows } = applied;
         if changes.is_empty() && effects.is_empty() {
@@ -110,7 +110,9 @@ impl GroupCommit {
             _ => &mut self.open,
         };
         batch.commands += 1;
-        batch.hurries |= !(effects.is_empty() || may_wait) || batch.commands >= MAX_PATIENT;
+        // What others are told of they are told at once.
+        let is_patient = effects.is_empty() || may_wait && only_answers;
+        batch.hurries |= !is_patient || batch.commands >= MAX_PATIENT;
         batch.changes.extend(changes);
         batch.effects.extend(effects);
         Admitted::Queued

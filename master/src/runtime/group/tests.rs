@@ -205,6 +205,10 @@ fn a_batch_that_nobody_waits_for_does_not_hurry() {
     assert_eq!(group.committed().effects, vec![reply(1), reply(3)]);
     group.hurry();
     assert!(!group.hurries(), "there is nothing");
+    group.admit_as(false, true, change(vec![inode_row(6)], vec![reply(1), invalidate(6)]));
+    assert!(group.hurries(), "others are told");
+    group.take();
+    group.committed();
     (0..MAX_PATIENT as u64)
         .for_each(|n| assert!(admit(&mut group, change(vec![inode_row(n)], vec![])).is_empty()));
     assert!(group.hurries(), "it is large");

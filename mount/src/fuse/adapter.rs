@@ -266,16 +266,7 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        if self.fs.lost_lock(fh.0) {
-            return reply.error(Errno::EIO);
-        }
-        if let Some(data) = self.fs.try_read(fh.0, offset, size as usize) {
-            return reply.data(&data);
-        }
-        let fs = self.fs.clone();
-        let work = async move { fs.read(fh.0, offset, size as usize).await };
-        let lane = Lane::carrying(size as usize);
-        self.answer(lane, Call::new(request, "read", ino), reply, work, |reply, data| reply.data(&data));
+        self.read_data(Call::new(request, "read", ino), fh, offset, size as usize, reply);
     }
 
     fn write(

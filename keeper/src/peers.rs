@@ -1,11 +1,12 @@
 //! Connections to other keepers, and the idle ones among them. Chunks go over them, and reads for a build; all speak the
 //! frames that a client does.
 //!
-//! What must hold: a connection whose transfer was not answered whole is never used again.
+//! What must hold: a connection whose transfer was not answered whole is never used again, nor are the idle ones to the same
+//! address where it broke: those to a keeper that is cut off would fail one after the other, each after a wait.
 
 use std::collections::BTreeMap;
 use std::net::{TcpStream, ToSocketAddrs};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -33,7 +34,11 @@ pub(crate) struct Outgoing {
     address: String,
     request: u32,
     used: Instant,
+    idle: Idle,
 }
+
+/// Idle connections, by address.
+type Idle = Weak<Mutex<BTreeMap<String, Vec<Outgoing>>>>;
 
 impl Outgoing {
     /// Connects to `address`, `HOST:PORT`. `patience` bounds each time without a byte taken or sent by the peer.
@@ -45,6 +50,7 @@ impl Outgoing {
         tuning: &Tuning,
         patience: Duration,
         stop: &Arc<Stop>,
+        idle: Idle,
     ) -> Result<Outgoing, DfsError> {
         let failed = |why: std::io::Error| {
             DfsError::new(ErrorCode::Unavailable, format!("cannot connect to the keeper at {address}: {why}"))
@@ -53,7 +59,7 @@ impl Outgoing {
         let to = address.to_socket_addrs().map_err(failed)?.next().ok_or_else(none).map_err(failed)?;
         let stream = TcpStream::connect_timeout(&to, tuning.connect_timeout).map_err(failed)?;
         let wire = Wire::new(stream, patience, stop.clone()).map_err(failed)?.renewing();
-        Ok(Outgoing { wire, address: address.to_owned(), request: 0, used: Instant::now() })
+        Ok(Outgoing { wire, address: address.to_owned(), request: 0, used: Instant::now(), idle })
     }
 
     /// The same for what is left to do.
@@ -151,6 +157,9 @@ impl Outgoing {
     }
 
     fn broken(&self, error: &WireError) -> DfsError {
+        if let Some(idle) = self.idle.upgrade() {
+            lock(&idle).remove(&self.address);
+        }
         let code = match error {
             WireError::Silent | WireError::Slow => ErrorCode::TimedOut,
             WireError::Frame(_) => ErrorCode::Protocol,
@@ -160,10 +169,16 @@ impl Outgoing {
     }
 }
 
-/// Idle connections, by address. A new one for each small chunk would cost more than the chunk, and leave a closed
+/// The connections of this keeper to others. A new one for each small chunk would cost more than the chunk, and leave a closed
 /// connection behind that the kernel remembers for a minute.
 #[derive(Debug, Default)]
-pub(crate) struct Peers(Mutex<BTreeMap<String, Vec<Outgoing>>>);
+pub(crate) struct Peers {
+    idle: Arc<Mutex<BTreeMap<String, Vec<Outgoing>>>>,
+}
+
+fn lock(idle: &Mutex<BTreeMap<String, Vec<Outgoing>>>) -> MutexGuard<'_, BTreeMap<String, Vec<Outgoing>>> {
+    idle.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 impl Peers {
     /// A connection to `address`: an idle one, or when there is none, a new one. `patience` as in [`Outgoing::connect`].
@@ -182,23 +197,17 @@ impl Peers {
                 return Ok(idle.be_patient(patience));
             }
         }
-        Outgoing::connect(address, tuning, patience, stop)
+        Outgoing::connect(address, tuning, patience, stop, Arc::downgrade(&self.idle))
     }
 
     /// The youngest.
     fn take(&self, address: &str) -> Option<Outgoing> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get_mut(address)?.pop()
-    }
-
-    /// Closes the idle connections to `address`, where one failed: those to a keeper that is cut off would fail one after
-    /// the other, each after a wait.
-    pub fn forget(&self, address: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(address);
+        lock(&self.idle).get_mut(address)?.pop()
     }
 
     /// Gives back a connection whose last transfer was answered whole.
     pub fn check_in(&self, link: Outgoing) {
-        let mut idle = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = lock(&self.idle);
         idle.retain(|_, links| {
             links.retain(|link| link.used.elapsed() < IDLE_FOR);
             !links.is_empty()
@@ -207,5 +216,30 @@ impl Peers {
         if of_keeper.len() < MAX_IDLE_PER_KEEPER {
             of_keeper.push(link);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn when_a_connection_breaks_the_idle_ones_to_its_keeper_go_and_others_stay() {
+        let (silent, other) =
+            (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
+        let address = |listener: &TcpListener| listener.local_addr().unwrap().to_string();
+        let (tuning, stop, peers) = (Tuning::default(), Arc::new(Stop::default()), Peers::default());
+        let check_out = |at: &TcpListener| peers.check_out(&address(at), &tuning, IDLE_FOR, &stop).unwrap();
+        let (first, second, third, of_other) =
+            (check_out(&silent), check_out(&silent), check_out(&silent), check_out(&other));
+        [first, second, third, of_other].into_iter().for_each(|link| peers.check_in(link));
+        let mut link = check_out(&silent);
+        let idle = |at: &TcpListener| lock(&peers.idle).get(&address(at)).map_or(0, Vec::len);
+        assert_eq!((idle(&silent), idle(&other)), (2, 1));
+        let answer = link.done(Duration::from_millis(10)).unwrap_err();
+        assert_eq!(answer.code, ErrorCode::TimedOut, "{answer}");
+        assert_eq!((idle(&silent), idle(&other)), (0, 1));
     }
 }

@@ -17,8 +17,6 @@ use crate::peers::Outgoing;
 #[derive(Debug)]
 pub(crate) struct Relay<'a> {
     node: &'a Node,
-    /// Of the first companion.
-    address: String,
     link: Option<Outgoing>,
     first: u64,
     sync: bool,
@@ -46,11 +44,9 @@ impl<'a> Relay<'a> {
         // Half as long again for each keeper that the first one waits for.
         let behind = open.relay.len().saturating_sub(1) as u32;
         let patience = node.tuning.relay_timeout + node.tuning.relay_timeout / 2 * behind;
-        let address = String::new();
-        let mut relay =
-            Relay { node, address, link: None, first: 0, sync: open.sync, patience, chunk, failed: false };
+        let mut relay = Relay { node, link: None, first: 0, sync: open.sync, patience, chunk, failed: false };
         let Some((first, rest)) = open.relay.split_first() else { return relay };
-        (relay.first, relay.address) = (first.keeper, first.address.clone());
+        relay.first = first.keeper;
         let forward = pb::WriteOpen {
             ticket: open.ticket.clone(),
             mac: first.mac.clone(),
@@ -114,8 +110,5 @@ impl<'a> Relay<'a> {
         tracing::warn!(chunk = %self.chunk, %error, "upload goes on without the companion");
         self.link = None;
         self.failed = matches!(error.code, ErrorCode::Unavailable | ErrorCode::TimedOut);
-        if self.failed {
-            self.node.peers.forget(&self.address);
-        }
     }
 }

@@ -12,11 +12,13 @@
 //! - [`film`]: real mp4 files, and playing them without a screen.
 //! - [`bench`]: the benchmark.
 //! - [`random`]: seeded random numbers and bytes.
+//! - [`amount`]: how much a test does.
 //! - [`wait`]: the one way to wait for something.
 //!
 //! The binaries are taken from beside the test executable, so they have to be built first: `tests/run.sh` does.
 //! Everything here panics when something is not as expected: that is how a test fails.
 
+pub mod amount;
 pub mod bench;
 pub mod cluster;
 pub mod faults;

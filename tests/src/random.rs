@@ -1,5 +1,7 @@
 //! Seeded random numbers and bytes, so that a failure can be played again.
 
+use crate::amount::amount;
+
 /// SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
 #[derive(Clone, Debug)]
 pub struct Rng(u64);
@@ -12,7 +14,7 @@ impl Rng {
 
     /// From the environment's DFS_TEST_SEED, or else from `default`. Prints it, for the report of a failure.
     pub fn seeded(default: u64) -> Rng {
-        let seed = std::env::var("DFS_TEST_SEED").ok().and_then(|s| s.parse().ok()).unwrap_or(default);
+        let seed = amount("DFS_TEST_SEED", default);
         println!("seed {seed}: DFS_TEST_SEED={seed} plays this run again");
         Rng(seed)
     }

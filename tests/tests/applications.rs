@@ -10,6 +10,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
+use dfs_tests::amount::amount;
 use dfs_tests::run::sh;
 use dfs_tests::wait::secs;
 use dfs_tests::{Cluster, Mount, film, require_root, run};
@@ -20,14 +21,10 @@ fn mounted() -> (Cluster, Mount) {
     (cluster, mount)
 }
 
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
-}
-
 /// Two processes add rows, each row a transaction of its own; then another process looks at the whole.
 fn sqlite(journal: &str) {
     let (cluster, mount) = mounted();
-    let each = number("DFS_TEST_SQLITE", 200) / 2;
+    let each = amount("DFS_TEST_SQLITE", 200) / 2;
     let script = r#"
         cd "$1"
         [ "$(sqlite3 db "PRAGMA journal_mode=$2; CREATE TABLE t(who, n INTEGER, text);")" = "$2" ]
@@ -52,7 +49,7 @@ fn sqlite(journal: &str) {
 fn sqlite_on_two_mounts_at_once() {
     let mut cluster = Cluster::builder().chunk_size("1MiB").start();
     let (one, two) = (cluster.mount(), cluster.mount());
-    let each = number("DFS_TEST_SQLITE", 80) / 2;
+    let each = amount("DFS_TEST_SQLITE", 80) / 2;
     // SQLite asks for a lock again and again, and whoever has it is the quicker one: with many transactions the other one
     // waits for half a minute on a local disk, too.
     let script = r#"
@@ -115,7 +112,7 @@ const FACTS: &str = r#"
 fn an_archive_of_every_file_type_comes_out_as_it_went_in() {
     require_root();
     let (cluster, mount) = mounted();
-    let files = number("DFS_TEST_FILES", 1000).to_string();
+    let files = amount("DFS_TEST_FILES", 1000).to_string();
     let script = format!(
         r#"{TREE}{FACTS}
         tar --format=posix --xattrs --sparse -C "$1/tree" -cf "$3/all.tar" .
@@ -230,7 +227,7 @@ fn cargo_builds_and_tests_a_project_and_knows_what_changed() {
 #[test]
 fn git_clones_collects_and_checks_a_long_history() {
     let (cluster, mount) = mounted();
-    let commits = number("DFS_TEST_COMMITS", 100);
+    let commits = amount("DFS_TEST_COMMITS", 100);
     let script = r#"
         git() { command git -c user.name=a -c user.email=a@b -c init.defaultBranch=main -c safe.directory='*' "$@"; }
         git init -q --bare "$1/source"

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use dfs_tests::amount::amount;
 use dfs_tests::wait::secs;
 use dfs_tests::{Cluster, Mount, Ran, Rng, run};
 
@@ -113,7 +114,7 @@ fn a_stopped_master_is_dumped_and_only_whole_dumps_are_restored() {
 /// docs/OPERATIONS.md.
 #[test]
 fn a_backup_holds_nobody_up() {
-    let count = std::env::var("DFS_TEST_BACKUP_FILES").map_or(1000, |n| n.parse::<usize>().unwrap());
+    let count = amount("DFS_TEST_BACKUP_FILES", 1000) as usize;
     let mut cluster = Cluster::builder().keepers(1).copies(1).min_copies(1).start();
     let mount = cluster.mount();
     for n in 0..count {

@@ -9,6 +9,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use dfs_tests::amount::amount;
 use dfs_tests::wait::secs;
 use dfs_tests::{Cluster, Rng, wait_until};
 
@@ -98,7 +99,7 @@ fn said_bad(cluster: &mut Cluster) -> usize {
 
 #[test]
 fn every_corruption_is_found_and_repaired_and_none_is_served() {
-    let total: usize = std::env::var("DFS_TEST_CORRUPTIONS").ok().and_then(|n| n.parse().ok()).unwrap_or(24);
+    let total = amount("DFS_TEST_CORRUPTIONS", 24) as usize;
     let mut rng = Rng::seeded(41);
     let flags = ["--scrub-every", "off"];
     let mut cluster =

@@ -5,10 +5,12 @@
 //! still is dead within 5 s and live again when it goes on.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{Read, Write};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use dfs_tests::run::sh;
 use dfs_tests::wait::secs;
 use dfs_tests::{Cluster, film, wait_for, wait_until};
 
@@ -44,20 +46,31 @@ fn a_film_being_read_is_read_on_right_to_the_byte_when_a_keeper_is_killed() {
     assert!(longest < STALL, "a read took {longest:?} though two live copies existed");
 }
 
+/// Has a mount sent bytes to the keeper at `address` that are not taken yet?
+fn is_sending(address: &str) -> bool {
+    let sockets = sh("ss -tnpH state established dst \"$1\"", &[Path::new(address)]);
+    let waits = |line: &str| line.split_whitespace().nth(1).is_some_and(|queued| queued != "0");
+    sockets.stdout.lines().any(|line| line.contains("dfs-mount") && waits(line))
+}
+
 #[test]
 fn a_film_being_copied_in_is_whole_when_a_keeper_is_killed() {
     let source = film::medium();
     let mut cluster = Cluster::builder().chunk_size("2MiB").start();
     let mount = cluster.mount();
-    // cp gets the second half when the keeper is dead, so that it cannot be done before.
-    let script = r#"{ head -c "$1" "$3"; read -r _; tail -c +"$2" "$3"; } | cp /dev/stdin "$4""#;
-    let half = fs::metadata(&source).unwrap().len() / 2;
+    // cp gets the second third when the keeper stands still, and the last one when it is dead: an upload is under way to it then.
+    let script = r#"{ head -c "$1" "$2"; read -r _; head -c "$((2 * $1))" "$2" | tail -c "$1"; read -r _; tail -c +"$((2 * $1 + 1))" "$2"; } | cp /dev/stdin "$3""#;
+    let third = fs::metadata(&source).unwrap().len() / 3;
     let mut cp = Command::new("bash");
-    cp.args(["-c", script, "bash", &half.to_string(), &(half + 1).to_string()]);
+    cp.args(["-c", script, "bash", &third.to_string()]);
     cp.arg(&source).arg(mount.path("movie.mp4")).stdin(Stdio::piped()).stderr(Stdio::piped());
     let mut cp = cp.spawn().unwrap();
     wait_until(secs(20), "keeper 1 holds a chunk", || !cluster.chunk_files(1).is_empty());
     assert!(cp.try_wait().unwrap().is_none(), "cp was done before the keeper could be killed");
+    let address = cluster.keeper_row(1)["address"].as_str().unwrap().to_owned();
+    cluster.keeper(1).stop();
+    cp.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
+    wait_until(secs(10), "the mount has bytes on the way to keeper 1", || is_sending(&address));
     cluster.keeper(1).kill();
     drop(cp.stdin.take());
     let status = wait_for(secs(60), "cp ends", || cp.try_wait().unwrap());

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::time::Instant;
 
+use dfs_tests::amount::{amount, given};
 use dfs_tests::cluster::Builder;
 use dfs_tests::faults::plan::{Fault, Recipe, Target, kills, plan};
 use dfs_tests::faults::round;
@@ -36,7 +37,7 @@ fn builder() -> Builder {
 fn rounds(mut cluster: Cluster, faults: &[Fault], default_seed: u64) {
     let mut mounts: Vec<Mount> = (0..MOUNTS).map(|_| cluster.mount()).collect();
     let mut rng = Rng::seeded(default_seed);
-    let long: Option<u64> = std::env::var("DFS_TEST_FAULTS").ok().and_then(|count| count.parse().ok());
+    let long = given("DFS_TEST_FAULTS");
     let (length, longest_stop) = if long.is_some() { (60, 30) } else { (14, 4) };
     let recipe = Recipe { faults: faults.to_vec(), length: secs(length), longest_stop: secs(longest_stop) };
     let begun = Instant::now();
@@ -66,8 +67,7 @@ fn processes_are_killed_and_stopped_and_nothing_is_lost_or_wrong() {
 #[test]
 #[ignore = "takes half an hour"]
 fn a_thousand_keepers_and_a_hundred_masters_are_killed_and_nothing_is_lost_or_wrong() {
-    let wanted: u64 =
-        std::env::var("DFS_TEST_KEEPER_KILLS").ok().and_then(|count| count.parse().ok()).unwrap_or(1_000);
+    let wanted: u64 = amount("DFS_TEST_KEEPER_KILLS", 1_000);
     let mut cluster = builder().start();
     let mut mounts: Vec<Mount> = (0..MOUNTS).map(|_| cluster.mount()).collect();
     let mut rng = Rng::seeded(4);

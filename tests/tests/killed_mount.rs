@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
+use dfs_tests::amount::amount;
 use dfs_tests::mount::{abort, is_usable};
 use dfs_tests::wait::secs;
 use dfs_tests::{Cluster, wait_for, wait_until};
@@ -31,7 +32,7 @@ fn end(mut children: Vec<Child>) {
 
 #[test]
 fn a_mount_killed_at_any_moment_ends_and_can_be_mounted_again_at_once() {
-    let rounds = std::env::var("DFS_TEST_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(4);
+    let rounds = amount("DFS_TEST_KILLS", 4);
     let mut cluster = Cluster::builder().keepers(2).start();
     let (a, mut b) = (cluster.mount(), cluster.mount());
     let others: Vec<Child> = (0..3).map(|n| busy(a.dir(), n)).collect();

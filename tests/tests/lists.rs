@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use dfs_tests::amount::{amount, in_parallel};
 use dfs_tests::{Cluster, Mount, Rng};
 use rustix::fs::{Mode, OFlags, RawDir, SeekFrom, seek};
 
@@ -27,20 +28,6 @@ const LISTS: u64 = 4;
 /// Threads that make what stays.
 const MAKERS: u64 = 8;
 const WAYS: [Reads; 3] = [Reads::Opens, Reads::Rewinds, Reads::GoesBack];
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
-}
-
-/// Runs `work` for 0 to `count` - 1, on several threads.
-fn in_parallel(count: u64, work: impl Fn(u64) + Sync) {
-    let work = &work;
-    std::thread::scope(|scope| {
-        for maker in 0..MAKERS {
-            scope.spawn(move || (maker..count).step_by(MAKERS as usize).for_each(work));
-        }
-    });
-}
 
 fn open(dir: &Path) -> OwnedFd {
     rustix::fs::open(dir, OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).unwrap()
@@ -158,7 +145,7 @@ fn program(dir: &Path, maker: Option<&PathBuf>, reads: Reads, number: u64) {
 fn listed_at_once(mounts: [&Mount; 2], round: u64) {
     let dirs = mounts.map(|mount| mount.path(format!("dir-{round}")));
     fs::create_dir(&dirs[0]).unwrap();
-    in_parallel(STAYS, |n| drop(File::create(dirs[0].join(stays(n))).unwrap()));
+    in_parallel(MAKERS, STAYS, |n| drop(File::create(dirs[0].join(stays(n))).unwrap()));
     // What the other mount changes is forgotten by this one's kernel, what this one changes is not: one of the two, and both.
     let changers: &[usize] = [&[0][..], &[1], &[0, 1]][round as usize % 3];
     let stop = &AtomicBool::new(false);
@@ -196,7 +183,7 @@ fn listed_at_once(mounts: [&Mount; 2], round: u64) {
 fn programs_that_list_one_directory_at_once_each_see_what_stays_exactly_once() {
     let mut cluster = Cluster::builder().keepers(1).copies(1).min_copies(1).start();
     let (one, two) = (cluster.mount(), cluster.mount());
-    for round in 0..number("DFS_TEST_ROUNDS", 12) {
+    for round in 0..amount("DFS_TEST_ROUNDS", 12) {
         listed_at_once([&one, &two], round);
     }
 }

@@ -15,6 +15,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use dfs_tests::amount::{amount, in_parallel};
 use dfs_tests::run::sh;
 use dfs_tests::wait::secs;
 use dfs_tests::{Cluster, Mount, Rng, run};
@@ -23,20 +24,6 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Threads that make entries.
 const MAKERS: u64 = 16;
-
-fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
-}
-
-/// Runs `work` for 0 to `count` - 1, on several threads.
-fn in_parallel(count: u64, work: impl Fn(u64) + Sync) {
-    let work = &work;
-    std::thread::scope(|scope| {
-        for maker in 0..MAKERS {
-            scope.spawn(move || (maker..count).step_by(MAKERS as usize).for_each(work));
-        }
-    });
-}
 
 fn timed<T>(what: &str, work: impl FnOnce() -> T) -> (T, Duration) {
     let begun = Instant::now();
@@ -54,7 +41,7 @@ fn shell(dir: &Path, script: &str, limit: Duration) -> String {
 
 #[test]
 fn a_directory_of_100000_entries_is_listed_in_3_seconds() {
-    let entries = number("DFS_TEST_ENTRIES", 10_000);
+    let entries = amount("DFS_TEST_ENTRIES", 10_000);
     // 3 s for 100,000; and a moment for the machine.
     let limit = Duration::from_micros(30 * entries) + secs(1);
     let patience = secs(60) + Duration::from_millis(5 * entries);
@@ -65,7 +52,7 @@ fn a_directory_of_100000_entries_is_listed_in_3_seconds() {
     fs::create_dir(&dirs[0]).unwrap();
     let path = |i: u64| dirs[i as usize % dirs.len()].join(format!("entry-{i}"));
     timed(&format!("making {entries} entries"), || {
-        in_parallel(entries, |i| {
+        in_parallel(MAKERS, entries, |i| {
             let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
             drop(rustix::fs::open(path(i), flags, Mode::RUSR).unwrap());
         });
@@ -82,7 +69,7 @@ fn a_directory_of_100000_entries_is_listed_in_3_seconds() {
     let count = "ls -l | awk '{ n++; size += $5 } END { print n, size }'";
     let (listed, _) = timed("ls -l", || shell(&fresh.path("many"), count, patience));
     assert_eq!(listed, sized, "the entries and a line of the total");
-    timed("removing most", || in_parallel(entries - 1000, |i| fs::remove_file(path(i)).unwrap()));
+    timed("removing most", || in_parallel(MAKERS, entries - 1000, |i| fs::remove_file(path(i)).unwrap()));
     timed("rm -r of 1000", || shell(fresh.dir(), "rm -r many", patience));
     assert_eq!(fs::read_dir(mounts[0].dir()).unwrap().count(), 0);
     assert_eq!(cluster.status("files"), 0);
@@ -129,7 +116,7 @@ fn a_thousand_directories_one_in_the_other() {
 
 #[test]
 fn thousands_of_open_files_are_all_readable() {
-    let count = number("DFS_TEST_OPEN", 2_000);
+    let count = amount("DFS_TEST_OPEN", 2_000);
     let needed = count + 200;
     let limit = getrlimit(Resource::Nofile);
     if limit.current.is_some_and(|current| current < needed) {
@@ -160,7 +147,7 @@ fn thousands_of_open_files_are_all_readable() {
     };
     let (files, _) = timed(&format!("opening {count} files"), || {
         let made = Mutex::new(BTreeMap::new());
-        in_parallel(count, |i| {
+        in_parallel(MAKERS, count, |i| {
             drop({
                 let file = open(i);
                 made.lock().unwrap().insert(i, file)
@@ -171,10 +158,10 @@ fn thousands_of_open_files_are_all_readable() {
     assert_eq!(files.len() as u64, count);
     // Half of them lose their names, and are read all the same.
     timed("removing every second name", || {
-        in_parallel(count / 2, |i| fs::remove_file(dir.join(format!("file-{}", 2 * i))).unwrap());
+        in_parallel(MAKERS, count / 2, |i| fs::remove_file(dir.join(format!("file-{}", 2 * i))).unwrap());
     });
     timed("reading", || {
-        in_parallel(count, |i| {
+        in_parallel(MAKERS, count, |i| {
             let mut bytes = [0; 100];
             let length = files[&i].read_at(&mut bytes, 0).unwrap();
             assert_eq!(&bytes[..length], content(i).as_bytes(), "file {i}");
@@ -219,13 +206,13 @@ fn come_and_go(dir: &Path, seed: u64, stop: &AtomicBool) {
 
 #[test]
 fn a_listing_has_what_stays_exactly_once_while_others_come_and_go() {
-    let rounds = number("DFS_TEST_ROUNDS", 12);
+    let rounds = amount("DFS_TEST_ROUNDS", 12);
     let mut cluster = Cluster::builder().keepers(1).copies(1).min_copies(1).start();
     let (one, two) = (cluster.mount(), cluster.mount());
     let (dir, same) = (one.path("dir"), two.path("dir"));
     fs::create_dir(&dir).unwrap();
     let stays: Vec<String> = (0..1500).map(|i| format!("{:04}-stays", i * 6)).collect();
-    in_parallel(stays.len() as u64, |i| {
+    in_parallel(MAKERS, stays.len() as u64, |i| {
         let dir = if i % 2 == 0 { &dir } else { &same };
         drop(File::create(dir.join(&stays[i as usize])).unwrap());
     });

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use dfs_tests::amount::given;
 use dfs_tests::run::sh;
 use dfs_tests::wait::secs;
 use dfs_tests::{Cluster, Ran, Scratch, require_root, run};
@@ -139,13 +140,7 @@ const FSX_OPERATIONS: u64 = 10_000;
 
 /// Operations of each seed, and how many seeds. The long form says how many operations all seeds do together.
 fn amount() -> (u64, u64) {
-    match std::env::var("DFS_TEST_FSX_OPS") {
-        Ok(text) => {
-            let all: u64 = text.parse().expect("DFS_TEST_FSX_OPS is a number of operations");
-            (FSX_OPERATIONS, all.div_ceil(FSX_OPERATIONS))
-        }
-        Err(_) => (1_500, 2),
-    }
+    given("DFS_TEST_FSX_OPS").map_or((1_500, 2), |all| (FSX_OPERATIONS, all.div_ceil(FSX_OPERATIONS)))
 }
 
 /// Runs fsx with these settings and every seed. It ends with an error at the first wrong byte or size.

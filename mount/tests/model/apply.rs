@@ -179,12 +179,18 @@ impl Case<'_> {
         flags |= if exclusive { libc::O_EXCL } else { 0 };
         flags |= if truncate { libc::O_TRUNC } else { 0 };
         let real = self.fs(mount).create(caller, self.inode(dir), &name, mode, 0, flags).await;
-        let naive = match there.and_then(|id| self.tree.get(id).map(|node| (id, node.body.clone()))) {
+        let found = there.and_then(|id| {
+            let node = self.tree.get(id)?;
+            Some((id, node.body.clone(), node.may_read_and_write(caller.uid, caller.gid)))
+        });
+        let naive = match found {
             None => self.tree.add(dir, &name, new(libc::S_IFREG, mode, caller, Body::File(Vec::new()))),
-            Some((_, Body::Dir(_))) => Err(libc::EISDIR),
+            Some((_, Body::Dir(_), _)) => Err(libc::EISDIR),
             // The kernel opens these by itself; of us it asks only for what it thinks is not there.
-            Some((_, Body::Symlink(_) | Body::Special { .. })) => Err(libc::EEXIST),
-            Some((id, Body::File(_))) => Ok(id),
+            Some((_, Body::Symlink(_) | Body::Special { .. }, _)) => Err(libc::EEXIST),
+            Some((id, Body::File(_), true)) => Ok(id),
+            // A kernel that believed that nothing is there has not looked at the mode.
+            Some((_, Body::File(_), false)) => Err(libc::EACCES),
         };
         if let (Ok(id), Ok((attr, opened))) = (naive, &real) {
             self.handles.push(Handle { id, mount, number: opened.handle });

@@ -62,6 +62,18 @@ impl Node {
         matches!(self.body, Body::Dir(_))
     }
 
+    /// May this user, who is in one group only, read and write it?
+    pub fn may_read_and_write(&self, uid: u32, gid: u32) -> bool {
+        let class = if uid == self.uid {
+            6
+        } else if gid == self.gid {
+            3
+        } else {
+            0
+        };
+        uid == 0 || (self.mode >> class) & 0o6 == 0o6
+    }
+
     /// What a reader of the whole file gets.
     pub fn content(&self) -> Vec<u8> {
         match &self.body {

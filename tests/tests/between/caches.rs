@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Command;
 use std::time::Instant;
 
+use dfs_tests::amount::amount;
 use dfs_tests::{Cluster, Mount, run, run::sh, wait::secs, wait_until};
 
 use crate::two;
@@ -39,7 +40,7 @@ fn files(mount: &Mount, count: usize) {
 // SEMANTICS.md: "Where nothing changed, nothing is asked again".
 #[test]
 fn a_second_listing_and_a_second_stat_of_many_files_ask_nearly_nothing() {
-    let count: usize = std::env::var("DFS_TEST_FILES").ok().and_then(|n| n.parse().ok()).unwrap_or(2_000);
+    let count = amount("DFS_TEST_FILES", 2_000) as usize;
     let (cluster, a, b) = two();
     files(&a, count);
     let first = requests(&cluster, || assert_eq!(list(&b, "d"), count + 1));

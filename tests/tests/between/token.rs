@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime};
 
 use dfs_tests::Rng;
+use dfs_tests::amount::amount;
 
 use crate::two;
 
@@ -39,7 +40,7 @@ const WAYS: [Way; 10] = [
 ];
 
 fn tokens() -> u64 {
-    std::env::var("DFS_TEST_TOKENS").ok().and_then(|n| n.parse().ok()).unwrap_or(600)
+    amount("DFS_TEST_TOKENS", 600)
 }
 
 /// What can be seen of a file by its name.

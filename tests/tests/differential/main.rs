@@ -17,6 +17,7 @@ use std::fs::create_dir;
 use std::path::{Path, PathBuf};
 
 use call::{Call, sequences};
+use dfs_tests::amount::amount;
 use dfs_tests::{Cluster, Mount, require_root};
 use machine::{Machine, Outcome, Value};
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestError, TestRunner};
@@ -122,10 +123,6 @@ fn same_trees(ours: &Machine, right: &Machine) -> Result<(), String> {
     Ok(())
 }
 
-fn from_environment(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
-}
-
 fn mounted() -> (Cluster, Mount) {
     let mut cluster = Cluster::builder().keepers(2).chunk_size("64KiB").start();
     let mount = cluster.mount();
@@ -134,8 +131,8 @@ fn mounted() -> (Cluster, Mount) {
 
 #[test]
 fn random_system_calls_do_what_they_do_on_a_local_directory() {
-    let seed = from_environment("DFS_TEST_SEED", 50);
-    let cases = from_environment("DFS_TEST_DIFFERENTIAL", 20) as u32;
+    let seed = amount("DFS_TEST_SEED", 50);
+    let cases = amount("DFS_TEST_DIFFERENTIAL", 20) as u32;
     println!("DFS_TEST_SEED={seed} DFS_TEST_DIFFERENTIAL={cases} plays this run again");
     let config = Config {
         cases,

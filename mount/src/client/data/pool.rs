@@ -9,6 +9,8 @@ use dfs_proto::pb;
 use rustix::net::sockopt;
 use tokio::net::TcpStream;
 
+use super::wire::TransferError;
+
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Half of the silence after which a keeper closes a connection.
 const MAX_IDLE: Duration = Duration::from_secs(5);
@@ -42,7 +44,7 @@ pub struct KeeperPool {
 pub(super) struct Connection {
     pub(super) stream: TcpStream,
     /// It carried a transfer before, and may have been closed by the keeper meanwhile.
-    pub(super) used: bool,
+    used: bool,
     address: String,
 }
 
@@ -91,6 +93,15 @@ impl KeeperPool {
         None
     }
 
+    /// What becomes of a transfer that failed on `connection`: Ok when a fresh one should be tried. Where a connection broke or
+    /// fell silent, the idle ones to that keeper are closed: each would cost its own wait.
+    pub(super) fn failed(&self, connection: &Connection, error: TransferError) -> Result<(), TransferError> {
+        if matches!(error, TransferError::Broken { .. } | TransferError::Silent(_)) {
+            self.idle().remove(&connection.address);
+        }
+        if connection.used && error.may_be_stale() { Ok(()) } else { Err(error) }
+    }
+
     /// Gives back a connection whose transfer was answered whole.
     pub(super) fn check_in(&self, connection: Connection) {
         let now = Instant::now();
@@ -103,5 +114,39 @@ impl KeeperPool {
         if of_keeper.len() < MAX_IDLE_PER_KEEPER {
             of_keeper.push(Idle { stream: connection.stream, since: now });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn when_a_transfer_breaks_the_idle_connections_to_its_keeper_go_and_others_stay() {
+        let (silent, other) = (
+            TcpListener::bind("127.0.0.1:0").await.unwrap(),
+            TcpListener::bind("127.0.0.1:0").await.unwrap(),
+        );
+        let grant = |listener: &TcpListener| pb::KeeperGrant {
+            address: listener.local_addr().unwrap().to_string(),
+            ..Default::default()
+        };
+        let (silent, other) = (grant(&silent), grant(&other));
+        let pool = KeeperPool::new();
+        for keeper in [&silent, &silent, &silent, &other] {
+            let connection = pool.check_out(keeper, true).await.unwrap();
+            pool.check_in(connection);
+        }
+        let idle = |keeper: &pb::KeeperGrant| pool.idle().get(&keeper.address).map_or(0, Vec::len);
+        let connection = pool.check_out(&silent, false).await.unwrap();
+        let refused = TransferError::Refused(DfsError::new(ErrorCode::Invalid, "no"));
+        assert!(pool.failed(&connection, refused).is_err());
+        assert_eq!((idle(&silent), idle(&other)), (2, 1), "a refusal says nothing of the connection");
+        assert!(pool.failed(&connection, TransferError::Silent(MAX_IDLE)).is_err());
+        assert_eq!((idle(&silent), idle(&other)), (0, 1));
+        let gone = std::io::ErrorKind::ConnectionReset.into();
+        assert!(pool.failed(&connection, TransferError::Broken { error: gone, answered: false }).is_ok());
     }
 }

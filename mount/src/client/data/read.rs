@@ -50,8 +50,10 @@ impl KeeperPool {
                     self.check_in(connection);
                     return Ok(range);
                 }
-                Err(error) if connection.used && error.may_be_stale() => fresh = true,
-                Err(error) => return Err(error.explain("read from", keeper)),
+                Err(error) => match self.failed(&connection, error) {
+                    Ok(()) => fresh = true,
+                    Err(error) => return Err(error.explain("read from", keeper)),
+                },
             }
         }
     }

@@ -99,8 +99,10 @@ impl KeeperPool {
                     self.check_in(connection);
                     return Ok(done);
                 }
-                Err(error) if connection.used && error.may_be_stale() => fresh = true,
-                Err(error) => return Err(error.explain("upload to", primary)),
+                Err(error) => match self.failed(&connection, error) {
+                    Ok(()) => fresh = true,
+                    Err(error) => return Err(error.explain("upload to", primary)),
+                },
             }
         }
     }

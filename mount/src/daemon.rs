@@ -3,7 +3,7 @@
 //! - [`ready`]: what the process in the background tells the one that the user started.
 //! - [`log_file`]: where it logs.
 //! - [`run`]: the life of a mount, foreground or background.
-//! - `threads`: on which all of it runs.
+//! - `threads`: on which all of it runs. `resident`: its pages are in memory.
 //! - [`subdir`]: the directory of the cluster that is mounted.
 //! - [`remount`]: other options for a mount that is there.
 //! - [`stop`]: signals, and how a mount ends.
@@ -19,6 +19,7 @@ pub mod guard;
 pub mod log_file;
 pub mod ready;
 pub mod remount;
+mod resident;
 pub mod run;
 pub mod stop;
 pub mod subdir;

@@ -109,7 +109,17 @@ impl State {
         let acks = std::mem::replace(&mut out.acks, sent_before);
         // The success frees memory that writers wait for, and so waits for nobody; close() asks with a Barrier.
         let acks_pending = self.acks.begin(session, None, acks, out.now_ms);
-        let done = pb::UploadDone { chunk: chunk.0, inode: inode.0, error: None, attr, copies, acks_pending };
+        // First of this chunk alone, which takes no walk through the file.
+        let synced = self.is_durable(chunk) && self.not_durable(inode).is_empty();
+        let done = pb::UploadDone {
+            chunk: chunk.0,
+            inode: inode.0,
+            error: None,
+            attr,
+            copies,
+            acks_pending,
+            synced,
+        };
         self.upload_done(session, done, out);
         // Step 7.
         upload_step!(7, chunk, "up to {} copies are made", self.settings.copies);

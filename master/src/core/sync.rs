@@ -91,7 +91,7 @@ impl Syncs {
 impl State {
     /// Is the chunk on stable storage at `min_copies` live keepers, or at all live ones that have it, and at one at
     /// least, live or not? One that has left the table is nobody's any more.
-    fn is_durable(&self, chunk: ChunkId) -> bool {
+    pub(super) fn is_durable(&self, chunk: ChunkId) -> bool {
         let Some(row) = self.chunks.get(chunk) else { return true };
         if self.syncs.unknown_until_ms.is_some() {
             // Those that were not heard of since the restart may have more.
@@ -117,6 +117,17 @@ impl State {
         }
     }
 
+    /// Chunks of the file that are not on stable storage, as far as is known.
+    pub(super) fn not_durable(&self, inode: InodeNo) -> BTreeSet<ChunkId> {
+        if self.syncs.unknown_until_ms.is_some() {
+            return self.chunks_of(inode);
+        }
+        if self.syncs.unknown.is_empty() && self.syncs.unsynced.is_empty() {
+            return BTreeSet::new();
+        }
+        self.chunks_of(inode).into_iter().filter(|chunk| !self.is_durable(*chunk)).collect()
+    }
+
     /// `None`: the reply follows when keepers have synced.
     pub(super) fn fsync(
         &mut self,
@@ -127,17 +138,7 @@ impl State {
     ) -> Res<Option<Reply>> {
         out.show(inode);
         self.inode(inode)?;
-        let doubtful: BTreeSet<ChunkId> = self.syncs.unsynced().map(|(chunk, _)| chunk).collect();
-        let chunks: BTreeSet<ChunkId> = if self.syncs.unknown_until_ms.is_some() {
-            self.chunks_of(inode)
-        } else if !self.syncs.unknown.is_empty() {
-            self.chunks_of(inode).into_iter().filter(|chunk| !self.is_durable(*chunk)).collect()
-        } else if doubtful.is_empty() {
-            doubtful
-        } else {
-            let of_file = self.chunks_of(inode);
-            of_file.intersection(&doubtful).copied().filter(|chunk| !self.is_durable(*chunk)).collect()
-        };
+        let chunks = self.not_durable(inode);
         if chunks.is_empty() {
             return Ok(Some(Reply::Empty(pb::Empty {})));
         }
@@ -259,6 +260,26 @@ mod tests {
         kit.synced(holders[1], chunk);
         assert_eq!(kit.reply_to(request), Some(Reply::Empty(pb::Empty {})));
         // Now that all is synced, at once.
+        let request = kit.request(pb::mount_request::Op::Fsync(pb::Fsync { inode: file.0 }));
+        assert_eq!(kit.reply_to(request), Some(Reply::Empty(pb::Empty {})));
+    }
+
+    #[test]
+    fn the_success_message_says_whether_an_fsync_is_left_to_do() {
+        let (mut kit, file, chunk) = setup();
+        let upload = |kit: &mut Kit, synced: bool| {
+            let placed = kit.alloc(file, 0, 5);
+            let holders = Kit::placed_on(&placed);
+            kit.store_synced(&placed, &holders, synced);
+            kit.done().pop().unwrap()
+        };
+        assert!(!kit.done()[0].synced, "{chunk} is not");
+        assert!(!upload(&mut kit, false).synced);
+        assert!(!upload(&mut kit, true).synced, "the rest of the file is not");
+        for keeper in kit.state.chunks.get(chunk).unwrap().keepers.clone() {
+            kit.synced(keeper, chunk);
+        }
+        assert!(upload(&mut kit, true).synced);
         let request = kit.request(pb::mount_request::Op::Fsync(pb::Fsync { inode: file.0 }));
         assert_eq!(kit.reply_to(request), Some(Reply::Empty(pb::Empty {})));
     }

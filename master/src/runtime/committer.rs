@@ -10,7 +10,8 @@ use super::engine::{Inner, Shared};
 use crate::core::RowChange;
 use crate::store::{Store, StoreError};
 
-/// How often a store that took nothing is tried again, and one that has nothing to do is looked after.
+/// How often a store that took nothing is tried again, and one that has nothing to do is looked after; and how long changes
+/// wait that nobody waits for.
 const TRY_AGAIN: Duration = Duration::from_millis(500);
 
 /// What is left to do when the commit thread ends, however it does.
@@ -39,13 +40,13 @@ pub(super) fn commit_thread(shared: &Shared, store: Box<dyn Store>) {
 }
 
 /// Until the engine stops: one batch after the other, and snapshots between them. While there is nothing to do, it looks
-/// after the store, which may have found out since that the disk takes no writes.
+/// after the store, which may have found out since that the disk takes no writes, and commits what nobody waits for.
 fn commit_batches(shared: &Shared, store: &mut dyn Store) -> Result<(), StoreError> {
     loop {
         let (changes, snapshots) = {
             let Ok(inner) = shared.inner.lock() else { return Ok(()) };
             let nothing =
-                |inner: &mut Inner| !inner.group.has_open() && inner.snapshots.is_empty() && !inner.stopping;
+                |inner: &mut Inner| !inner.group.hurries() && inner.snapshots.is_empty() && !inner.stopping;
             let Ok((mut inner, waited)) = shared.work.wait_timeout_while(inner, TRY_AGAIN, nothing) else {
                 return Ok(());
             };

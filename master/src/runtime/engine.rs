@@ -256,8 +256,12 @@ impl Engine {
         let (seen, need) = {
             let mut inner = self.shared.lock()?;
             let (now, need) = (inner.clock.now(), inner.group.newest_change());
-            if inner.trouble.is_some() && need > inner.group.durable() {
-                return Err(Stopped);
+            if need > inner.group.durable() {
+                if inner.trouble.is_some() {
+                    return Err(Stopped);
+                }
+                inner.group.hurry();
+                self.shared.work.notify_one();
             }
             (look(&inner.state, now), need)
         };
@@ -337,7 +341,7 @@ impl Engine {
         let mut inner = self.shared.lock()?;
         let (applied, result) = work(&mut inner);
         let only_answers = group::effects_answer(&applied.effects);
-        if self.shared.admit(&mut inner, only_answers, applied) {
+        if self.shared.admit(&mut inner, only_answers, false, applied) {
             permit.forget();
         }
         Ok(result)
@@ -420,20 +424,22 @@ impl Shared {
             inner.mounts.send(session, mount_down::Msg::Reply(reply));
             return false;
         }
-        let asks = group::asks(&command);
+        let (asks, may_wait) = (group::asks(&command), group::may_wait(&command));
         let applied = inner.apply(command);
         let only_answers = asks && group::effects_answer(&applied.effects);
-        self.admit(inner, only_answers, applied)
+        self.admit(inner, only_answers, may_wait, applied)
     }
 
-    fn admit(&self, inner: &mut Inner, only_answers: bool, applied: Applied) -> bool {
-        match inner.group.admit(only_answers, applied) {
+    fn admit(&self, inner: &mut Inner, only_answers: bool, may_wait: bool, applied: Applied) -> bool {
+        match inner.group.admit_as(only_answers, may_wait, applied) {
             Admitted::Now(effects) => {
                 inner.deliver(effects);
                 false
             }
             Admitted::Queued => {
-                self.work.notify_one();
+                if inner.group.hurries() {
+                    self.work.notify_one();
+                }
                 true
             }
         }

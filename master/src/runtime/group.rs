@@ -1,6 +1,6 @@
 //! The group commit: batches of row changes, and which effects have to wait for which batch.
 //!
-//! Pure: no lock, no thread, no I/O. The engine asks [`GroupCommit::admit`] for every command, and its
+//! Pure: no lock, no thread, no I/O. The engine asks [`GroupCommit::admit_as`] for every command, and its
 //! commit thread walks [`GroupCommit::take`] -> store -> [`GroupCommit::committed`].
 //!
 //! Batches are numbered. At most one is being committed and one is open:
@@ -19,6 +19,10 @@
 //!   a chunk deleted for a reason that a crash takes back would be the end of a file;
 //! - and who is given a chunk's id, for a change of the counters: an id whose reservation is lost would be handed out
 //!   again. (Ids of inodes and keepers come with their rows.)
+//!
+//! A batch that nobody waits for need not be committed at once: it has changes without effects (a third copy is noted),
+//! or such whose answer may come late (an atime). It is when something else joins it, and for what rests on it somebody
+//! waits then, or when the commit thread looks after it.
 
 use std::collections::HashMap;
 
@@ -30,6 +34,9 @@ use crate::core::{Applied, Command, Effect, Row, RowChange, RowKey};
 
 type BatchNo = u64;
 
+/// Commands in a batch that nobody waits for.
+const MAX_PATIENT: usize = 1024;
+
 /// Row changes to be committed together, and what leaves when they are.
 #[derive(Debug, Default)]
 struct Batch {
@@ -37,6 +44,8 @@ struct Batch {
     effects: Vec<Effect>,
     commands: usize,
     touched: Vec<InodeNo>,
+    /// Somebody waits for it, or it has become large.
+    hurries: bool,
 }
 
 /// What became durable.
@@ -71,8 +80,14 @@ pub struct GroupCommit {
 }
 
 impl GroupCommit {
-    /// Takes in what a command did.
+    /// As [`GroupCommit::admit_as`], for who commits every batch at once.
+    #[cfg(test)]
     pub fn admit(&mut self, only_answers: bool, applied: Applied) -> Admitted {
+        self.admit_as(only_answers, false, applied)
+    }
+
+    /// Takes in what a command did. `may_wait`: its answer may leave late; see [`may_wait`].
+    pub fn admit_as(&mut self, only_answers: bool, may_wait: bool, applied: Applied) -> Admitted {
         let Applied { changes, effects, shows } = applied;
         if changes.is_empty() && effects.is_empty() {
             return Admitted::Now(effects);
@@ -94,10 +109,23 @@ impl GroupCommit {
             Some(in_flight) if need == self.durable + 1 => in_flight,
             _ => &mut self.open,
         };
+        batch.commands += 1;
+        // What others are told of they are told at once.
+        let is_patient = effects.is_empty() || may_wait && only_answers;
+        batch.hurries |= !is_patient || batch.commands >= MAX_PATIENT;
         batch.changes.extend(changes);
         batch.effects.extend(effects);
-        batch.commands += 1;
         Admitted::Queued
+    }
+
+    /// Whether there is a batch to take at once.
+    pub fn hurries(&self) -> bool {
+        self.open.hurries
+    }
+
+    /// Somebody waits for all that was applied until now.
+    pub fn hurry(&mut self) {
+        self.open.hurries |= self.has_open();
     }
 
     /// Whether there is a batch to take.
@@ -220,6 +248,23 @@ pub fn asks(command: &Command) -> bool {
         | Command::KeeperHello(_) => true,
         Command::Keeper { msg, .. } => matches!(msg, pb::keeper_up::Msg::Heartbeat(_)),
         Command::MountGone { .. } | Command::KeeperGone(_) | Command::Operator(_) | Command::Tick => false,
+    }
+}
+
+/// Whether nobody waits for the command's answer: it only says that the next such command may come.
+pub fn may_wait(command: &Command) -> bool {
+    match command {
+        Command::Mount { request, .. } => {
+            matches!(request.op, Some(pb::mount_request::Op::TouchAtime(_)))
+        }
+        Command::MountHello { .. }
+        | Command::MountAcks { .. }
+        | Command::MountGone { .. }
+        | Command::KeeperHello(_)
+        | Command::Keeper { .. }
+        | Command::KeeperGone(_)
+        | Command::Operator(_)
+        | Command::Tick => false,
     }
 }
 

@@ -208,7 +208,8 @@ impl Client {
 
     /// Gives back one open. Never waits.
     pub fn release(&self, inode: InodeNo) {
-        self.inner.shared.release(inode);
+        // It goes out with the next request, as `ask_by_the_way` has it.
+        self.inner.shared.requests().release(inode);
     }
 
     /// The extents that overlap `length` bytes from `offset`, and what is needed to read their chunks.
@@ -339,7 +340,7 @@ impl Client {
     ) -> impl Future<Output = Result<pb::Attr, DfsError>> + Send + use<> {
         let (reply, answer) = oneshot::channel();
         let op = Op::TouchAtime(pb::TouchAtime { inode: inode.0, always });
-        let asked = self.inner.shared.ask(op, self.caller.clone(), reply);
+        let asked = self.inner.shared.ask_by_the_way(op, self.caller.clone(), reply);
         let client = self.clone();
         async move {
             let reply = client.answered("touch_atime", asked?, answer).await?;

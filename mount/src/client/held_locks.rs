@@ -84,6 +84,11 @@ impl HeldLocks {
         kinds.collect()
     }
 
+    /// Has anybody asked for a lock on this inode and not closed the file since?
+    pub fn is_any(&self, inode: u64) -> bool {
+        self.0.range((inode, i32::MIN, 0)..=(inode, i32::MAX, u64::MAX)).next().is_some()
+    }
+
     /// Is there anything of this lock?
     pub fn holds(&self, lock: &pb::FileLock) -> bool {
         self.0.get(&key(lock)).is_some_and(|held| !held.lost && !held.ranges.is_empty())

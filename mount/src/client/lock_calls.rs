@@ -206,6 +206,11 @@ impl Client {
         self.inner.shared.requests().locks.holds(&lease(inode, pb::LockMode::Exclusive))
     }
 
+    /// Has anybody here asked for a lock on the inode, the append lease included, and not given it up since?
+    pub fn has_locks(&self, inode: InodeNo) -> bool {
+        self.inner.shared.requests().locks.is_any(inode.0)
+    }
+
     /// Does the lock's owner hold any of its bytes exclusively?
     pub fn holds_exclusively(&self, lock: &pb::FileLock) -> bool {
         self.inner.shared.requests().locks.is_exclusive(lock)

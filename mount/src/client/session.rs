@@ -86,19 +86,33 @@ impl Shared {
         self.config.op_timeout
     }
 
-    /// Queues a request.
     pub(super) fn ask(&self, op: Op, by: Option<Arc<pb::Caller>>, reply: ReplyTo) -> Result<u64, DfsError> {
         self.queue(|requests| Ok(requests.ask(op, by, reply)))
     }
 
     /// Has a request queued, unless the session is over.
     pub(super) fn queue(&self, ask: impl FnOnce(&mut Requests) -> Asked) -> Asked {
+        let id = self.queue_by_the_way(ask)?;
+        self.wake.notify_one();
+        Ok(id)
+    }
+
+    /// Queues one that nobody waits for: it goes out, in its order, with the next that somebody does, or the next ping. A
+    /// message of its own would cost both sides more than what it says.
+    pub(super) fn ask_by_the_way(
+        &self,
+        op: Op,
+        by: Option<Arc<pb::Caller>>,
+        reply: ReplyTo,
+    ) -> Result<u64, DfsError> {
+        self.queue_by_the_way(|requests| Ok(requests.ask(op, by, reply)))
+    }
+
+    fn queue_by_the_way(&self, ask: impl FnOnce(&mut Requests) -> Asked) -> Asked {
         if *self.closed.borrow() {
             return Err(self.closed_error());
         }
-        let id = ask(&mut self.requests())?;
-        self.wake.notify_one();
-        Ok(id)
+        ask(&mut self.requests())
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -107,11 +121,6 @@ impl Shared {
 
     pub(super) fn forgot(&self, seq: u64) {
         lock(&self.forgotten).push(seq);
-        self.wake.notify_one();
-    }
-
-    pub(super) fn release(&self, inode: InodeNo) {
-        self.requests().release(inode);
         self.wake.notify_one();
     }
 

@@ -15,6 +15,7 @@ use tokio::runtime::Runtime;
 
 use super::guard::Guard;
 use super::ready::Starter;
+use super::resident;
 use super::stop::{self, Signals};
 use super::subdir::{self, SubDirError};
 use super::threads::Threads;
@@ -110,6 +111,7 @@ pub fn run(settings: &Settings, starter: &mut Starter) -> Result<(), RunError> {
     point.notes.iter().for_each(|note| starter.note(note));
     attach::available()?;
 
+    resident::make();
     let threads = Threads::start().map_err(|error| RunError::Start { what: "worker threads", error })?;
     let (cluster, master) = match &settings.cluster {
         Cluster::Join { master } => (None, master.clone()),

@@ -83,6 +83,11 @@ impl Fs {
         written
     }
 
+    /// close(2) of a handle that was opened to read, of a file on which nothing is locked: there is nothing to do.
+    pub fn closes_at_once(&self, handle: u64, inode: InodeNo) -> bool {
+        self.handles.get(handle).is_ok_and(|handle| handle.read_only) && !self.client.has_locks(inode)
+    }
+
     /// The last use of a handle is over: what is still locked through it (locks of flock, and of an open file
     /// description) is given up. With nothing left to commit that is asked for at once, before the future is polled,
     /// so that who tries to lock next finds the file free.

@@ -290,7 +290,7 @@ impl Fs {
         let opened = self.opened(asked, attr, flags);
         if let (Some(ahead), Some(file)) = (ahead, self.files.get(inode)) {
             // Of the open file any change is told; those before are noted here.
-            file.reader.adopt(ahead, || !self.trust.changed_since(asked, inode));
+            file.reader.adopt(ahead, opened.read_only, || !self.trust.changed_since(asked, inode));
         }
         Ok(opened)
     }
@@ -439,6 +439,20 @@ impl Fs {
         }
         self.files.release(&file);
         self.client.release(file.inode);
+    }
+
+    /// The same, when there is nothing to wait for; false: there is, and nothing was done.
+    pub fn try_release(&self, handle: u64) -> bool {
+        let Ok(open) = self.handles.get(handle) else { return true };
+        let file = &open.file;
+        if file.writer.has_pending() || open.has_appended() || self.client.has_locks(file.inode) {
+            return false;
+        }
+        if self.handles.remove(handle).is_some() {
+            self.files.release(file);
+            self.client.release(file.inode);
+        }
+        true
     }
 
     // Directories.

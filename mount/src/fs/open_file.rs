@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
+use bytes::Bytes;
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
@@ -285,6 +286,11 @@ impl OpenFiles {
                 table.remove(&file.inode);
             }
         }
+    }
+
+    /// A read was answered with these bytes.
+    pub fn answered(&self, bytes: Bytes) {
+        self.readers.buffers().give_back(bytes);
     }
 
     /// The open file of an inode, if it is open.

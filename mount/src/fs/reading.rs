@@ -84,6 +84,11 @@ impl Fs {
         Some(bytes)
     }
 
+    /// The kernel has the bytes of a read: their memory may be used again.
+    pub fn answered(&self, bytes: Bytes) {
+        self.files.answered(bytes);
+    }
+
     fn was_read(&self, handle: &Handle) {
         if !handle.no_atime {
             self.atimes.read_file(&handle.file);

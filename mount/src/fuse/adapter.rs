@@ -266,16 +266,7 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        if self.fs.lost_lock(fh.0) {
-            return reply.error(Errno::EIO);
-        }
-        if let Some(data) = self.fs.try_read(fh.0, offset, size as usize) {
-            return reply.data(&data);
-        }
-        let fs = self.fs.clone();
-        let work = async move { fs.read(fh.0, offset, size as usize).await };
-        let lane = Lane::carrying(size as usize);
-        self.answer(lane, Call::new(request, "read", ino), reply, work, |reply, data| reply.data(&data));
+        self.read_data(Call::new(request, "read", ino), fh, offset, size as usize, reply);
     }
 
     fn write(
@@ -294,6 +285,9 @@ impl Filesystem for Adapter {
     }
 
     fn flush(&self, request: &Request, ino: INodeNo, fh: FileHandle, owner: LockOwner, reply: ReplyEmpty) {
+        if self.fs.closes_at_once(fh.0, InodeNo(ino.0)) {
+            return reply.ok();
+        }
         let fs = self.fs.clone();
         self.done(Call::new(request, "flush", ino), reply, async move {
             fs.close_and_unlock(fh.0, InodeNo(ino.0), owner.0).await
@@ -315,8 +309,10 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
-        let fs = self.fs.clone();
-        let unlocked = fs.unlock_handle(InodeNo(ino.0), fh.0);
+        if self.fs.try_release(fh.0) {
+            return reply.ok();
+        }
+        let (fs, unlocked) = (self.fs.clone(), self.fs.unlock_handle(InodeNo(ino.0), fh.0));
         self.done(Call::new(request, "release", ino), reply, async move {
             unlocked.await;
             fs.release(fh.0).await;

@@ -12,6 +12,7 @@ mod directories;
 mod greeting;
 mod lock_requests;
 mod notices;
+mod reads;
 mod requester;
 mod root;
 mod signals;

@@ -26,6 +26,7 @@ use super::flights::{Flights, Outcome, Seat};
 use super::latency::{HEDGE_CAP, Latency};
 use super::layout::Source;
 use super::lock;
+use super::parts::Buffers;
 use super::planner::{DataPiece, RANGE_BLOCKS};
 use super::suspects::Suspects;
 use crate::client::Client;
@@ -40,6 +41,7 @@ const MISSING_KEPT: usize = 10_000;
 pub(super) struct Fetcher {
     pub(super) client: Client,
     pub(super) cache: BlockCache,
+    pub(super) buffers: Arc<Buffers>,
     sums: SumsCache,
     flights: Flights,
     latency: Mutex<Latency>,
@@ -80,6 +82,7 @@ impl Fetcher {
         Self {
             client,
             cache: BlockCache::new(cache_bytes),
+            buffers: Arc::default(),
             sums: SumsCache::new(),
             flights: Flights::default(),
             latency: Mutex::default(),

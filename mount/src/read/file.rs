@@ -3,9 +3,8 @@
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use dfs_proto::MAX_FILE_SIZE;
-use dfs_proto::block_sum::BLOCK_SIZE;
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::{ChunkId, InodeNo};
 use dfs_proto::pb;
@@ -15,7 +14,8 @@ use super::ahead::{Answered, LayoutAhead, ask_layout};
 use super::fetch::{Fetcher, Wanted};
 use super::layout::{Layout, Page, Source};
 use super::lock;
-use super::planner::{DataPiece, Piece, plan};
+use super::parts::Parts;
+use super::planner::{Piece, RANGE_SIZE, plan};
 use super::prefetch::{Prefetcher, ReadStream};
 use crate::client::lanes::Lane;
 
@@ -83,11 +83,12 @@ impl FileReader {
     }
 
     /// Takes in a layout that was asked for before this reader was told of changes, if `is_right` by now: nothing can have
-    /// changed since it was asked for. Whoever reads meanwhile waits for it.
-    pub fn adopt(&self, ahead: LayoutAhead, is_right: impl FnOnce() -> bool) {
+    /// changed since it was asked for. Whoever reads meanwhile waits for it. With `begin`, the first range is
+    /// fetched as soon as it is there: whoever opens a file to read it mostly begins there, and has yet to ask.
+    pub fn adopt(&self, ahead: LayoutAhead, begin: bool, is_right: impl FnOnce() -> bool) {
         let generation = lock(&self.shared.state).layout.generation();
         if is_right() {
-            self.shared.adopt(generation, ahead);
+            self.shared.adopt(generation, ahead, begin);
         }
     }
 
@@ -139,7 +140,7 @@ impl FileReader {
             pieces.extend(plan(&page.extents, at, stop - at, |_| 1));
             at = stop;
         }
-        let mut parts = Parts::new(length);
+        let mut parts = Parts::new(length, &self.shared.fetcher.buffers);
         for piece in pieces {
             match piece {
                 Piece::Hole { length } => parts.add_hole(length),
@@ -213,13 +214,13 @@ impl Shared {
             return Err(asking.answer.clone());
         }
         let asked = ask_layout(&self.fetcher.client, self.inode, start);
-        Err(self.answered_by(&mut state, generation, start, asked))
+        Err(self.answered_by(&mut state, (generation, start), asked, false))
     }
 
-    fn adopt(self: &Arc<Self>, generation: u64, ahead: LayoutAhead) {
+    fn adopt(self: &Arc<Self>, generation: u64, ahead: LayoutAhead, begin: bool) {
         let mut state = lock(&self.state);
         if state.layout.generation() == generation && state.layout.is_empty() && state.asking.is_none() {
-            self.answered_by(&mut state, generation, 0, ahead.0);
+            self.answered_by(&mut state, (generation, 0), ahead.0, begin);
         }
     }
 
@@ -227,9 +228,9 @@ impl Shared {
     fn answered_by(
         self: &Arc<Self>,
         state: &mut State,
-        generation: u64,
-        start: u64,
+        (generation, start): (u64, u64),
         asked: impl Future<Output = Answered> + Send + 'static,
+        begin: bool,
     ) -> Asked {
         let (sender, answer) = watch::channel(None);
         state.asking = Some(Asking { generation, start, answer: answer.clone() });
@@ -237,9 +238,26 @@ impl Shared {
         self.fetcher.client.lanes().of(Lane::Control).spawn(async move {
             let (asked_at, reply) = asked.await;
             let page = shared.take_in(generation, start, asked_at, reply);
+            if begin && let Ok(page) = &page {
+                shared.begin(page);
+            }
             sender.send_replace(Some(page));
         });
         answer
+    }
+
+    /// Begins to fetch the first range of the file.
+    fn begin(&self, page: &Page) {
+        let length = page.attr.size.min(u64::from(RANGE_SIZE));
+        let pieces = plan(&page.extents, 0, length, |chunk| page.copies(chunk));
+        for piece in pieces.into_iter().take(RANGES_AT_ONCE) {
+            if let Piece::Data(piece) = piece
+                && let Some(source) = page.sources.get(&piece.chunk)
+            {
+                // It goes to the cache; whoever reads meanwhile joins it.
+                self.fetcher.get(self.inode, source, &piece, false);
+            }
+        }
     }
 
     fn take_in(
@@ -344,7 +362,7 @@ impl Shared {
             at = stop;
         }
         // No longer than `length`.
-        let mut parts = Parts::new((end - offset) as usize);
+        let mut parts = Parts::new((end - offset) as usize, &self.fetcher.buffers);
         for group in pieces.chunks(RANGES_AT_ONCE) {
             self.add_group(group, &mut parts, in_sequence).await?;
         }
@@ -355,7 +373,7 @@ impl Shared {
     async fn add_group(
         self: &Arc<Self>,
         group: &[(Piece, Option<Arc<Source>>)],
-        parts: &mut Parts,
+        parts: &mut Parts<'_>,
         in_sequence: bool,
     ) -> Result<(), Failure> {
         let begun: Vec<_> = group
@@ -386,93 +404,5 @@ fn not_read(piece: &Piece, error: DfsError) -> Failure {
     match piece {
         Piece::Data(data) if error.code == ErrorCode::NotFound => Failure::Gone(data.chunk, error),
         _ => Failure::Copies(error),
-    }
-}
-
-/// A read being put together. The bytes of one block are not copied.
-struct Parts {
-    wanted: usize,
-    only: Option<Bytes>,
-    buffer: BytesMut,
-}
-
-impl Parts {
-    fn new(wanted: usize) -> Self {
-        Self { wanted, only: None, buffer: BytesMut::new() }
-    }
-
-    fn push(&mut self, part: Bytes) {
-        if part.len() == self.wanted {
-            self.only = Some(part);
-            return;
-        }
-        self.reserve();
-        self.buffer.extend_from_slice(&part);
-    }
-
-    fn reserve(&mut self) {
-        if self.buffer.capacity() == 0 {
-            self.buffer.reserve(self.wanted);
-        }
-    }
-
-    fn add_hole(&mut self, length: u64) {
-        self.reserve();
-        // A hole is never longer than the read, whose length is a usize.
-        let end = self.buffer.len() + length as usize;
-        self.buffer.resize(end, 0);
-    }
-
-    /// `blocks` are those that `piece` lies in.
-    fn add(&mut self, piece: &DataPiece, blocks: &[Bytes]) {
-        let mut skip = piece.offset as usize % BLOCK_SIZE;
-        let mut left = piece.length as usize;
-        for block in blocks {
-            let take = left.min(block.len().saturating_sub(skip));
-            self.push(block.slice(skip..skip + take));
-            left -= take;
-            skip = 0;
-        }
-        assert_eq!(left, 0, "blocks do not cover their piece {piece:?}");
-    }
-
-    fn finish(self) -> Bytes {
-        let bytes = self.only.unwrap_or_else(|| self.buffer.freeze());
-        assert_eq!(bytes.len(), self.wanted, "a read of another length than was asked for");
-        bytes
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use dfs_proto::ids::ChunkId;
-
-    fn piece(offset: u32, length: u32) -> DataPiece {
-        DataPiece { chunk: ChunkId(1), offset, length, first_copy: 0 }
-    }
-
-    #[test]
-    fn a_read_inside_one_block_is_not_copied() {
-        let block = Bytes::from(vec![7; BLOCK_SIZE]);
-        let mut parts = Parts::new(100);
-        parts.add(&piece(BLOCK_SIZE as u32 + 10, 100), std::slice::from_ref(&block));
-        assert_eq!(parts.finish().as_ptr(), block[10..].as_ptr());
-    }
-
-    #[test]
-    fn blocks_and_holes_are_put_together_in_order() {
-        let blocks = [Bytes::from(vec![1; BLOCK_SIZE]), Bytes::from(vec![2; 50])];
-        let mut parts = Parts::new(5 + 10 + 50 + 3);
-        parts.add_hole(5);
-        parts.add(&piece(BLOCK_SIZE as u32 - 10, 60), &blocks);
-        parts.add_hole(3);
-        let expected = [vec![0; 5], vec![1; 10], vec![2; 50], vec![0; 3]].concat();
-        assert_eq!(parts.finish(), expected);
-    }
-
-    #[test]
-    fn nothing_is_read_as_nothing() {
-        assert_eq!(Parts::new(0).finish(), Bytes::new());
     }
 }

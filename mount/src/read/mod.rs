@@ -10,6 +10,7 @@
 //! - `suspects`: keepers that failed a moment ago, to be asked last (pure).
 //! - `prefetch`: what a sequential reader will want next.
 //! - `cache`: verified blocks and verified lists of block checksums, bounded.
+//! - `parts`: the bytes of a read, put together.
 //! - `file`: these put together: the reader of one file.
 //!
 //! Chunks are immutable, so that a verified block may be kept under (chunk, index) for ever; only the layout can
@@ -29,6 +30,7 @@ mod file;
 mod flights;
 mod latency;
 mod layout;
+mod parts;
 pub mod planner;
 mod prefetch;
 mod suspects;
@@ -42,6 +44,7 @@ pub use ahead::LayoutAhead;
 pub use cache::CacheCounters;
 use fetch::Fetcher;
 pub use file::{Content, FileReader};
+pub use parts::Buffers;
 use prefetch::Prefetcher;
 pub use prefetch::ReadStream;
 
@@ -79,6 +82,11 @@ impl Readers {
         let reader = Arc::new(FileReader::new(inode, self.fetcher.clone(), self.prefetcher.clone()));
         files.insert(inode, Arc::downgrade(&reader));
         reader
+    }
+
+    /// Where buffers of large reads go when those are answered.
+    pub fn buffers(&self) -> &Arc<Buffers> {
+        &self.fetcher.buffers
     }
 
     /// Hits, misses and bytes of the block cache.

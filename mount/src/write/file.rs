@@ -15,7 +15,7 @@ use super::dirty::DirtyBuffer;
 use super::handle::WriteHandle;
 use super::pending::{Pending, PendingAttr};
 use super::queue::{Queue, Upload};
-use super::{OnOutcome, Outcome, UPLOAD_DEADLINE, Writers, lock, too_large, upload};
+use super::{OnOutcome, Outcome, UPLOAD_DEADLINE, Writers, lock, permits_for, too_large, upload};
 use crate::client::lanes::Lane;
 
 /// The write side of one inode on this mount, shared by all its handles.
@@ -47,6 +47,8 @@ struct State {
     /// How often uploads failed for good, and why they did the last time.
     failures: u64,
     error: Option<DfsError>,
+    /// The last upload that succeeded, if all of the file was on stable storage then.
+    synced_at: Option<u64>,
     /// Is a task at work on `uploads`?
     driving: bool,
 }
@@ -210,7 +212,7 @@ impl FileWriter {
     }
 
     /// Returns when every byte written before the call was uploaded, or dropped because an upload failed.
-    /// Bounded, because each upload is.
+    /// Bounded, because each upload is. True: with the success of the last, which began here, all of the file was synced.
     ///
     /// # Errors
     /// `TimedOut` when `away` ends: the master has been away for as long as a call may take. The uploads are still
@@ -219,22 +221,22 @@ impl FileWriter {
         &self,
         sync: bool,
         away: impl Future<Output = ()> + Send,
-    ) -> Result<(), DfsError> {
-        let target = {
+    ) -> Result<bool, DfsError> {
+        let (target, froze) = {
             let mut state = lock(&self.state);
-            state.freeze(sync);
+            let froze = state.freeze(sync);
             if sync {
                 state.uploads.sync_all();
             }
-            state.uploads.next_number()
+            (state.uploads.next_number(), froze)
         };
         self.drive();
         let mut away = std::pin::pin!(away);
         loop {
             let mut progress = std::pin::pin!(self.progress.notified());
             progress.as_mut().enable();
-            if lock(&self.state).uploads.are_over(target) {
-                return Ok(());
+            if let Some(synced) = lock(&self.state).done_before(target) {
+                return Ok(froze && synced);
             }
             tokio::select! {
                 () = progress => {}
@@ -337,7 +339,9 @@ impl FileWriter {
     /// For the driver: all that is unfinished has to be asked for again, from the oldest on. Returns the chunks that the
     /// master must forget, newest first.
     pub(super) fn begin_anew(&self) -> Vec<ChunkId> {
-        lock(&self.state).uploads.begin_anew()
+        let mut state = lock(&self.state);
+        state.synced_at = None;
+        state.uploads.begin_anew()
     }
 
     /// For the driver: since when the oldest upload has been under way.
@@ -356,6 +360,7 @@ impl FileWriter {
         {
             let mut state = lock(&self.state);
             state.uploads.succeeded(number, attr);
+            state.synced_at = done.synced.then_some(number);
             while let Some((attr, bytes)) = state.uploads.pop_done() {
                 (self.on_outcome)(Outcome::Committed(&attr));
                 released += bytes;
@@ -391,6 +396,12 @@ impl State {
         self.uploads.end().max(self.dirty.end())
     }
 
+    /// Are all uploads before this one over, and all of the file synced with the last of them?
+    fn done_before(&self, target: u64) -> Option<bool> {
+        let synced = self.synced_at.is_some_and(|number| number + 1 >= target);
+        self.uploads.are_over(target).then_some(synced)
+    }
+
     /// Moves the dirty bytes to the uploads; false if there are none.
     fn freeze(&mut self, sync: bool) -> bool {
         if self.dirty.is_empty() {
@@ -413,9 +424,4 @@ impl Drop for FileWriter {
         }
         self.writers.budget.add_permits(held);
     }
-}
-
-/// Permits are bytes; a piece is never larger than a FUSE request or a chunk.
-pub(super) fn permits_for(data: &[u8]) -> u32 {
-    u32::try_from(data.len()).unwrap_or(u32::MAX)
 }

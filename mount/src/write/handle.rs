@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use dfs_proto::error::DfsError;
 
-use super::file::{FileWriter, Place, permits_for};
+use super::file::{FileWriter, Place};
+use super::permits_for;
 
 /// One who writes a file: what a handle has of a [`FileWriter`]. Each hears of each failure, whoever of them wrote
 /// the bytes and whoever waited for their upload: nobody else knows which bytes were whose.
@@ -87,14 +88,14 @@ impl WriteHandle {
     /// That of an upload which failed since the handle was made, once; with `sync` also that of the master's
     /// answer. `TimedOut` while the master is away: nothing has failed yet.
     pub async fn flush(&self, sync: bool) -> Result<(), DfsError> {
-        self.file.upload_all(sync, self.file.writers().client.master_is_away()).await?;
+        let synced = self.file.upload_all(sync, self.file.writers().client.master_is_away()).await?;
         let (failures, error) = self.file.failures();
         if self.heard.swap(failures, Ordering::Relaxed) < failures
             && let Some(error) = error
         {
             return Err(error);
         }
-        if sync {
+        if sync && !synced {
             self.file.writers().client.fsync(self.file.inode()).await?;
         }
         self.file.wait_for_others().await

@@ -219,3 +219,8 @@ async fn freeze_by_age(writers: Weak<Writers>) {
         }
     }
 }
+
+/// Permits are bytes; a piece is never larger than a FUSE request or a chunk.
+fn permits_for(data: &[u8]) -> u32 {
+    u32::try_from(data.len()).unwrap_or(u32::MAX)
+}

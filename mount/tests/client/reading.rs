@@ -110,11 +110,22 @@ async fn a_layout_that_was_asked_for_with_the_open_is_used_unless_something_chan
     for (is_right, asked) in cases {
         let bench = bench(1, 1, MIB).await;
         let ahead = LayoutAhead::ask(&bench.client, INODE);
-        bench.file.adopt(ahead, || is_right(&bench.file));
+        bench.file.adopt(ahead, false, || is_right(&bench.file));
         assert!(bench.read_all().await == bench.data);
         wait_until("the question", || layouts(&bench) >= asked).await;
         assert_eq!(layouts(&bench), asked);
     }
+}
+
+#[tokio::test]
+async fn the_beginning_of_a_file_that_is_opened_to_read_is_on_its_way_before_it_is_read() {
+    let bench = bench(1, 1, MIB).await;
+    bench.file.adopt(LayoutAhead::ask(&bench.client, INODE), true, || true);
+    wait_until("the first range", || bench.file.try_cached(&ReadStream::new(), 0, 256 * 1024).is_some())
+        .await;
+    let reads = bench.keepers[0].reads();
+    assert_eq!(bench.read(&ReadStream::new(), 0, 128 * 1024).await, &bench.data[..128 * 1024]);
+    assert_eq!((reads, bench.keepers[0].reads()), (1, 1));
 }
 
 #[tokio::test]

@@ -52,10 +52,11 @@ impl Kit {
         <pb::Ticket as prost::Message>::decode(ticket).unwrap().max_length
     }
 
-    fn say_stored(&mut self, placed: &pb::Placed, keepers: &[KeeperId], length: u32) {
+    fn say_stored(&mut self, placed: &pb::Placed, keepers: &[KeeperId], length: u32, synced: bool) {
         let stored = pb::Stored {
             info: Some(pb::ChunkInfo { chunk: placed.chunk, length, checksum: checksum(placed.chunk) }),
             keepers: keepers.iter().map(|keeper| keeper.0).collect(),
+            synced,
             ..Default::default()
         };
         self.keeper_says(keepers[0], keeper_up::Msg::Stored(stored));
@@ -63,7 +64,12 @@ impl Kit {
 
     /// Step 4 from these keepers alone.
     pub fn store_on(&mut self, placed: &pb::Placed, keepers: &[KeeperId]) {
-        self.say_stored(placed, keepers, Kit::ticketed_length(placed));
+        self.say_stored(placed, keepers, Kit::ticketed_length(placed), false);
+    }
+
+    /// The same, `synced` on all of them or not.
+    pub fn store_synced(&mut self, placed: &pb::Placed, keepers: &[KeeperId], synced: bool) {
+        self.say_stored(placed, keepers, Kit::ticketed_length(placed), synced);
     }
 
     pub fn placed_on(placed: &pb::Placed) -> Vec<KeeperId> {
@@ -77,7 +83,7 @@ impl Kit {
 
     /// Step 4, with another length.
     pub fn store_as(&mut self, placed: &mut pb::Placed, length: u32) {
-        self.say_stored(placed, &Kit::placed_on(placed), length);
+        self.say_stored(placed, &Kit::placed_on(placed), length, false);
     }
 
     /// All steps up to 6.

@@ -164,6 +164,26 @@ impl Fixture {
         }
     }
 
+    /// The same, where the answer to `before` comes first.
+    async fn call_behind(
+        &self,
+        mount: &mut Mount,
+        id: u64,
+        op: mount_request::Op,
+        before: u64,
+    ) -> mount_reply::Result {
+        self.ask(mount, id, op).await;
+        let first = mount.next().await;
+        assert!(
+            matches!(first, mount_down::Msg::Reply(pb::MountReply { id, .. }) if id == before),
+            "{first:?}"
+        );
+        match mount.next().await {
+            mount_down::Msg::Reply(reply) if reply.id == id => reply.result.unwrap(),
+            other => panic!("{other:?}"),
+        }
+    }
+
     async fn mkdir(&self, mount: &mut Mount, id: u64, name: &'static str) -> u64 {
         match self.call(mount, id, mkdir(1, name)).await {
             mount_reply::Result::Attr(attr) => attr.inode,
@@ -231,6 +251,46 @@ async fn clean_inodes_are_read_at_once_and_changed_ones_wait() {
     fixture.set(Gate::Open);
     fixture.engine.read(|_, _| ()).await.unwrap();
     assert_eq!((writer.replies(), reader.replies()), (vec![3], vec![11]));
+}
+
+#[tokio::test]
+async fn what_nobody_waits_for_is_committed_with_what_somebody_does() {
+    // Without a word the commit thread looks half a second after its last commit.
+    const AT_ONCE: Duration = Duration::from_millis(300);
+    let fixture = Fixture::new();
+    let mut mount = fixture.mount().await;
+    let dir = fixture.mkdir(&mut mount, 1, "read").await;
+    let touch = || mount_request::Op::TouchAtime(pb::TouchAtime { inode: dir, always: true });
+    let before = fixture.rows.commits();
+    fixture.ask(&mount, 2, touch()).await;
+    let seen = fixture.call_behind(&mut mount, 3, getattr(dir), 2).await;
+    assert!(matches!(seen, mount_reply::Result::Attr(_)), "{seen:?}");
+    assert_eq!(fixture.rows.commits(), before + 1);
+    // Alone, it is committed all the same.
+    fixture.ask(&mount, 4, touch()).await;
+    assert!(matches!(mount.next().await, mount_down::Msg::Reply(pb::MountReply { id: 4, .. })));
+
+    // The machine may be busy for a while.
+    let (mut waited, mut looked) = (false, false);
+    for (n, name) in ["a", "b", "c", "d", "e", "f", "g", "h"].into_iter().enumerate() {
+        let id = 10 * (n as u64 + 1);
+        fixture.mkdir(&mut mount, id, name).await;
+        let began = Instant::now();
+        fixture.ask(&mount, id + 1, touch()).await;
+        tokio::time::sleep(AT_ONCE / 10).await;
+        if began.elapsed() < AT_ONCE {
+            assert!(mount.replies().is_empty(), "it was in a hurry");
+            waited = true;
+        }
+        let asked = Instant::now();
+        fixture.engine.read(|_, _| ()).await.unwrap();
+        looked |= asked.elapsed() < AT_ONCE && began.elapsed() < AT_ONCE;
+        mount.replies();
+        if waited && looked {
+            return;
+        }
+    }
+    panic!("waited: {waited}, committed for who looks: {looked}");
 }
 
 #[tokio::test]

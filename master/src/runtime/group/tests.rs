@@ -190,6 +190,31 @@ fn no_id_is_handed_out_before_its_reservation_is_durable() {
 }
 
 #[test]
+fn a_batch_that_nobody_waits_for_does_not_hurry() {
+    let mut group = GroupCommit::default();
+    admit(&mut group, change(vec![inode_row(5)], vec![]));
+    group.admit_as(true, true, change(vec![inode_row(6)], vec![reply(1)]));
+    assert!(group.has_open() && !group.hurries());
+    // Of something else: it does not rest on the batch.
+    assert_eq!(admit(&mut group, show(&[7], vec![reply(2)])), vec![reply(2)]);
+    assert!(!group.hurries());
+    admit(&mut group, show(&[5], vec![reply(3)]));
+    assert!(group.hurries());
+    group.take();
+    assert!(!group.hurries());
+    assert_eq!(group.committed().effects, vec![reply(1), reply(3)]);
+    group.hurry();
+    assert!(!group.hurries(), "there is nothing");
+    group.admit_as(false, true, change(vec![inode_row(6)], vec![reply(1), invalidate(6)]));
+    assert!(group.hurries(), "others are told");
+    group.take();
+    group.committed();
+    (0..MAX_PATIENT as u64)
+        .for_each(|n| assert!(admit(&mut group, change(vec![inode_row(n)], vec![])).is_empty()));
+    assert!(group.hurries(), "it is large");
+}
+
+#[test]
 fn only_questions_can_be_answered_early() {
     assert!(asks(&Command::Mount { session: SessionId(1), request: pb::MountRequest::default() }));
     let heartbeat = pb::keeper_up::Msg::Heartbeat(pb::Heartbeat::default());

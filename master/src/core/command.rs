@@ -54,8 +54,6 @@ pub enum Command {
         fresh: SessionId,
         /// As received.
         hello: pb::MountHello,
-        /// False: the store takes nothing at the moment, and nobody is to wait for that.
-        store_takes_rows: bool,
     },
     /// A request of a mount.
     Mount {

@@ -44,7 +44,7 @@ fn resume(kit: &mut Kit, session: SessionId, held: &[pb::FileLock]) {
         held_locks: held.to_vec(),
         ..pb::MountHello::default()
     };
-    kit.apply(Command::MountHello { fresh: SessionId(1), hello, store_takes_rows: true });
+    kit.apply(Command::MountHello { fresh: SessionId(1), hello });
 }
 
 /// One file, three mounts.

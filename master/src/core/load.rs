@@ -101,7 +101,6 @@ impl State {
                 true => Ok(()),
                 false => corrupt(format!("inode {inode} is in the trash twice")),
             },
-            Row::Session(id) => self.roll.load(id),
         }
     }
 
@@ -160,7 +159,6 @@ impl State {
         let nameless = self.inodes.iter().filter(|(inode, node)| node.nlink == 0 && !self.trash.has(**inode));
         self.orphans = nameless.map(|(inode, _)| *inode).collect();
         self.grace_until_ms = now_ms + ORPHAN_GRACE_MS;
-        self.roll.begin_after_load(now_ms);
         self.locks.begin_grace(now_ms);
         self.syncs.begin_after_load(self.keepers.keys().copied(), now_ms);
         self.be_quiet_after_load(now_ms);

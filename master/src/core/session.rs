@@ -55,11 +55,6 @@ impl Session {
         if self.connected { 0 } else { now_ms.saturating_sub(self.gone_at_ms) }
     }
 
-    /// May it still use what it has cached? One whose stream has just gone may not know that yet.
-    pub fn may_trust(&self, now_ms: i64) -> bool {
-        self.connected || !self.trusts_nothing && self.gone_for_ms(now_ms) < ACK_DEADLINE_MS
-    }
-
     /// Uploads under way.
     pub fn pending_count(&self) -> usize {
         self.pending.values().map(VecDeque::len).sum()
@@ -72,13 +67,7 @@ impl Session {
 }
 
 impl State {
-    pub(super) fn mount_hello(
-        &mut self,
-        fresh: SessionId,
-        hello: &pb::MountHello,
-        store_takes_rows: bool,
-        out: &mut Out,
-    ) {
+    pub(super) fn mount_hello(&mut self, fresh: SessionId, hello: &pb::MountHello, out: &mut Out) {
         if hello.protocol_version != PROTOCOL_VERSION {
             let message = format!(
                 "this master speaks protocol version {PROTOCOL_VERSION}, mount '{}' version {}: use the same release on both",
@@ -88,7 +77,6 @@ impl State {
             return out.answer(Effect::MountAnswer(mount_down::Msg::Refused(error)));
         }
         let id = if hello.session == 0 { fresh } else { SessionId(hello.session) };
-        self.enroll(id, store_takes_rows, out);
         let resumed = self.sessions.contains_key(&id);
         let session = self.sessions.entry(id).or_default();
         session.connected = true;
@@ -221,14 +209,17 @@ impl State {
         }
     }
 
-    /// Tells every other mount that may have cached it, and notes whose answers are to be waited for.
+    /// Tells every other mount that may have cached it, and notes whose answers are to be waited for. One whose
+    /// stream has just gone may not know that yet, and still use what it has cached.
     pub(super) fn invalidate(&mut self, by: SessionId, change: pb::Invalidate, out: &mut Out) {
         let (inode, parent) = (InodeNo(change.inode), InodeNo(change.parent));
         for (&id, session) in &self.sessions {
+            let may_trust = session.connected
+                || !session.trusts_nothing && session.gone_for_ms(out.now_ms) < ACK_DEADLINE_MS;
             let interested = session.interest.has(inode)
                 || change.parent != 0 && session.interest.has(parent)
                 || session.opens.contains_key(&inode);
-            if id == by || !session.may_trust(out.now_ms) || !interested {
+            if id == by || !may_trust || !interested {
                 continue;
             }
             let seq = self.acks.next_seq();

@@ -12,19 +12,18 @@
 //! shown. Every connection is closed, every call returns [`Stopped`], and [`Engine::failed`] says why.
 
 mod connect;
-mod quiet;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dfs_proto::error::DfsError;
 use dfs_proto::ids::{KeeperId, SessionId};
+use dfs_proto::looks::QUIET_AFTER_START;
 use dfs_proto::pb::{self, keeper_down, mount_down};
 use dfs_proto::request_kind::{RequestKind, request_kind};
 use tokio::sync::{Semaphore, TryAcquireError, oneshot, watch};
 
 use connect::no_answer;
-use quiet::Quiet;
 
 use super::clock::Clock;
 use super::committer::commit_thread;
@@ -75,7 +74,8 @@ pub(super) struct Shared {
     pub(super) room: Semaphore,
     /// The newest batch that is durable.
     pub(super) durable: watch::Sender<u64>,
-    quiet: Quiet,
+    /// Before, nothing is changed.
+    quiet_until: Instant,
     failed: watch::Sender<Option<String>>,
     /// The commit thread has ended, and the store is closed.
     pub(super) finished: watch::Sender<bool>,
@@ -110,7 +110,8 @@ impl Engine {
     ) -> Result<Engine, StoreError> {
         let mut clock = Clock::default();
         let (state, is_fresh) = load(&mut *store, settings, clock.now())?;
-        let quiet = Quiet::new(&state, is_fresh, listens_since);
+        // Of a fresh cluster nobody knows anything.
+        let quiet = if is_fresh { Duration::ZERO } else { QUIET_AFTER_START };
         let inner = Inner {
             state,
             clock,
@@ -127,7 +128,7 @@ impl Engine {
             work: Condvar::new(),
             room: Semaphore::new(MAX_QUEUED_COMMANDS),
             durable: watch::Sender::new(0),
-            quiet,
+            quiet_until: listens_since + quiet,
             failed: watch::Sender::new(None),
             finished: watch::Sender::new(false),
         });
@@ -143,7 +144,7 @@ impl Engine {
         Ok(Engine { shared })
     }
 
-    /// Applies a mount's request; a change, when the quiet time after the start is over.
+    /// Applies a mount's request; a change, when the quiet time after the start is over, which what comes after it waits for too.
     /// Nothing is done when the connection is over: its successor may have asked again.
     ///
     /// # Errors
@@ -326,14 +327,11 @@ impl Engine {
         self.shared.fail(reason);
     }
 
-    /// Does this request have to wait until the quiet time after the start is over?
-    pub fn has_to_wait(&self, request: &pb::MountRequest) -> bool {
-        has_to_be_stored(request) && !self.shared.quiet.is_over()
-    }
-
-    /// Resolves when changes are taken.
-    pub async fn quiet_is_over(&self) {
-        self.shared.quiet.over().await;
+    /// In the first moments there may be mounts that still believe that there is no master, and show what they know.
+    async fn quiet_is_over(&self) {
+        if Instant::now() < self.shared.quiet_until {
+            tokio::time::sleep_until(self.shared.quiet_until.into()).await;
+        }
     }
 
     async fn run<T>(&self, work: impl FnOnce(&mut Inner) -> (Applied, T)) -> Result<T, Stopped> {

@@ -214,8 +214,7 @@ fn touches(change: &RowChange, touched: &mut Vec<InodeNo>) {
             | Row::Keeper(..)
             | Row::Reply { .. }
             | Row::Quota(..)
-            | Row::Trash(..)
-            | Row::Session(_),
+            | Row::Trash(..),
         )
         | RowChange::Delete(
             RowKey::Counters
@@ -223,8 +222,7 @@ fn touches(change: &RowChange, touched: &mut Vec<InodeNo>) {
             | RowKey::Keeper(_)
             | RowKey::Reply { .. }
             | RowKey::Quota(_)
-            | RowKey::Trash(_)
-            | RowKey::Session(_),
+            | RowKey::Trash(_),
         ) => {}
     }
 }

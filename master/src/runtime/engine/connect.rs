@@ -20,9 +20,8 @@ impl Engine {
     ) -> Result<Result<Link<SessionId>, pb::Error>, Stopped> {
         let fresh = SessionId(random_id()?);
         self.run(|inner| {
-            let store_takes_rows = inner.trouble.is_none();
-            let mut applied = inner.apply(Command::MountHello { fresh, hello, store_takes_rows });
-            self.shared.quiet.note(&inner.state);
+            let command = Command::MountHello { fresh, hello };
+            let mut applied = inner.apply(command);
             let answer = applied.effects.iter().position(|e| matches!(e, Effect::MountAnswer(_)));
             let answer = answer.map(|at| (at, applied.effects.remove(at)));
             let (at, welcome) = match answer {

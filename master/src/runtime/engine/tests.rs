@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use dfs_proto::PROTOCOL_VERSION;
 use dfs_proto::ids::ClusterId;
-use dfs_proto::looks::QUIET_AFTER_START;
 use pb::{mount_reply, mount_request};
 
 use tokio::sync::mpsc;
@@ -100,7 +99,7 @@ fn settings() -> Settings {
 impl Fixture {
     fn on(rows: MemoryStore) -> Fixture {
         // Nobody is left who knows anything of the time before.
-        Fixture::since(rows, Instant::now().checked_sub(quiet::LONGEST).unwrap())
+        Fixture::since(rows, Instant::now().checked_sub(QUIET_AFTER_START).unwrap())
     }
 
     fn since(rows: MemoryStore, listens_since: Instant) -> Fixture {
@@ -131,11 +130,7 @@ impl Fixture {
     }
 
     async fn mount(&self) -> Mount {
-        self.mount_again(0).await
-    }
-
-    async fn mount_again(&self, session: u64) -> Mount {
-        let hello = pb::MountHello { protocol_version: PROTOCOL_VERSION, session, ..Default::default() };
+        let hello = pb::MountHello { protocol_version: PROTOCOL_VERSION, ..Default::default() };
         let (outbox, inbox) = mpsc::channel(OUTBOX_CAPACITY);
         let link = self.engine.connect_mount(hello, outbox).await.unwrap().unwrap();
         let mut mount = Mount { link, inbox };
@@ -478,20 +473,19 @@ async fn a_session_that_comes_back_takes_over() {
     assert_eq!((status.directories, status.mounts), (2, 1));
 }
 
-/// As a master left it that was killed while this session was there.
-async fn a_store_with(name: &'static str) -> (MemoryStore, u64) {
+async fn a_store_with(name: &'static str) -> MemoryStore {
     let fixture = Fixture::new();
     let mut mount = fixture.mount().await;
     fixture.mkdir(&mut mount, 1, name).await;
     fixture.engine.stop();
     fixture.engine.finished().await;
-    (fixture.rows.clone(), mount.link.peer.0)
+    fixture.rows.clone()
 }
 
 #[tokio::test]
 async fn a_master_that_starts_takes_no_change_while_mounts_may_believe_that_it_is_down() {
     let hour = Duration::from_secs(3_600);
-    let fixture = Fixture::since(a_store_with("a").await.0, Instant::now() + hour);
+    let fixture = Fixture::since(a_store_with("a").await, Instant::now() + hour);
     let (writer, mut reader) = (fixture.mount().await, fixture.mount().await);
     let (engine, link) = (fixture.engine.clone(), writer.link);
     let before = fixture.rows.rows();
@@ -512,24 +506,14 @@ async fn a_master_that_starts_takes_no_change_while_mounts_may_believe_that_it_i
 
 #[tokio::test]
 async fn after_its_quiet_time_a_master_takes_changes_and_a_fresh_one_has_none() {
-    let (rows, session) = a_store_with("a").await;
     let since = Instant::now();
-    let fixture = Fixture::since(rows, since);
-    let mut mount = fixture.mount_again(session).await;
+    let fixture = Fixture::since(a_store_with("a").await, since);
+    let mut mount = fixture.mount().await;
     fixture.mkdir(&mut mount, 1, "b").await;
     assert!(since.elapsed() >= QUIET_AFTER_START);
     // Nobody knows anything of a fresh cluster.
     let fixture = Fixture::since(MemoryStore::new(), Instant::now());
     let mut mount = fixture.mount().await;
-    assert!(fixture.engine.shared.quiet.is_over());
+    assert!(fixture.engine.shared.quiet_until <= Instant::now());
     fixture.mkdir(&mut mount, 1, "a").await;
-}
-
-#[tokio::test]
-async fn while_a_mount_of_before_the_start_may_trust_what_it_has_no_change_is_taken() {
-    let since = Instant::now().checked_sub(quiet::LONGEST - Duration::from_millis(300)).unwrap();
-    let fixture = Fixture::since(a_store_with("a").await.0, since);
-    let mut mount = fixture.mount().await;
-    fixture.mkdir(&mut mount, 1, "b").await;
-    assert!(since.elapsed() >= quiet::LONGEST, "after {:?}", since.elapsed());
 }

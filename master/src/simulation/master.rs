@@ -328,8 +328,7 @@ impl World {
 
     fn hello_of_mount(&mut self, link: usize, hello: pb::MountHello) {
         let fresh = SessionId(self.rng.next() | 1);
-        let Some(mut applied) = self.apply(Command::MountHello { fresh, hello, store_takes_rows: true })
-        else {
+        let Some(mut applied) = self.apply(Command::MountHello { fresh, hello }) else {
             return;
         };
         for effect in &mut applied.effects {

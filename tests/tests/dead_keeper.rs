@@ -6,7 +6,6 @@
 
 use std::fs::{self, File};
 use std::io::{Read, Write};
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -46,11 +45,18 @@ fn a_film_being_read_is_read_on_right_to_the_byte_when_a_keeper_is_killed() {
     assert!(longest < STALL, "a read took {longest:?} though two live copies existed");
 }
 
-/// Has a mount sent bytes to the keeper at `address` that are not taken yet?
+/// Has a mount sent bytes to the keeper at `address` that it has not taken yet?
 fn is_sending(address: &str) -> bool {
-    let sockets = sh("ss -tnpH state established dst \"$1\"", &[Path::new(address)]);
-    let waits = |line: &str| line.split_whitespace().nth(1).is_some_and(|queued| queued != "0");
-    sockets.stdout.lines().any(|line| line.contains("dfs-mount") && waits(line))
+    let sockets = sh("ss -tnpH state established \"( src $1 or dst $1 )\"", &[address]).stdout;
+    // Received and not taken, sent and not received, its own end, the other end, the process.
+    let ends: Vec<Vec<&str>> = sockets.lines().map(|line| line.split_whitespace().collect()).collect();
+    let mounts = ends
+        .iter()
+        .filter(|end| end[3] == address && end.get(4).is_some_and(|user| user.contains("dfs-mount")));
+    mounts.into_iter().any(|mount| {
+        let keeper = ends.iter().find(|end| end[2] == address && end[3] == mount[2]);
+        mount[1] != "0" || keeper.is_some_and(|keeper| keeper[0] != "0")
+    })
 }
 
 #[test]

@@ -64,7 +64,7 @@ fn a_film_being_copied_in_is_whole_when_a_keeper_is_killed() {
     let source = film::medium();
     let mut cluster = Cluster::builder().chunk_size("2MiB").start();
     let mount = cluster.mount();
-    // cp gets the second third when the keeper stands still, and the last one when it is dead: an upload is under way to it then.
+    // cp gets the second third when all keepers stand still, and the last one when one is dead to which an upload is under way.
     let script = r#"{ head -c "$1" "$2"; read -r _; head -c "$((2 * $1))" "$2" | tail -c "$1"; read -r _; tail -c +"$((2 * $1 + 1))" "$2"; } | cp /dev/stdin "$3""#;
     let third = fs::metadata(&source).unwrap().len() / 3;
     let mut cp = Command::new("bash");
@@ -73,11 +73,15 @@ fn a_film_being_copied_in_is_whole_when_a_keeper_is_killed() {
     let mut cp = cp.spawn().unwrap();
     wait_until(secs(20), "keeper 1 holds a chunk", || !cluster.chunk_files(1).is_empty());
     assert!(cp.try_wait().unwrap().is_none(), "cp was done before the keeper could be killed");
-    let address = cluster.keeper_row(1)["address"].as_str().unwrap().to_owned();
-    cluster.keeper(1).stop();
+    let addresses: Vec<_> =
+        (0..3).map(|n| cluster.keeper_row(n)["address"].as_str().unwrap().to_owned()).collect();
+    (0..3).for_each(|n| cluster.keeper(n).stop());
     cp.stdin.as_mut().unwrap().write_all(b"\n").unwrap();
-    wait_until(secs(10), "the mount has bytes on the way to keeper 1", || is_sending(&address));
-    cluster.keeper(1).kill();
+    let victim = wait_for(secs(10), "the mount has bytes on the way to a keeper", || {
+        addresses.iter().position(|address| is_sending(address))
+    });
+    cluster.keeper(victim).kill();
+    (0..3).filter(|n| *n != victim).for_each(|n| cluster.keeper(n).cont());
     drop(cp.stdin.take());
     let status = wait_for(secs(60), "cp ends", || cp.try_wait().unwrap());
     let mut complaint = String::new();
@@ -93,7 +97,7 @@ fn a_film_being_copied_in_is_whole_when_a_keeper_is_killed() {
     film::same(&source, &mount.path("movie.mp4"));
 
     // It comes back with what it had, and gets the rest.
-    cluster.keeper(1).restart();
+    cluster.keeper(victim).restart();
     cluster.wait_live(3);
     cluster.wait_copies("/movie.mp4", 3, secs(30));
 }

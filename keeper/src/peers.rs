@@ -34,11 +34,11 @@ pub(crate) struct Outgoing {
     address: String,
     request: u32,
     used: Instant,
-    idle: Idle,
+    idle: Weak<Idle>,
 }
 
 /// Idle connections, by address.
-type Idle = Weak<Mutex<BTreeMap<String, Vec<Outgoing>>>>;
+type Idle = Mutex<BTreeMap<String, Vec<Outgoing>>>;
 
 impl Outgoing {
     /// Connects to `address`, `HOST:PORT`. `patience` bounds each time without a byte taken or sent by the peer.
@@ -50,7 +50,7 @@ impl Outgoing {
         tuning: &Tuning,
         patience: Duration,
         stop: &Arc<Stop>,
-        idle: Idle,
+        idle: Weak<Idle>,
     ) -> Result<Outgoing, DfsError> {
         let failed = |why: std::io::Error| {
             DfsError::new(ErrorCode::Unavailable, format!("cannot connect to the keeper at {address}: {why}"))
@@ -173,10 +173,10 @@ impl Outgoing {
 /// connection behind that the kernel remembers for a minute.
 #[derive(Debug, Default)]
 pub(crate) struct Peers {
-    idle: Arc<Mutex<BTreeMap<String, Vec<Outgoing>>>>,
+    idle: Arc<Idle>,
 }
 
-fn lock(idle: &Mutex<BTreeMap<String, Vec<Outgoing>>>) -> MutexGuard<'_, BTreeMap<String, Vec<Outgoing>>> {
+fn lock(idle: &Idle) -> MutexGuard<'_, BTreeMap<String, Vec<Outgoing>>> {
     idle.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

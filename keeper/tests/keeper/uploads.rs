@@ -132,12 +132,18 @@ async fn a_stopped_companion_costs_only_its_copy_and_little_time() {
     assert!(took < Duration::from_secs(4), "{took:?}");
 }
 
+/// Where a companion of `keeper` listens that the test plays itself, keeper 77; and a grant's keepers with it.
+fn scripted_companion(keeper: &Keeper) -> (TcpListener, [(u64, String); 2]) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = [(1, keeper.address().to_string()), (77, listener.local_addr().unwrap().to_string())];
+    (listener, at)
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_companion_cannot_speak_for_others() {
     let (master, dir) = (Master::start().await, tempdir().unwrap());
     let keeper = keeper(&dir, &master).await;
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let at = [(1, keeper.address().to_string()), (77, listener.local_addr().unwrap().to_string())];
+    let (listener, at) = scripted_companion(&keeper);
     let companion = std::thread::spawn(move || {
         use std::io::{Read, Write};
         let (mut stream, _) = listener.accept().unwrap();
@@ -162,8 +168,7 @@ async fn a_companion_cannot_speak_for_others() {
 async fn a_companion_is_woken_once_for_a_small_chunk() {
     let (master, dir) = (Master::start().await, tempdir().unwrap());
     let keeper = keeper(&dir, &master).await;
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let at = [(1, keeper.address().to_string()), (77, listener.local_addr().unwrap().to_string())];
+    let (listener, at) = scripted_companion(&keeper);
     let companion = std::thread::spawn(move || {
         use std::io::Read;
         let (mut stream, _) = listener.accept().unwrap();

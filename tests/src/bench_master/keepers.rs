@@ -2,6 +2,7 @@
 //! second, and do at once what they are told, without a byte.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,6 +21,8 @@ use super::{ANSWER_DEADLINE, long_deadline};
 const HEARTBEAT: Duration = Duration::from_secs(1);
 /// As real ones.
 const PAGE: usize = 4096;
+/// That connect at once.
+const CONNECTING: usize = 64;
 /// That say at once what they have.
 const AT_ONCE: usize = 8;
 const QUEUE: usize = 64;
@@ -44,33 +47,45 @@ impl Keepers {
     /// # Panics
     /// When that takes too long, or one is refused.
     pub async fn join(tree: &Tree, url: &str) -> Keepers {
-        let (may_tell, mut has) = (Arc::new(Semaphore::new(AT_ONCE)), tree.files_by_keeper());
-        let (joined, mut all_joined) = mpsc::channel(tree.keepers as usize);
+        let (may_tell, mut has) = (Arc::new(Semaphore::new(0)), tree.files_by_keeper());
+        let (done, mut all_done) = mpsc::channel(tree.keepers as usize);
         let mut keepers = Keepers { up: BTreeMap::new(), tasks: Vec::new() };
+        // First all say hello, as they do within seconds after the master has started: it would have what those that
+        // are not there yet have copied.
+        let may_connect = Arc::new(Semaphore::new(CONNECTING));
         for id in 1..=tree.keepers {
             let (up, messages) = mpsc::channel(QUEUE);
             let files = std::mem::take(&mut has[id as usize]);
-            let chunks = files.into_iter().map({
-                let tree = tree.clone();
-                move |file| tree.chunk(u64::from(file))
-            });
-            let down = connect(url, id, &up, messages).await;
-            let keeper = Keeper { up: up.clone(), down, seq: 0 };
-            let (may_tell, joined) = (may_tell.clone(), joined.clone());
-            keepers.up.insert(id, up);
-            keepers.tasks.push(tokio::spawn(keeper.live(chunks, may_tell, joined)));
+            let (tree, url) = (tree.clone(), url.to_owned());
+            let chunks = files.into_iter().map(move |file| tree.chunk(u64::from(file)));
+            let (may_connect, may_tell, done) = (may_connect.clone(), may_tell.clone(), done.clone());
+            keepers.up.insert(id, up.clone());
+            keepers.tasks.push(tokio::spawn(async move {
+                let connecting = may_connect.acquire().await;
+                let down = connect(&url, id, &up, messages).await;
+                drop(connecting);
+                let _ = done.send(()).await;
+                Keeper { up, down, seq: 0 }.live(chunks, may_tell, done).await;
+            }));
         }
-        drop(joined);
-        let (begun, limit) = (Instant::now(), long_deadline(tree.files));
-        let mut left = tree.keepers;
+        drop(done);
+        keepers.wait_for_all("connect", &mut all_done, tree.files).await;
+        may_tell.add_permits(AT_ONCE);
+        keepers.wait_for_all("say what they have", &mut all_done, tree.files).await;
+        keepers
+    }
+
+    /// Until each has said once that it has done that.
+    async fn wait_for_all(&self, what: &str, done: &mut mpsc::Receiver<()>, files: u64) {
+        let (begun, limit) = (Instant::now(), long_deadline(files));
+        let mut left = self.tasks.len();
         while left > 0 {
-            keepers.check();
-            assert!(begun.elapsed() < limit, "{left} keepers did not join in {limit:?}");
-            if let Ok(joined) = tokio::time::timeout(HEARTBEAT, all_joined.recv()).await {
-                left -= u64::from(joined.is_some());
+            self.check();
+            assert!(begun.elapsed() < limit, "{left} keepers did not {what} within {limit:?}");
+            if let Ok(heard) = tokio::time::timeout(HEARTBEAT, done.recv()).await {
+                left -= usize::from(heard.is_some());
             }
         }
-        keepers
     }
 
     /// Is every session as it should be?
@@ -153,7 +168,7 @@ impl Keeper {
         let mut beats = tokio::time::interval(HEARTBEAT);
         let mut told_with = None;
         let mut joined = Some(joined);
-        let mut turn = Box::pin(may_tell.acquire_owned());
+        let mut turn = pin!(may_tell.acquire_owned());
         let mut permit = None;
         loop {
             tokio::select! {

@@ -214,7 +214,8 @@ fn touches(change: &RowChange, touched: &mut Vec<InodeNo>) {
             | Row::Keeper(..)
             | Row::Reply { .. }
             | Row::Quota(..)
-            | Row::Trash(..),
+            | Row::Trash(..)
+            | Row::Session(_),
         )
         | RowChange::Delete(
             RowKey::Counters
@@ -222,7 +223,8 @@ fn touches(change: &RowChange, touched: &mut Vec<InodeNo>) {
             | RowKey::Keeper(_)
             | RowKey::Reply { .. }
             | RowKey::Quota(_)
-            | RowKey::Trash(_),
+            | RowKey::Trash(_)
+            | RowKey::Session(_),
         ) => {}
     }
 }
@@ -240,7 +242,8 @@ fn hands_out_id(effect: &Effect) -> bool {
 /// depend on. To be asked before the command is applied; `effects_answer` after.
 pub fn asks(command: &Command) -> bool {
     match command {
-        Command::MountHello { .. }
+        Command::Enroll(_)
+        | Command::MountHello { .. }
         | Command::Mount { .. }
         | Command::MountAcks { .. }
         | Command::KeeperHello(_) => true,
@@ -255,7 +258,8 @@ pub fn may_wait(command: &Command) -> bool {
         Command::Mount { request, .. } => {
             matches!(request.op, Some(pb::mount_request::Op::TouchAtime(_)))
         }
-        Command::MountHello { .. }
+        Command::Enroll(_)
+        | Command::MountHello { .. }
         | Command::MountAcks { .. }
         | Command::MountGone { .. }
         | Command::KeeperHello(_)

@@ -257,9 +257,12 @@ impl Engine {
     pub async fn read<T>(&self, look: impl FnOnce(&State, Now) -> T) -> Result<T, Stopped> {
         let (seen, need) = {
             let mut inner = self.shared.lock()?;
-            let (now, need) = (inner.clock.now(), self.shared.hurry(&mut inner));
-            if need > inner.group.durable() && inner.trouble.is_some() {
-                return Err(Stopped);
+            let (now, need) = (inner.clock.now(), inner.group.newest_change());
+            if need > inner.group.durable() {
+                if inner.trouble.is_some() {
+                    return Err(Stopped);
+                }
+                self.shared.hurry(&mut inner);
             }
             (look(&inner.state, now), need)
         };
@@ -402,14 +405,10 @@ impl Shared {
         }
     }
 
-    /// Has all that was applied until now be committed at once. Returns the batch that it is durable with.
-    fn hurry(&self, inner: &mut Inner) -> u64 {
-        let need = inner.group.newest_change();
-        if need > inner.group.durable() {
-            inner.group.hurry();
-            self.work.notify_one();
-        }
-        need
+    /// Somebody waits for all that was applied until now.
+    fn hurry(&self, inner: &mut Inner) {
+        inner.group.hurry();
+        self.work.notify_one();
     }
 
     /// Applies a command. True if its effects wait in a batch.

@@ -31,7 +31,7 @@ impl World {
         let fresh = SessionId(self.rng.next() | 1);
         let session = if hello.session == 0 { fresh } else { SessionId(hello.session) };
         self.submit(Command::Enroll(session));
-        let need = self.master.group.newest_change();
+        let need = self.master.group.newest_batch();
         self.master.door.hellos.push(Hello { need, link, fresh, hello });
         self.let_in();
     }

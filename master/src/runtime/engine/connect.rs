@@ -53,7 +53,8 @@ impl Engine {
             if self.shared.submit(&mut inner, Command::Enroll(session)) {
                 permit.forget();
             }
-            self.shared.hurry(&mut inner)
+            self.shared.hurry(&mut inner);
+            inner.group.newest_batch()
         };
         let mut durable = self.shared.durable.subscribe();
         let mut in_trouble = self.shared.in_trouble.subscribe();

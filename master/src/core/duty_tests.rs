@@ -164,6 +164,20 @@ fn only_who_has_nothing_that_is_needed_can_be_forgotten() {
 }
 
 #[test]
+fn one_that_comes_back_is_counted_what_is_yet_on_its_way_to_it() {
+    let mut kit = Kit::with_keepers(4);
+    let file = kit.create(InodeNo::ROOT, "f");
+    let placed = kit.alloc(file, 0, 10);
+    let second = Kit::placed_on(&placed)[1];
+    kit.kill(second);
+    order(&mut kit, &second.to_string(), Duty::Forget).unwrap();
+    kit.keeper_hello(second, "h");
+    assert_eq!(kit.state.keepers[&second].pending_bytes, 10);
+    kit.store_on(&placed, &Kit::placed_on(&placed));
+    assert_eq!(kit.state.keepers[&second].pending_bytes, 0);
+}
+
+#[test]
 fn a_live_keeper_that_was_drained_is_told_that_it_was_forgotten() {
     let (mut kit, ..) = filled(4);
     order(&mut kit, "2", Duty::Drain).unwrap();

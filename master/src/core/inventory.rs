@@ -46,25 +46,37 @@ impl State {
         for chunk in &page.quarantined {
             self.note_quarantined(id, ChunkId(*chunk));
         }
+        self.note_seen(id, page, out);
+        if page.last {
+            // First what it lacks: else what it has could make a chunk visible that is then copied from it.
+            self.remove_missing(id, out);
+        }
         for info in &page.chunks {
             self.inventory_entry(id, info, out);
         }
         if page.last {
-            if let Some(inventory) = self.keepers.get_mut(&id).and_then(|keeper| keeper.inventory.take()) {
-                self.inventory_over(id, &inventory, out);
+            if let Some(keeper) = self.keepers.get_mut(&id) {
+                keeper.inventory = None;
             }
             self.fsck.answered(id);
             self.start_scan(out);
         }
     }
 
+    fn note_seen(&mut self, id: KeeperId, page: &pb::InventoryPage, out: &mut Out) {
+        for chunk in page.chunks.iter().map(|info| ChunkId(info.chunk)) {
+            self.ids.chunk_in_use(chunk, out);
+            if let Some(inventory) = self.keepers.get_mut(&id).and_then(|keeper| keeper.inventory.as_mut()) {
+                inventory.seen.insert(chunk);
+            }
+        }
+    }
+
     fn inventory_entry(&mut self, id: KeeperId, info: &pb::ChunkInfo, out: &mut Out) {
         let chunk = ChunkId(info.chunk);
-        self.ids.chunk_in_use(chunk, out);
-        let Some(inventory) = self.keepers.get_mut(&id).and_then(|keeper| keeper.inventory.as_mut()) else {
+        let Some(inventory) = self.keepers.get(&id).and_then(|keeper| keeper.inventory.as_ref()) else {
             return;
         };
-        inventory.seen.insert(chunk);
         let ordered_before = inventory.ordered_before.contains(&chunk);
         let dropped = inventory.dropped.contains(&chunk) || ordered_before;
         let Some(row) = self.chunks.get(chunk) else {
@@ -87,7 +99,9 @@ impl State {
                 self.ask_to_verify(chunk, id, out);
             }
         } else if ordered_before && !self.chunks.has_copy(chunk, id) {
-            if !self.fsck.only_looks(id) && !self.orders.destinations(chunk).contains(&id) {
+            if !self.fsck.only_looks(id) {
+                // Whether it has this copy, nobody knows: a new one is ordered after the deletion.
+                self.cancel_orders_with(chunk, id);
                 self.delete_at(id, chunk, out);
             }
         } else if !dropped && !self.chunks.has_copy(chunk, id) {
@@ -123,9 +137,12 @@ impl State {
         self.settings.spared.is_some_and(|spared| chunk < spared.below && now.as_millis() < spared.until_ms)
     }
 
-    fn inventory_over(&mut self, id: KeeperId, inventory: &Inventory, out: &mut Out) {
-        let missing =
-            |chunk: &ChunkId| !inventory.seen.contains(chunk) && !inventory.recorded.contains(chunk);
+    /// All pages are there: what was in none of them is gone.
+    fn remove_missing(&mut self, id: KeeperId, out: &mut Out) {
+        let Some(keeper) = self.keepers.get_mut(&id) else { return };
+        let Some(inventory) = keeper.inventory.as_mut() else { return };
+        let (seen, recorded) = (std::mem::take(&mut inventory.seen), std::mem::take(&mut inventory.recorded));
+        let missing = |chunk: &ChunkId| !seen.contains(chunk) && !recorded.contains(chunk);
         let gone: Vec<ChunkId> = self.chunks.on(id).filter(missing).collect();
         if !gone.is_empty() {
             tracing::warn!(keeper = %id, chunks = gone.len(), "keeper lacks chunks that it had");
@@ -331,6 +348,15 @@ mod tests {
         kit.inventory(trimmed, vec![kit.info(chunk)]);
         assert_eq!(copies(&kit, chunk), left);
         assert!(kit.was_deleted(trimmed, chunk));
+        // Also when it is to have a copy again by now, which may never come.
+        kit.kill(KeeperId(left[0]));
+        kit.reconnect(trimmed);
+        assert_eq!(kit.state.orders.destinations(chunk), [trimmed]);
+        kit.sent.clear();
+        kit.inventory(trimmed, vec![kit.info(chunk)]);
+        assert!(kit.was_deleted(trimmed, chunk));
+        kit.copy_all();
+        assert!(copies(&kit, chunk).contains(&trimmed.0));
     }
 
     #[test]

@@ -146,7 +146,10 @@ impl State {
             labels: hello.labels.into_iter().map(|label| (label.name, label.value)).collect(),
             ..known.clone().unwrap_or_default()
         };
-        let keeper = self.keepers.entry(id).or_insert_with(|| Keeper::away(row.clone(), key.clone()));
+        // One that was forgotten may come back while uploads to it are yet under way.
+        let pending_bytes = if known.is_none() { self.uploading_to(id) } else { 0 };
+        let fresh = || Keeper { pending_bytes, ..Keeper::away(row.clone(), key.clone()) };
+        let keeper = self.keepers.entry(id).or_insert_with(fresh);
         if known.as_ref() != Some(&row) {
             keeper.row = row;
             out.touch(RowKey::Keeper(id));

@@ -122,7 +122,8 @@ impl State {
         if self.syncs.unknown_until_ms.is_some() {
             return self.chunks_of(inode);
         }
-        if self.syncs.unknown.is_empty() && self.syncs.unsynced.is_empty() {
+        let all_have_copies = self.chunks.wanting().range(..(1, ChunkId(0))).next().is_none();
+        if self.syncs.unknown.is_empty() && self.syncs.unsynced.is_empty() && all_have_copies {
             return BTreeSet::new();
         }
         self.chunks_of(inode).into_iter().filter(|chunk| !self.is_durable(*chunk)).collect()
@@ -142,6 +143,7 @@ impl State {
         if chunks.is_empty() {
             return Ok(Some(Reply::Empty(pb::Empty {})));
         }
+        self.check_not_lost(inode, &chunks)?;
         if self.syncs.waits.len() >= MAX_WAITS {
             return fail(ErrorCode::Busy, format!("fsync of inode {inode}: too many others wait; try again"));
         }
@@ -162,11 +164,24 @@ impl State {
         self.recheck_syncs(out);
     }
 
+    /// Of a chunk whose last copy went bad, nobody will ever have one synced.
+    fn check_not_lost(&self, inode: InodeNo, chunks: &BTreeSet<ChunkId>) -> Res<()> {
+        let is_lost = |chunk: &&ChunkId| self.chunks.get(**chunk).is_some_and(|row| row.keepers.is_empty());
+        let Some(chunk) = chunks.iter().find(is_lost) else { return Ok(()) };
+        let message = format!(
+            "fsync of inode {inode}: no keeper has chunk {chunk} any more; write again what the file has there ('dfs \
+             status' names the file), or bring back a keeper that has it"
+        );
+        fail(ErrorCode::Lost, message)
+    }
+
     /// Answers the fsyncs that have waited long enough, one way or the other.
     pub(super) fn recheck_syncs(&mut self, out: &mut Out) {
         for (number, mut wait) in std::mem::take(&mut self.syncs.waits) {
             wait.chunks.retain(|chunk| !self.is_durable(*chunk));
-            if wait.chunks.is_empty() {
+            if let Err(error) = self.check_not_lost(wait.inode, &wait.chunks) {
+                push(reply(wait.session, wait.request, Err(error)), out);
+            } else if wait.chunks.is_empty() {
                 out.show(wait.inode);
                 let done = Ok(Reply::Empty(pb::Empty {}));
                 push(reply(wait.session, wait.request, done), out);
@@ -304,6 +319,28 @@ mod tests {
         kit.pass_ms(20_000);
         let Some(Reply::Error(error)) = kit.reply_to(request) else { panic!("no error") };
         assert_eq!(error.code, pb::Code::TimedOut as i32);
+    }
+
+    fn is_lost(reply: Option<Reply>) -> bool {
+        matches!(reply, Some(Reply::Error(error)) if error.code == pb::Code::Lost as i32)
+    }
+
+    #[test]
+    fn fsync_fails_at_once_when_the_last_copy_went_bad_before_it_was_synced() {
+        let (mut kit, file, chunk) = setup();
+        let holders = kit.state.chunks.get(chunk).unwrap().keepers.clone();
+        let waits = kit.request(pb::mount_request::Op::Fsync(pb::Fsync { inode: file.0 }));
+        holders.iter().for_each(|keeper| kit.bad_copy(*keeper, chunk));
+        assert!(is_lost(kit.reply_to(waits)), "{:?}", kit.reply_to(waits));
+        // Nothing waits to be synced any more.
+        let later = kit.request(pb::mount_request::Op::Fsync(pb::Fsync { inode: file.0 }));
+        assert!(is_lost(kit.reply_to(later)), "{:?}", kit.reply_to(later));
+        // One comes back with it.
+        kit.reconnect(holders[0]);
+        kit.inventory(holders[0], vec![kit.info(chunk)]);
+        kit.synced(holders[0], chunk);
+        let again = kit.request(pb::mount_request::Op::Fsync(pb::Fsync { inode: file.0 }));
+        assert_eq!(kit.reply_to(again), Some(Reply::Empty(pb::Empty {})));
     }
 
     /// The master was restarted, and an fsync waits for what one keeper alone may have.

@@ -284,6 +284,12 @@ impl State {
         }
     }
 
+    /// Bytes of uploads that are on their way to a keeper.
+    pub(super) fn uploading_to(&self, keeper: KeeperId) -> u64 {
+        let waits = |upload: &&Upload| upload.phase == Phase::Ticketed && upload.placed.contains(&keeper);
+        self.uploads.values().filter(waits).map(|upload| u64::from(upload.length)).sum()
+    }
+
     /// Its client is away. It is in nobody's file, and keeps its place until its session ends or begins anew.
     pub(super) fn give_up_upload(&mut self, chunk: ChunkId, out: &mut Out) {
         let Some(mut upload) = self.uploads.remove(&chunk) else { return };

@@ -84,9 +84,10 @@ fn rot(world: &mut World) {
     let at = world.rng.below(world.keepers.len());
     let chunks: Vec<u64> = world.keepers[at].disk.keys().copied().collect();
     let Some(chunk) = world.rng.pick(&chunks) else { return };
-    if world.rotted.insert(chunk)
+    if !world.rotted.contains_key(&chunk)
         && let Some(copy) = world.keepers[at].disk.get_mut(&chunk)
     {
+        world.rotted.insert(chunk, at);
         copy.rotten = true;
         world.note_loss(chunk);
     }

@@ -108,8 +108,8 @@ pub(super) struct World {
     /// Files that are only ever appended to.
     pub logs: BTreeSet<u64>,
     pub last_write: u64,
-    /// Chunks of which a copy went bad.
-    pub rotted: BTreeSet<u64>,
+    /// Chunks of which a copy went bad, and at whom.
+    pub rotted: BTreeMap<u64, usize>,
     /// Chunks of which misfortune took the last good copy.
     pub lost: BTreeSet<u64>,
     invariants: Vec<Box<dyn Invariant>>,
@@ -161,7 +161,7 @@ impl World {
             chunks: BTreeMap::new(),
             logs: BTreeSet::new(),
             last_write: 0,
-            rotted: BTreeSet::new(),
+            rotted: BTreeMap::new(),
             lost: BTreeSet::new(),
             quiet_looks: 0,
             invariants: invariants::all(only),

@@ -1,7 +1,9 @@
 //! No keeper is let go with what is needed: of every chunk that a forgotten keeper had, others that stay have all the copies
 //! that are wanted; one that is said to be drained has nothing; and one that is to be emptied gets nothing new.
 
-use dfs_proto::ids::KeeperId;
+use std::collections::BTreeMap;
+
+use dfs_proto::ids::{ChunkId, KeeperId};
 use dfs_proto::pb::{keeper_down, mount_down, mount_reply::Result as Reply};
 
 use super::{Invariant, Saw};
@@ -12,25 +14,45 @@ use crate::simulation::world::World;
 const EVERY: u64 = 61;
 
 /// See the module.
-pub(super) struct Duties;
+#[derive(Default)]
+pub(super) struct Duties {
+    /// Who had which chunk, before the command that is looked at.
+    before: BTreeMap<ChunkId, Vec<KeeperId>>,
+}
 
-fn forgets_needed(applied: &Applied, world: &World) -> Result<(), String> {
-    let forgets = |change: &RowChange| matches!(change, RowChange::Delete(RowKey::Keeper(_)));
-    if !applied.changes.iter().any(forgets) {
-        return Ok(());
+impl Duties {
+    fn forgets_needed(&self, applied: &Applied, world: &World) -> Result<(), String> {
+        let want = world.master.settings.copies as usize;
+        for change in &applied.changes {
+            let RowChange::Delete(RowKey::Keeper(forgotten)) = change else { continue };
+            let had = self.before.iter().filter(|(_, keepers)| keepers.contains(forgotten));
+            for (chunk, row) in had.filter_map(|(id, _)| Some((id, world.master.rows.chunk(id.0)?))) {
+                let stays =
+                    |keeper: &&KeeperId| world.master.rows.keeper(keeper.0).is_some_and(|row| !row.draining);
+                let left = row.keepers.iter().filter(stays).count();
+                if left < want {
+                    return Err(format!(
+                        "keeper {forgotten} with chunk {chunk} is forgotten; {left} of {want} copies are left"
+                    ));
+                }
+            }
+        }
+        Ok(())
     }
-    let want = world.master.settings.copies as usize;
-    for change in &applied.changes {
-        let RowChange::Put(Row::Chunk(chunk, row)) = change else { continue };
-        let stays = |keeper: &&KeeperId| world.master.rows.keeper(keeper.0).is_some_and(|row| !row.draining);
-        let left = row.keepers.iter().filter(stays).count();
-        if left < want {
-            return Err(format!(
-                "a keeper with chunk {chunk} is forgotten; {left} of {want} copies are left"
-            ));
+
+    fn note(&mut self, changes: &[RowChange]) {
+        for change in changes {
+            match change {
+                RowChange::Put(Row::Chunk(chunk, row)) => {
+                    self.before.insert(*chunk, row.keepers.clone());
+                }
+                RowChange::Delete(RowKey::Chunk(chunk)) => {
+                    self.before.remove(chunk);
+                }
+                _ => {}
+            }
         }
     }
-    Ok(())
 }
 
 fn gets_something(applied: &Applied, world: &World) -> Result<(), String> {
@@ -71,11 +93,16 @@ impl Invariant for Duties {
     fn saw(&mut self, what: &Saw, world: &World) -> Result<(), String> {
         match what {
             Saw::Applied { applied, .. } => {
-                forgets_needed(applied, world)?;
+                self.forgets_needed(applied, world)?;
+                self.note(&applied.changes);
                 gets_something(applied, world)?;
                 if world.commands.is_multiple_of(EVERY) {
                     drained_has_nothing(world)?;
                 }
+            }
+            Saw::Started | Saw::Crashed => {
+                let rows = world.master.rows.chunks();
+                self.before = rows.map(|(chunk, row)| (ChunkId(chunk), row.keepers.clone())).collect();
             }
             Saw::End => drained_has_nothing(world)?,
             _ => {}

@@ -129,7 +129,7 @@ fn every() -> Vec<Box<dyn Invariant>> {
         Box::new(orders::Orders),
         Box::new(trash::Trash::default()),
         Box::new(quotas::Quotas::default()),
-        Box::new(duties::Duties),
+        Box::new(duties::Duties::default()),
         Box::new(tables::Tables),
         Box::new(moves::Moves),
         Box::new(copies::Copies),

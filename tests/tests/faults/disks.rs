@@ -130,6 +130,7 @@ fn a_mount_that_comes_reads(
 ) {
     let writer = mount(&mut cluster);
     let bytes = Rng::new(9).bytes(1 << 20);
+    fs::create_dir(writer.path("made")).unwrap();
     fs::create_dir(writer.path("dir")).unwrap();
     fs::write(writer.path("dir/file"), &bytes).unwrap();
     let comes_and_reads = |cluster: &mut Cluster| {
@@ -142,8 +143,9 @@ fn a_mount_that_comes_reads(
     };
     fail(&cluster);
     let first = comes_and_reads(&mut cluster);
+    // The first that finds no room waits, and so does who looks at what it changes.
     (0..100_000)
-        .find_map(|n| fs::create_dir(writer.path(format!("{n}"))).err())
+        .find_map(|n| fs::create_dir(writer.path(format!("made/{n}"))).err())
         .expect("changes are refused in the end");
     wait_until(LONGEST, "the reason is told", || {
         fs::create_dir(first.path("dir/refused")).is_err_and(|error| is_one_of(&error, &[errno]))

@@ -147,7 +147,7 @@ impl<'a> Bench<'a> {
 }
 
 /// utime and stime of proc(5).
-fn cpu_s_of(pid: &str) -> Option<f64> {
+pub(crate) fn cpu_s_of(pid: &str) -> Option<f64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let fields: Vec<&str> = stat.rsplit_once(") ")?.1.split(' ').collect();
     let ticks = |at: usize| fields.get(at)?.parse::<f64>().ok();

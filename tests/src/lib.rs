@@ -10,7 +10,7 @@
 //! - [`faults`]: random faults, programs that work meanwhile, and a checker of all that they wrote and saw.
 //! - [`faulty`]: a process whose disk fails, or whose clock is another.
 //! - [`film`]: real mp4 files, and playing them without a screen.
-//! - [`bench`]: the benchmark.
+//! - [`bench`]: the benchmark. [`bench_master`]: that of the master alone, with many files.
 //! - [`random`]: seeded random numbers and bytes.
 //! - [`amount`]: how much a test does.
 //! - [`wait`]: the one way to wait for something.
@@ -20,6 +20,7 @@
 
 pub mod amount;
 pub mod bench;
+pub mod bench_master;
 pub mod cluster;
 pub mod faults;
 pub mod faulty;

@@ -98,7 +98,7 @@ mod tests {
 
     fn three_synced_copies(kit: &mut Kit, chunk: ChunkId) {
         kit.copy_all();
-        for keeper in kit.state.chunks.get(chunk).unwrap().keepers.clone() {
+        for keeper in kit.state.chunks.get(chunk).unwrap().keepers.to_vec() {
             kit.synced(keeper, chunk);
         }
     }

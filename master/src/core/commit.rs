@@ -153,6 +153,7 @@ mod tests {
     use super::super::testkit::{Kit, SESSION};
     use super::*;
     use dfs_proto::ids::KeeperId;
+    use dfs_proto::pb::mount_reply::Result as Reply;
 
     fn file(kit: &mut Kit) -> InodeNo {
         kit.create(InodeNo::ROOT, "f")
@@ -243,7 +244,10 @@ mod tests {
         let file = file(&mut kit);
         let (first, second) = (kit.alloc(file, 0, 10), kit.alloc(file, 10, 10));
         kit.store(&second);
-        kit.ok(pb::mount_request::Op::AbortUpload(pb::AbortUpload { chunk: first.chunk }));
+        kit.ok(pb::mount_request::Op::AbortUpload(pb::AbortUpload {
+            chunk: first.chunk,
+            ..Default::default()
+        }));
         assert_eq!(kit.attr(file).size, 20);
         assert_eq!(kit.attr(file).allocated, 10);
         let late = kit.alloc(file, 20, 10);
@@ -331,6 +335,33 @@ mod tests {
         assert_eq!(kit.attr(file).mtime, Some(set));
         kit.upload(file, 0, 10);
         assert_ne!(kit.attr(file).mtime, Some(set));
+    }
+
+    #[test]
+    fn a_restarted_master_knows_what_is_in_the_file() {
+        let mut kit = Kit::with_keepers(2);
+        let file = file(&mut kit);
+        let (first, second) = (kit.alloc(file, 0, 10), kit.alloc(file, 10, 10));
+        kit.store(&first);
+        kit.restart();
+        kit.pass_ms(1_000);
+        for keeper in [1, 2] {
+            kit.keeper_hello(KeeperId(keeper), &format!("h{keeper}"));
+        }
+        kit.hello(SESSION, &[file]);
+        let mut abort = |chunk| {
+            let request = kit
+                .request(pb::mount_request::Op::AbortUpload(pb::AbortUpload { chunk, ..Default::default() }));
+            kit.reply_to(request).unwrap()
+        };
+        let is_error =
+            |reply, code| matches!(reply, Reply::Error(pb::Error { code: got, .. }) if got == code as i32);
+        assert!(is_error(abort(first.chunk), pb::Code::Exists));
+        assert_eq!(abort(second.chunk), Reply::Empty(pb::Empty {}));
+        let refused =
+            |kit: &mut Kit, chunk| kit.try_alloc(file, &[(0, 10)], chunk, &[]).map_err(|e| e.code).err();
+        assert_eq!(refused(&mut kit, first.chunk), Some(ErrorCode::Exists));
+        assert_eq!(refused(&mut kit, second.chunk), Some(ErrorCode::TimedOut));
     }
 
     #[test]

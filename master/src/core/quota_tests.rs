@@ -48,7 +48,7 @@ fn rename(from: (InodeNo, &str), to: (InodeNo, &str), exchange: bool) -> Op {
 fn refused(kit: &mut Kit, inode: InodeNo, offset: u64, length: u64) -> Option<ErrorCode> {
     match kit.alloc_runs(inode, &[(offset, length)]) {
         Ok(placed) => {
-            kit.ok(Op::AbortUpload(pb::AbortUpload { chunk: placed.chunk }));
+            kit.ok(Op::AbortUpload(pb::AbortUpload { chunk: placed.chunk, ..Default::default() }));
             None
         }
         Err(error) => Some(error.code),
@@ -141,7 +141,7 @@ fn uploads_that_are_under_way_count() {
     assert_eq!(used(&kit, "/q"), (6144, 2));
     // Two that each rewrite all of it, at once.
     let rewrites = [kit.alloc(a, 0, 6000), kit.alloc(a, 0, 6000)];
-    kit.ok(Op::AbortUpload(pb::AbortUpload { chunk: rewrites[0].chunk }));
+    kit.ok(Op::AbortUpload(pb::AbortUpload { chunk: rewrites[0].chunk, ..Default::default() }));
     kit.store(&rewrites[1]);
     let last = kit.alloc(b, 0, 4096);
     kit.store(&last);
@@ -187,7 +187,7 @@ fn a_file_takes_its_uploads_along_and_no_room_that_was_promised_to_others() {
     let into = rename((free, "f"), (q, "f"), false);
     assert_eq!(kit.code(into.clone()), Some(ErrorCode::QuotaExceeded), "5000 bytes are on their way into it");
     assert_eq!(kit.code(link(file, q, "f")), Some(ErrorCode::QuotaExceeded));
-    kit.ok(Op::AbortUpload(pb::AbortUpload { chunk: placed.chunk }));
+    kit.ok(Op::AbortUpload(pb::AbortUpload { chunk: placed.chunk, ..Default::default() }));
     kit.upload(file, 0, 1000);
     let other = kit.create(q, "other");
     let placed = kit.alloc(other, 0, 3500);

@@ -321,7 +321,7 @@ impl World {
             54 => {
                 if let Some(placed) = self.placed.last() {
                     let chunk = placed.chunk;
-                    self.kit.request(Op::AbortUpload(pb::AbortUpload { chunk }));
+                    self.kit.request(Op::AbortUpload(pb::AbortUpload { chunk, ..Default::default() }));
                 }
             }
             55 => self.sessions(a, b),

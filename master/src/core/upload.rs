@@ -157,13 +157,17 @@ impl State {
         if self.uploads.get(&chunk).is_some_and(|old| old.session == by && old.inode == inode) {
             return Ok(());
         }
-        if self.sessions.get(&by).is_some_and(|session| session.committed(chunk)) {
-            return fail(
-                ErrorCode::Exists,
-                format!("chunk {chunk} is in the file: there is nothing to replace"),
-            );
-        }
+        self.check_not_recorded(by, chunk)?;
         fail(ErrorCode::TimedOut, format!("chunk {chunk} has lost its place in the file's order"))
+    }
+
+    /// Code `Exists`: it is in the file. The table knows that also when the session is of before a restart.
+    fn check_not_recorded(&self, by: SessionId, chunk: ChunkId) -> Res<()> {
+        let was_told = self.sessions.get(&by).is_some_and(|session| session.committed(chunk));
+        if was_told || self.chunks.get(chunk).is_some() {
+            return fail(ErrorCode::Exists, format!("chunk {chunk} is in the file already"));
+        }
+        Ok(())
     }
 
     /// Step 4, said by a keeper.
@@ -352,7 +356,10 @@ impl State {
 
     pub(super) fn abort_upload(&mut self, by: SessionId, op: pb::AbortUpload, out: &mut Out) -> Res<Reply> {
         let chunk = ChunkId(op.chunk);
-        // One that is not there any more has ended before, and the client was or will be told how.
+        out.show(InodeNo(op.inode));
+        // One that is not there any more has ended before, and the client was or will be told how; but that it is in the
+        // file, the client of before a restart hears only now.
+        self.check_not_recorded(by, chunk)?;
         if let Some(upload) = self.uploads.get(&chunk) {
             if upload.session != by {
                 return fail(ErrorCode::Invalid, format!("chunk {chunk} is not of this session"));

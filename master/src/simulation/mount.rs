@@ -219,7 +219,10 @@ impl World {
                 let Some(asked) = self.mounts[at].asked.remove(&reply.id) else {
                     // A place that nobody waits for any more is given back.
                     if let Some(Reply::Placed(placed)) = reply.result {
-                        self.ask(at, Op::AbortUpload(pb::AbortUpload { chunk: placed.chunk }));
+                        self.ask(
+                            at,
+                            Op::AbortUpload(pb::AbortUpload { chunk: placed.chunk, ..Default::default() }),
+                        );
                     }
                     return;
                 };

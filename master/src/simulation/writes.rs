@@ -198,7 +198,7 @@ impl World {
                 self.pump(at, inode);
             }
             (Reply::Placed(placed), None) => {
-                self.ask(at, Op::AbortUpload(pb::AbortUpload { chunk: placed.chunk }));
+                self.ask(at, Op::AbortUpload(pb::AbortUpload { chunk: placed.chunk, ..Default::default() }));
             }
             (Reply::Error(_), None) => {}
             (Reply::Error(error), Some(write)) => match pb::Code::try_from(error.code) {
@@ -292,7 +292,7 @@ impl World {
         let had = self.mounts[at].queues.get_mut(&inode).map_or(Vec::new(), Queue::begin_anew);
         self.saw(&Saw::BegunAnew { mount: at, inode, given_up: &had });
         for chunk in had {
-            self.ask(at, Op::AbortUpload(pb::AbortUpload { chunk }));
+            self.ask(at, Op::AbortUpload(pb::AbortUpload { chunk, ..Default::default() }));
         }
         self.after(300, Event::Mount(at, Task::AllocAgain { inode }));
     }
@@ -303,7 +303,7 @@ impl World {
         self.saw(&Saw::WritesDropped { mount: at, inode });
         // Newest first: what is given up must not let later bytes pass.
         for write in queue.writes.iter().rev().filter(|write| write.chunk != 0 && !write.done) {
-            self.ask(at, Op::AbortUpload(pb::AbortUpload { chunk: write.chunk }));
+            self.ask(at, Op::AbortUpload(pb::AbortUpload { chunk: write.chunk, ..Default::default() }));
         }
         self.mounts[at].queues.insert(inode, Queue::default());
         // Where the file ends is not known any more.

@@ -246,8 +246,9 @@ impl Client {
     ///
     /// # Errors
     /// `TimedOut`, ...
-    pub async fn abort_upload(&self, chunk: ChunkId) -> Result<(), DfsError> {
-        self.done("abort_upload", Op::AbortUpload(pb::AbortUpload { chunk: chunk.0 })).await
+    pub async fn abort_upload(&self, inode: InodeNo, chunk: ChunkId) -> Result<(), DfsError> {
+        let abort = pb::AbortUpload { chunk: chunk.0, inode: inode.0 };
+        self.done("abort_upload", Op::AbortUpload(abort)).await
     }
 
     /// Returns when every committed chunk of the file, and the record of it, is on stable storage.

@@ -344,6 +344,11 @@ impl FileWriter {
         state.uploads.begin_anew()
     }
 
+    /// For the driver: uploads with a place and unknown end, as numbers and chunks, newest first.
+    pub(super) fn unknown(&self) -> Vec<(u64, ChunkId)> {
+        lock(&self.state).uploads.unknown()
+    }
+
     /// For the driver: since when the oldest upload has been under way.
     pub(super) fn under_way_since(&self) -> Option<Instant> {
         lock(&self.state).uploads.under_way_since()

@@ -148,6 +148,12 @@ impl Queue {
         self.uploads.front().and_then(|upload| upload.begun)
     }
 
+    /// Uploads with a place and unknown end, as numbers and chunks, newest first.
+    pub fn unknown(&self) -> Vec<(u64, ChunkId)> {
+        let unknown = self.uploads.iter().rev().filter(|upload| upload.done.is_none());
+        unknown.filter_map(|upload| Some((upload.number, upload.chunk?))).collect()
+    }
+
     pub fn succeeded(&mut self, number: u64, attr: pb::Attr) {
         if let Some(upload) = self.uploads.iter_mut().find(|upload| upload.number == number) {
             upload.done = Some(attr);

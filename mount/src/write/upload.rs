@@ -148,6 +148,7 @@ async fn take_in(file: &Arc<FileWriter>, ended: Ended, running: &mut JoinSet<Fin
     let in_time = file.under_way_since().is_some_and(|since| since.elapsed() < GIVE_UP);
     if error.code == ErrorCode::Session && in_time {
         tracing::info!(inode = %file.inode(), "this file's uploads lost their order; asking again: {error}");
+        count_recorded(file).await;
         give_back(file, file.begin_anew()).await;
         sleep(BACKOFF[1]).await;
     } else {
@@ -166,13 +167,36 @@ async fn stop(file: &FileWriter, running: &mut JoinSet<Finished>) {
     }
 }
 
+/// Some may be in the file without our having heard of it, when the master was restarted. To write them again would put
+/// older bytes over newer ones, if only for a moment. The master records a file's uploads in the order of their places: the newest
+/// that is in the file shows that those before it were, too.
+async fn count_recorded(file: &FileWriter) {
+    let client = &file.writers().client;
+    let mut unknown = file.unknown().into_iter();
+    let recorded = loop {
+        let Some((number, chunk)) = unknown.next() else { return };
+        match client.abort_upload(file.inode(), chunk).await {
+            Err(error) if error.code == ErrorCode::Exists => break number,
+            _ => {}
+        }
+    };
+    let Ok(attr) = client.getattr(file.inode()).await else { return };
+    // Whether all others have heard of it, nobody knows.
+    let done =
+        pb::UploadDone { inode: file.inode().0, attr: Some(attr), acks_pending: true, ..Default::default() };
+    for number in std::iter::once(recorded).chain(unknown.map(|(number, _)| number)) {
+        tracing::info!(inode = %file.inode(), upload = number, "is in the file, as a restarted master knows");
+        file.committed(number, &done);
+    }
+}
+
 /// Has the master forget these chunks. Returns when all are asked for, in this order and so before whatever is asked
 /// for next; the answers are not waited for. The master drops by itself, later, what does not get through.
 async fn give_back(file: &Arc<FileWriter>, chunks: Vec<ChunkId>) {
     let abort = |chunk| {
         let file = file.clone();
         Box::pin(async move {
-            if let Err(error) = file.writers().client.abort_upload(chunk).await {
+            if let Err(error) = file.writers().client.abort_upload(file.inode(), chunk).await {
                 tracing::warn!(inode = %file.inode(), %chunk, "an upload that is given up could not be taken back: {error}");
             }
         })

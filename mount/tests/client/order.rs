@@ -188,3 +188,32 @@ async fn what_is_in_the_file_is_not_written_again_when_another_place_for_it_was_
     scene.file.flush(false).await.unwrap();
     assert_eq!(scene.asked().len(), 3);
 }
+
+#[tokio::test]
+async fn what_a_restarted_master_has_in_the_file_is_not_written_again() {
+    let mut scene = Scene::new().await;
+    for at in [0, 10, 20] {
+        scene.write(at).await;
+        scene.asked_for(at as usize / 10 + 1).await;
+    }
+    scene.breaks().await;
+    scene.places();
+    // The second is in the file, and so the first, which nobody has any more as a whole.
+    let places = scene.master.with(|script| std::mem::replace(&mut script.answer, Box::new(|_| None)));
+    scene.master.with(|script| {
+        script.epoch = 2;
+        script.answer = Box::new(move |op| match op {
+            Op::AbortUpload(abort) if abort.chunk == 2 => {
+                Some(Reply::Error(DfsError::new(ErrorCode::Exists, "it is in the file").to_wire()))
+            }
+            Op::Getattr(_) => Some(Reply::Attr(pb::Attr { inode: 5, size: 20, ..pb::Attr::default() })),
+            Op::Barrier(_) => Some(Reply::Empty(pb::Empty {})),
+            op => places(op),
+        });
+    });
+    scene.welcome().await;
+    scene.asked_for(4).await;
+    scene.done(4);
+    scene.file.flush(false).await.unwrap();
+    assert_eq!(scene.asked(), [(0, 0), (10, 0), (20, 0), (20, 0)]);
+}

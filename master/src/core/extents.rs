@@ -18,6 +18,8 @@ pub(super) struct Extents {
 enum Spans {
     /// At offset 0.
     One(Span),
+    // In a box, so that this is no larger than the one above.
+    #[allow(clippy::box_collection)]
     Many(Box<BTreeMap<u64, Span>>),
 }
 

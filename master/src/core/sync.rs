@@ -291,7 +291,8 @@ mod tests {
         assert!(!kit.done()[0].synced, "{chunk} is not");
         assert!(!upload(&mut kit, false).synced);
         assert!(!upload(&mut kit, true).synced, "the rest of the file is not");
-        for keeper in kit.state.chunks.get(chunk).unwrap().keepers.to_vec() {
+        let holders = kit.state.chunks.get(chunk).unwrap().keepers.to_vec();
+        for keeper in holders {
             kit.synced(keeper, chunk);
         }
         assert!(upload(&mut kit, true).synced);

@@ -8,6 +8,7 @@
 //! - `acl`: access lists (pure); `acl_ops`: what they do to inodes. `permission`: requests that the master itself
 //!   has to check.
 //! - `content`: extents; `extent_ops`: holes and copies made of them alone. `chunks`: chunks, their reference counts and copies, and indexes over them.
+//! - `table`, `names`, `extents`, `holders`, `chunk_set`: how that is kept in little memory.
 //! - `session`: mounts, what they hold open, and inodes without a name. `request`: their requests; `replies`: each done once.
 //! - `upload`: steps 1, 2, 4 to 7; `commit`: what becomes visible, in which order.
 //! - `keepers`, `inventory`, `grant`: who is alive, what they have, and tickets for them.
@@ -33,6 +34,7 @@ mod acks;
 mod acl;
 mod acl_ops;
 mod attr;
+mod chunk_set;
 mod chunks;
 pub mod command;
 mod commit;
@@ -43,8 +45,10 @@ mod content;
 mod digest;
 pub mod duty;
 mod extent_ops;
+mod extents;
 mod fsck;
 mod grant;
+mod holders;
 mod ids;
 mod inode;
 mod interest;
@@ -58,6 +62,7 @@ mod lock_table;
 mod locks;
 mod lookup_table;
 mod moves;
+mod names;
 mod namespace;
 pub mod operator;
 mod out;
@@ -74,6 +79,7 @@ mod roll;
 pub mod row;
 mod session;
 mod sync;
+mod table;
 pub mod trash;
 mod trouble;
 mod upload;
@@ -116,7 +122,7 @@ pub use row::{Row, RowChange, RowKey};
 
 use chunks::Chunks;
 use compact::Compaction;
-use content::Span;
+use extents::Extents;
 use ids::Ids;
 use inode::{Body, Inode};
 use keepers::Keeper;
@@ -126,6 +132,7 @@ use replies::Replies;
 use row::{ExtentRow, Name};
 use session::Session;
 use sync::Syncs;
+use table::Table;
 use trouble::Troubles;
 use upload::Upload;
 
@@ -136,9 +143,8 @@ use upload::Upload;
 pub struct State {
     settings: Settings,
     ids: Ids,
-    inodes: BTreeMap<InodeNo, Box<Inode>>,
-    /// By (inode, file offset). Those of one inode never overlap.
-    extents: BTreeMap<(InodeNo, u64), Span>,
+    inodes: Table<InodeNo, Inode>,
+    extents: Extents,
     xattrs: BTreeMap<(InodeNo, Name), Bytes>,
     chunks: Chunks,
     keepers: BTreeMap<KeeperId, Keeper>,
@@ -186,8 +192,8 @@ impl State {
             next_nonce: settings.master_epoch,
             settings,
             ids: Ids::fresh(),
-            inodes: BTreeMap::new(),
-            extents: BTreeMap::new(),
+            inodes: Table::default(),
+            extents: Extents::default(),
             xattrs: BTreeMap::new(),
             chunks: Chunks::default(),
             keepers: BTreeMap::new(),
@@ -222,7 +228,7 @@ impl State {
         let mut out = Out::new(now);
         let mut root = Inode::new(inode::S_IFDIR | 0o755, 0, 0, now, Inode::empty_dir(InodeNo::ROOT));
         root.nlink = 2;
-        self.inodes.insert(InodeNo::ROOT, Box::new(root));
+        self.inodes.insert(InodeNo::ROOT, root);
         out.touch(RowKey::Inode(InodeNo::ROOT));
         out.touch(RowKey::Counters);
         out.finish(self).changes
@@ -283,12 +289,12 @@ impl State {
             RowKey::Inode(inode) => Row::Inode(*inode, self.inodes.get(inode)?.to_row()),
             RowKey::Dentry { parent, name } => match &self.inodes.get(parent)?.body {
                 Body::Dir(dir) => {
-                    Row::Dentry { parent: *parent, name: name.clone(), inode: *dir.entries.get(name)? }
+                    Row::Dentry { parent: *parent, name: name.clone(), inode: dir.entries.get(name)? }
                 }
                 Body::File { .. } | Body::Symlink(_) | Body::Special => return None,
             },
             RowKey::Extent { inode, file_offset } => {
-                let span = self.extents.get(&(*inode, *file_offset))?;
+                let span = self.extents.get(*inode, *file_offset)?;
                 let row = ExtentRow {
                     file_offset: *file_offset,
                     length: u64::from(span.length),

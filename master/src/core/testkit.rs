@@ -510,13 +510,15 @@ impl Kit {
 /// Every row that the state would store.
 fn all_rows(state: &State) -> BTreeMap<RowKey, Row> {
     let mut keys = vec![RowKey::Counters];
-    for (inode, node) in &state.inodes {
-        keys.push(RowKey::Inode(*inode));
+    for (inode, node) in state.inodes.iter() {
+        keys.push(RowKey::Inode(inode));
         if let super::Body::Dir(dir) = &node.body {
-            keys.extend(dir.entries.keys().map(|name| RowKey::Dentry { parent: *inode, name: name.clone() }));
+            keys.extend(
+                dir.entries.iter().map(|(name, _)| RowKey::Dentry { parent: inode, name: name.into() }),
+            );
         }
     }
-    keys.extend(state.extents.keys().map(|(inode, at)| RowKey::Extent { inode: *inode, file_offset: *at }));
+    keys.extend(state.extents.iter().map(|(inode, at, _)| RowKey::Extent { inode, file_offset: at }));
     keys.extend(state.chunks.iter().map(|(chunk, _)| RowKey::Chunk(chunk)));
     keys.extend(state.replies.keys().map(|(session, request)| RowKey::Reply { session, request }));
     keys.extend(state.xattrs.keys().map(|(inode, name)| RowKey::Xattr { inode: *inode, name: name.clone() }));

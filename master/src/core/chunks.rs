@@ -11,8 +11,11 @@ use dfs_proto::ids::{ChunkId, KeeperId};
 use dfs_proto::pb;
 
 use super::State;
+use super::chunk_set::ChunkSet;
+use super::holders::Holders;
 use super::out::Out;
 use super::row::{ChunkRow, RowKey};
+use super::table::Table;
 
 /// One chunk.
 #[derive(Clone, Debug)]
@@ -25,12 +28,12 @@ pub(super) struct Chunk {
     /// Copies on live keepers, as the indexes have it.
     pub live: u32,
     /// Every copy, on live keepers or not.
-    pub keepers: Vec<KeeperId>,
+    pub keepers: Holders,
 }
 
 impl Chunk {
     pub fn to_row(&self) -> ChunkRow {
-        ChunkRow { length: self.length, checksum: self.checksum, keepers: self.keepers.clone() }
+        ChunkRow { length: self.length, checksum: self.checksum, keepers: self.keepers.to_vec() }
     }
 
     pub fn info(&self, chunk: ChunkId) -> pb::ChunkInfo {
@@ -63,12 +66,53 @@ impl Tally {
     }
 }
 
+/// Chunks that want copies, those with the fewest live ones first.
+#[derive(Default)]
+pub(super) struct Wanting(BTreeMap<u32, ChunkSet>);
+
+impl Wanting {
+    pub fn len(&self) -> usize {
+        self.0.values().map(ChunkSet::len).sum()
+    }
+
+    pub fn contains(&self, live: u32, chunk: ChunkId) -> bool {
+        self.0.get(&live).is_some_and(|chunks| chunks.contains(chunk))
+    }
+
+    /// The first at or after (live copies, chunk).
+    pub fn next(&self, from: (u32, ChunkId)) -> Option<(u32, ChunkId)> {
+        let first = |(live, chunks): (&u32, &ChunkSet)| {
+            let from = if *live == from.0 { from.1 } else { ChunkId(0) };
+            chunks.from(from).next().map(|chunk| (*live, chunk))
+        };
+        self.0.range(from.0..).find_map(first)
+    }
+
+    /// Those with fewer live copies than this.
+    pub fn below(&self, live: u32) -> impl Iterator<Item = ChunkId> {
+        self.0.range(..live).flat_map(|(_, chunks)| chunks.iter())
+    }
+
+    fn insert(&mut self, live: u32, chunk: ChunkId) {
+        self.0.entry(live).or_default().insert(chunk);
+    }
+
+    fn remove(&mut self, live: u32, chunk: ChunkId) {
+        if let Some(chunks) = self.0.get_mut(&live) {
+            chunks.remove(chunk);
+            if chunks.is_empty() {
+                self.0.remove(&live);
+            }
+        }
+    }
+}
+
 /// All of them.
 #[derive(Default)]
 pub(super) struct Chunks {
-    map: BTreeMap<ChunkId, Chunk>,
-    by_keeper: BTreeMap<KeeperId, BTreeSet<ChunkId>>,
-    wanting: BTreeSet<(u32, ChunkId)>,
+    map: Table<ChunkId, Chunk>,
+    by_keeper: BTreeMap<KeeperId, ChunkSet>,
+    wanting: Wanting,
     surplus: BTreeSet<ChunkId>,
 }
 
@@ -78,15 +122,15 @@ impl Chunks {
     }
 
     pub fn iter(&self) -> impl Iterator<Item = (ChunkId, &Chunk)> {
-        self.map.iter().map(|(id, chunk)| (*id, chunk))
+        self.map.iter()
     }
 
     pub fn len(&self) -> usize {
         self.map.len()
     }
 
-    /// Chunks that want copies: (live copies, chunk), fewest first.
-    pub fn wanting(&self) -> &BTreeSet<(u32, ChunkId)> {
+    /// Chunks that want copies.
+    pub fn wanting(&self) -> &Wanting {
         &self.wanting
     }
 
@@ -97,29 +141,29 @@ impl Chunks {
 
     /// Copies that a keeper has.
     pub fn on(&self, keeper: KeeperId) -> impl Iterator<Item = ChunkId> {
-        self.by_keeper.get(&keeper).into_iter().flatten().copied()
+        self.on_from(keeper, ChunkId(0))
     }
 
     /// The same, from this chunk on.
     pub fn on_from(&self, keeper: KeeperId, from: ChunkId) -> impl Iterator<Item = ChunkId> {
-        self.by_keeper.get(&keeper).into_iter().flat_map(move |on| on.range(from..)).copied()
+        self.by_keeper.get(&keeper).into_iter().flat_map(move |on| on.from(from))
     }
 
     /// The first chunk from this one on.
     pub fn next(&self, from: ChunkId) -> Option<ChunkId> {
-        self.map.range(from..).next().map(|(chunk, _)| *chunk)
+        self.map.from(from).next().map(|(chunk, _)| chunk)
     }
 
     pub fn count_on(&self, keeper: KeeperId) -> usize {
-        self.by_keeper.get(&keeper).map_or(0, BTreeSet::len)
+        self.by_keeper.get(&keeper).map_or(0, ChunkSet::len)
     }
 
     /// A new chunk, or one from the store. Its indexes follow with `State::reindex`.
     pub fn insert(&mut self, id: ChunkId, chunk: Chunk) -> bool {
-        for keeper in &chunk.keepers {
+        for keeper in &*chunk.keepers {
             self.by_keeper.entry(*keeper).or_default().insert(id);
         }
-        self.wanting.insert((chunk.live, id));
+        self.wanting.insert(chunk.live, id);
         self.map.insert(id, chunk).is_none()
     }
 
@@ -133,17 +177,17 @@ impl Chunks {
 
     fn remove(&mut self, id: ChunkId) -> Option<Chunk> {
         let chunk = self.map.remove(&id)?;
-        for keeper in &chunk.keepers {
+        for keeper in &*chunk.keepers {
             self.forget_on(*keeper, id);
         }
-        self.wanting.remove(&(chunk.live, id));
+        self.wanting.remove(chunk.live, id);
         self.surplus.remove(&id);
         Some(chunk)
     }
 
     fn forget_on(&mut self, keeper: KeeperId, chunk: ChunkId) {
         if let Some(on) = self.by_keeper.get_mut(&keeper) {
-            on.remove(&chunk);
+            on.remove(chunk);
             if on.is_empty() {
                 self.by_keeper.remove(&keeper);
             }
@@ -157,10 +201,10 @@ impl Chunks {
 
     fn index(&mut self, id: ChunkId, tally: Tally, copies: u32, min_copies: u32) {
         let Some(chunk) = self.map.get_mut(&id) else { return };
-        self.wanting.remove(&(chunk.live, id));
+        self.wanting.remove(chunk.live, id);
         chunk.live = tally.live;
         if tally.missing(copies, min_copies) > 0 {
-            self.wanting.insert((chunk.live, id));
+            self.wanting.insert(chunk.live, id);
         }
         if tally.is_surplus(copies) {
             self.surplus.insert(id);
@@ -205,9 +249,9 @@ impl State {
     /// Records a copy. Was it new?
     pub(super) fn add_copy(&mut self, chunk: ChunkId, keeper: KeeperId, out: &mut Out) -> bool {
         let Some(row) = self.chunks.map.get_mut(&chunk) else { return false };
-        let Err(at) = row.keepers.binary_search(&keeper) else { return false };
-        row.keepers.reserve_exact(1);
-        row.keepers.insert(at, keeper);
+        if !row.keepers.insert(keeper) {
+            return false;
+        }
         self.chunks.by_keeper.entry(keeper).or_default().insert(chunk);
         out.touch(RowKey::Chunk(chunk));
         self.reindex(chunk);
@@ -219,8 +263,9 @@ impl State {
     pub(super) fn remove_copy(&mut self, chunk: ChunkId, keeper: KeeperId, out: &mut Out) -> bool {
         self.cancel_orders_with(chunk, keeper);
         let Some(row) = self.chunks.map.get_mut(&chunk) else { return false };
-        let Ok(at) = row.keepers.binary_search(&keeper) else { return false };
-        row.keepers.remove(at);
+        if !row.keepers.remove(keeper) {
+            return false;
+        }
         self.chunks.forget_on(keeper, chunk);
         self.syncs.forget(chunk, keeper);
         out.touch(RowKey::Chunk(chunk));
@@ -242,7 +287,7 @@ impl State {
         self.cancel_orders_of(chunk);
         let Some(row) = self.chunks.remove(chunk) else { return };
         out.touch(RowKey::Chunk(chunk));
-        for keeper in row.keepers {
+        for keeper in row.keepers.iter().copied() {
             self.syncs.forget(chunk, keeper);
             self.delete_at(keeper, chunk, out);
         }

@@ -12,6 +12,7 @@ use dfs_proto::upload_step;
 use super::State;
 use super::chunks::Chunk;
 use super::content::Span;
+use super::holders::Holders;
 use super::out::Out;
 use super::upload::{Phase, Upload};
 
@@ -84,8 +85,10 @@ impl State {
         let Upload { inode, session, runs, length, mtime, holders, .. } = upload;
         let copies = self.count_live(&holders);
         // Step 5: chunk, extents and attributes, in one transaction.
-        self.chunks
-            .insert(chunk, Chunk { length, checksum, refs: 0, used: 0, live: copies, keepers: holders });
+        self.chunks.insert(
+            chunk,
+            Chunk { length, checksum, refs: 0, used: 0, live: copies, keepers: Holders::of(holders) },
+        );
         self.reindex(chunk);
         out.touch(super::row::RowKey::Chunk(chunk));
         let mut end = 0;

@@ -173,7 +173,7 @@ impl State {
             if self.compaction.candidates.len() >= SWEEP_BELOW {
                 return;
             }
-            let Some((&(inode, _), _)) = self.extents.range((at, 0)..).next() else {
+            let Some(inode) = self.extents.next_file(at) else {
                 self.compaction.sweep = None;
                 self.compaction.next_sweep_ms = now_ms.saturating_add(SWEEP_EVERY_MS);
                 return;

@@ -20,6 +20,7 @@ use super::chunks::Chunk;
 use super::compact_plan::Window;
 use super::content::Span;
 use super::grant::WRITE_LIFETIME_MS;
+use super::holders::Holders;
 use super::out::Out;
 use super::replicate::Subject;
 use super::row::RowKey;
@@ -104,7 +105,7 @@ impl State {
         }
         let mut here: BTreeMap<KeeperId, u64> = BTreeMap::new();
         for (_, span) in &window.items {
-            for keeper in self.chunks.get(span.chunk).into_iter().flat_map(|chunk| &chunk.keepers) {
+            for keeper in self.chunks.get(span.chunk).into_iter().flat_map(|chunk| &*chunk.keepers) {
                 *here.entry(*keeper).or_default() += u64::from(span.length);
             }
         }
@@ -322,7 +323,8 @@ impl State {
         }
         let Some(Job { length, holders, .. }) = self.compaction.jobs.remove(&chunk) else { return };
         let live = self.count_live(&holders);
-        self.chunks.insert(chunk, Chunk { length, checksum, refs: 0, used: 0, live, keepers: holders });
+        self.chunks
+            .insert(chunk, Chunk { length, checksum, refs: 0, used: 0, live, keepers: Holders::of(holders) });
         self.reindex(chunk);
         out.touch(RowKey::Chunk(chunk));
         for (start, span) in parts {

@@ -60,7 +60,7 @@ impl Kit {
     /// Of every file: its content version, and its content.
     pub fn contents(&self) -> BTreeMap<InodeNo, (u64, Vec<(u64, Part)>)> {
         let files = self.state.inodes.iter().filter(|(_, node)| node.is_file());
-        files.map(|(inode, node)| (*inode, (node.content_version, self.content(*inode)))).collect()
+        files.map(|(inode, node)| (inode, (node.content_version, self.content(inode)))).collect()
     }
 
     /// Chunks that keepers were ordered to build, and have not: (chunk, keeper).

@@ -22,7 +22,7 @@ const LAYOUT_PAGE: usize = 1024;
 /// Most keepers that one READ ticket names: it has to stay below its size limit.
 const MAX_SOURCES: usize = 16;
 
-/// An extent without its file offset, which is in the table's key. In bytes.
+/// An extent without its file offset. In bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Span {
     pub length: u32,
@@ -50,10 +50,9 @@ impl State {
         from: u64,
         to: u64,
     ) -> impl Iterator<Item = (u64, Span)> {
-        let before = self.extents.range((inode, 0)..(inode, from)).next_back();
-        let before = before.filter(|((_, start), span)| start + u64::from(span.length) > from);
-        let within = self.extents.range((inode, from)..(inode, to.max(from)));
-        before.into_iter().chain(within).map(|((_, start), span)| (*start, *span))
+        let before = self.extents.last_before(inode, from);
+        let before = before.filter(|(start, span)| start + u64::from(span.length) > from);
+        before.into_iter().chain(self.extents.beginning_in(inode, from, to.max(from)))
     }
 
     /// Makes a hole of [from, to).
@@ -61,14 +60,14 @@ impl State {
         let hit: Vec<(u64, Span)> = self.overlapping(inode, from, to).collect();
         for (start, span) in hit {
             let end = start + u64::from(span.length);
-            self.extents.remove(&(inode, start));
+            self.extents.remove(inode, start);
             out.touch(RowKey::Extent { inode, file_offset: start });
             let kept_left = from.saturating_sub(start);
             let kept_right = end.saturating_sub(to);
             self.add_allocated(inode, kept_left + kept_right, u64::from(span.length));
             // Parts of a u32 length: they fit.
             if kept_left > 0 {
-                self.extents.insert((inode, start), Span { length: kept_left as u32, ..span });
+                self.extents.insert(inode, start, Span { length: kept_left as u32, ..span });
                 self.chunks.add_ref(span.chunk, kept_left as u32);
             }
             if kept_right > 0 {
@@ -77,7 +76,7 @@ impl State {
                     chunk_offset: span.chunk_offset + (to - start) as u32,
                     chunk: span.chunk,
                 };
-                self.extents.insert((inode, to), right);
+                self.extents.insert(inode, to, right);
                 self.chunks.add_ref(span.chunk, right.length);
                 out.touch(RowKey::Extent { inode, file_offset: to });
             }
@@ -88,7 +87,7 @@ impl State {
     /// Puts an extent in the place of whatever was there. Its chunk is in the table.
     pub(super) fn put_extent(&mut self, inode: InodeNo, start: u64, span: Span, out: &mut Out) {
         self.cut(inode, start, start + u64::from(span.length), out);
-        self.extents.insert((inode, start), span);
+        self.extents.insert(inode, start, span);
         self.chunks.add_ref(span.chunk, span.length);
         self.add_allocated(inode, u64::from(span.length), 0);
         out.touch(RowKey::Extent { inode, file_offset: start });
@@ -177,7 +176,7 @@ mod tests {
         let mut kit = Kit::with_keepers(3);
         let file = kit.create(InodeNo::ROOT, "f");
         let first = kit.upload(file, 0, 100);
-        let holders = kit.state.chunks.get(first).map(|c| c.keepers.clone()).unwrap();
+        let holders = kit.state.chunks.get(first).map(|c| c.keepers.to_vec()).unwrap();
         kit.upload(file, 0, 200);
         assert!(kit.state.chunks.get(first).is_none());
         for keeper in holders {

@@ -197,13 +197,13 @@ impl State {
             return why;
         }
         let takers = self.keepers.values().filter(|keeper| keeper.takes(self.settings.chunk_size)).count();
-        let lost = self.chunks.wanting().range(..(1, dfs_proto::ids::ChunkId(0)));
+        let lost = self.chunks.wanting().below(1);
         // Writing to a String cannot fail.
         let _ = if others < copies {
             write!(why, "{copies} copies are wanted and {others} other keepers are live: add a keeper")
         } else if takers == 0 {
             write!(why, "no other keeper has room: add a keeper or make room")
-        } else if !keeper.alive && lost.filter(|(_, chunk)| self.chunks.has_copy(*chunk, id)).count() > 0 {
+        } else if !keeper.alive && lost.filter(|chunk| self.chunks.has_copy(*chunk, id)).count() > 0 {
             write!(why, "it is dead and has the only copies of some chunks: bring it back")
         } else {
             Ok(())

@@ -3,11 +3,10 @@
 //! Extents and extended attributes are in tables of their own (`content.rs`, `xattr.rs`); the entries of a
 //! directory are here.
 
-use std::collections::BTreeMap;
-
 use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
 
+use super::names::Names;
 use super::row::{InodeRow, Name};
 
 /// The bits of a mode that say the file type, as stat(2) has them.
@@ -63,7 +62,7 @@ pub(super) enum Body {
 
 /// The entries of a directory.
 pub(super) struct Dir {
-    pub entries: BTreeMap<Name, InodeNo>,
+    pub entries: Names,
     /// Of the root: the root. Of a removed directory: where it was.
     pub parent: InodeNo,
     /// Its name there (derived).
@@ -99,7 +98,7 @@ impl Inode {
 
     /// For a body of `Dir`.
     pub fn empty_dir(parent: InodeNo) -> Body {
-        Body::Dir(Box::new(Dir { entries: BTreeMap::new(), parent, name: Name::default() }))
+        Body::Dir(Box::new(Dir { entries: Names::default(), parent, name: Name::default() }))
     }
 
     /// As it is shown.

@@ -7,6 +7,7 @@ use dfs_proto::ids::{ChunkId, InodeNo, KeeperId};
 use super::State;
 use super::acl::{self, Acl, is_acl, is_security};
 use super::inode::Body;
+use super::table::Table;
 use super::upload::Phase;
 
 macro_rules! ensure {
@@ -39,15 +40,15 @@ impl State {
     fn check_names(&self) -> Result<(), String> {
         let root = self.inodes.get(&InodeNo::ROOT);
         ensure!(root.is_some_and(|root| root.is_dir()), "the root directory is missing");
-        let mut names: BTreeMap<InodeNo, u32> = BTreeMap::new();
-        for (&parent, node) in &self.inodes {
+        let mut names: Table<InodeNo, u32> = Table::default();
+        for (parent, node) in self.inodes.iter() {
             ensure!(parent.0 != 0, "there is an inode 0");
             ensure!(parent.0 < self.ids.stored.next_inode, "inode {parent} was never handed out");
             let Body::Dir(dir) = &node.body else { continue };
             let mut subdirectories = 0;
-            for inode in dir.entries.values() {
-                *names.entry(*inode).or_default() += 1;
-                let Some(child) = self.inodes.get(inode) else {
+            for inode in dir.entries.inodes() {
+                *names.or_default(inode) += 1;
+                let Some(child) = self.inodes.get(&inode) else {
                     return Err(format!(
                         "directory {parent} has an entry for inode {inode}, which is missing"
                     ));
@@ -68,17 +69,17 @@ impl State {
                 node.nlink
             );
         }
-        for (inode, node) in &self.inodes {
-            let names = names.get(inode).copied().unwrap_or(0);
+        for (inode, node) in self.inodes.iter() {
+            let names = names.get(&inode).copied().unwrap_or(0);
             if node.is_dir() {
-                let want = u32::from(node.nlink > 0 && *inode != InodeNo::ROOT);
+                let want = u32::from(node.nlink > 0 && inode != InodeNo::ROOT);
                 ensure!(names == want, "directory {inode} has {names} names and nlink {}", node.nlink);
             } else {
                 ensure!(names == node.nlink, "inode {inode} has {names} names and nlink {}", node.nlink);
             }
-            let held = self.opens.contains_key(inode);
-            let orphan = self.orphans.contains(inode);
-            let trashed = self.trash.has(*inode);
+            let held = self.opens.contains_key(&inode);
+            let orphan = self.orphans.contains(&inode);
+            let trashed = self.trash.has(inode);
             ensure!(!orphan || node.nlink == 0 && !held && !trashed, "inode {inode} is no orphan");
             ensure!(
                 node.nlink > 0 || held || trashed || orphan,
@@ -113,8 +114,8 @@ impl State {
                 ensure!(node.is_dir(), "inode {inode} is no directory and has a default access list");
             }
         }
-        for (inode, node) in &self.inodes {
-            let has = guarded.contains(inode);
+        for (inode, node) in self.inodes.iter() {
+            let has = guarded.contains(&inode);
             ensure!(node.has_security == has, "inode {inode}: has_security is {}", node.has_security);
         }
         Ok(())
@@ -127,8 +128,8 @@ impl State {
         while let Some(inode) = next.pop() {
             reached += 1;
             if let Some(Body::Dir(dir)) = self.inodes.get(&inode).map(|node| &node.body) {
-                let is_dir = |inode: &&InodeNo| self.inodes.get(inode).is_some_and(|node| node.is_dir());
-                next.extend(dir.entries.values().filter(is_dir));
+                let is_dir = |inode: &InodeNo| self.inodes.get(inode).is_some_and(|node| node.is_dir());
+                next.extend(dir.entries.inodes().filter(is_dir));
             }
         }
         let named = self.inodes.values().filter(|node| node.is_dir() && node.nlink > 0).count();
@@ -137,10 +138,10 @@ impl State {
     }
 
     fn check_extents(&self) -> Result<(), String> {
-        let mut allocated: BTreeMap<InodeNo, u64> = BTreeMap::new();
-        let mut refs: BTreeMap<ChunkId, (u32, u64)> = BTreeMap::new();
+        let mut allocated: Table<InodeNo, u64> = Table::default();
+        let mut refs: Table<ChunkId, (u32, u64)> = Table::default();
         let mut before = (InodeNo(0), 0);
-        for (&(inode, start), span) in &self.extents {
+        for (inode, start, span) in self.extents.iter() {
             let end = start.saturating_add(u64::from(span.length));
             let size = self.inodes.get(&inode).filter(|node| node.is_file()).map(|node| node.size);
             ensure!(size.is_some(), "inode {inode} is missing, or no file, and has an extent at {start}");
@@ -155,14 +156,14 @@ impl State {
                 chunk_end <= u64::from(chunk.length),
                 "inode {inode}: the extent at {start} leaves its chunk"
             );
-            *allocated.entry(inode).or_default() += u64::from(span.length);
-            let uses = refs.entry(span.chunk).or_default();
+            *allocated.or_default(inode) += u64::from(span.length);
+            let uses = refs.or_default(span.chunk);
             *uses = (uses.0 + 1, uses.1 + u64::from(span.length));
             before = (inode, end);
         }
-        for (inode, node) in &self.inodes {
+        for (inode, node) in self.inodes.iter() {
             if let Body::File { allocated: kept } = node.body {
-                let counted = allocated.get(inode).copied().unwrap_or(0);
+                let counted = allocated.get(&inode).copied().unwrap_or(0);
                 ensure!(kept == counted, "inode {inode}: {kept} bytes allocated, extents cover {counted}");
             }
         }
@@ -183,7 +184,7 @@ impl State {
             ensure!(!self.uploads.contains_key(&id), "chunk {id} is in the table and on its way");
             ensure!(!self.compaction.jobs.contains_key(&id), "chunk {id} is in the table and being built");
             ensure!(chunk.keepers.is_sorted_by(|a, b| a < b), "chunk {id}: keepers are not in order");
-            for keeper in &chunk.keepers {
+            for keeper in &*chunk.keepers {
                 ensure!(
                     self.keepers.contains_key(keeper),
                     "chunk {id} is on keeper {keeper}, which is unknown"
@@ -194,7 +195,7 @@ impl State {
             ensure!(chunk.live == live, "chunk {id} has {live} live copies, its index says {}", chunk.live);
             let tally = self.tally(&chunk.keepers);
             let wants = tally.missing(self.settings.copies, self.settings.min_copies) > 0;
-            ensure!(self.chunks.wanting().contains(&(live, id)) == wants, "chunk {id}: wanting is wrong");
+            ensure!(self.chunks.wanting().contains(live, id) == wants, "chunk {id}: wanting is wrong");
             wanting += usize::from(wants);
             let too_many = tally.is_surplus(self.settings.copies);
             ensure!(self.chunks.surplus().contains(&id) == too_many, "chunk {id}: surplus is wrong");

@@ -254,7 +254,7 @@ impl State {
             self.reindex_all_on(*id);
         }
         if !dead.is_empty() {
-            let lost = self.chunks.wanting().range(..(1, ChunkId(0))).count();
+            let lost = self.chunks.wanting().below(1).count();
             if lost > 0 {
                 tracing::error!(
                     chunks = lost,

@@ -10,6 +10,7 @@ use super::State;
 use super::chunks::Chunk;
 use super::command::Now;
 use super::content::Span;
+use super::holders::Holders;
 use super::ids::Ids;
 use super::inode::{Body, Inode};
 use super::keepers::Keeper;
@@ -57,7 +58,7 @@ impl State {
             },
             Row::Inode(inode, row) => {
                 let node = Inode::from_row(row).or_else(|e| corrupt(format!("inode {inode}: {e}")))?;
-                match self.inodes.insert(inode, Box::new(node)) {
+                match self.inodes.insert(inode, node) {
                     None => Ok(()),
                     Some(_) => corrupt(format!("inode {inode} is there twice")),
                 }
@@ -65,6 +66,10 @@ impl State {
             Row::Dentry { parent, name, inode } => {
                 if let Err(error) = check_name(&name) {
                     return corrupt(format!("an entry of directory {parent}: {error}"));
+                }
+                // A store gives inodes before names, which then need not be kept twice.
+                if self.inodes.contains_key(&parent) && self.inodes.contains_key(&inode) {
+                    return self.load_dentry(parent, name, inode);
                 }
                 self.loading.dentries.push((parent, name, inode));
                 Ok(())
@@ -101,6 +106,7 @@ impl State {
                 true => Ok(()),
                 false => corrupt(format!("inode {inode} is in the trash twice")),
             },
+            Row::Session(id) => self.roll.load(id),
         }
     }
 
@@ -112,7 +118,7 @@ impl State {
             ));
         };
         let span = Span { length, chunk_offset: row.chunk_offset, chunk: row.chunk };
-        match self.extents.insert((inode, row.file_offset), span) {
+        match self.extents.insert(inode, row.file_offset, span) {
             None => Ok(()),
             Some(_) => corrupt(format!("inode {inode}: the extent at {} is there twice", row.file_offset)),
         }
@@ -123,6 +129,7 @@ impl State {
             return corrupt(format!("chunk {chunk}: its keepers are not in order, or one is there twice"));
         }
         let ChunkRow { length, checksum, keepers } = row;
+        let keepers = Holders::of(keepers);
         if !self.chunks.insert(chunk, Chunk { length, checksum, refs: 0, used: 0, live: 0, keepers }) {
             return corrupt(format!("chunk {chunk} is there twice"));
         }
@@ -144,9 +151,9 @@ impl State {
         if let Some(Body::Dir(root)) = self.inodes.get_mut(&InodeNo::ROOT).map(|node| &mut node.body) {
             root.parent = InodeNo::ROOT;
         }
-        for ((inode, _), span) in &self.extents {
+        for (inode, _, span) in self.extents.iter() {
             self.chunks.add_ref(span.chunk, span.length);
-            if let Some(Body::File { allocated }) = self.inodes.get_mut(inode).map(|node| &mut node.body) {
+            if let Some(Body::File { allocated }) = self.inodes.get_mut(&inode).map(|node| &mut node.body) {
                 *allocated += u64::from(span.length);
             }
         }
@@ -156,9 +163,10 @@ impl State {
         }
         let guarded: BTreeSet<InodeNo> = self.xattrs.keys().map(|(inode, _)| *inode).collect();
         guarded.into_iter().for_each(|inode| self.derive_security(inode));
-        let nameless = self.inodes.iter().filter(|(inode, node)| node.nlink == 0 && !self.trash.has(**inode));
-        self.orphans = nameless.map(|(inode, _)| *inode).collect();
+        let nameless = self.inodes.iter().filter(|(inode, node)| node.nlink == 0 && !self.trash.has(*inode));
+        self.orphans = nameless.map(|(inode, _)| inode).collect();
         self.grace_until_ms = now_ms + ORPHAN_GRACE_MS;
+        self.roll.begin_after_load(now_ms);
         self.locks.begin_grace(now_ms);
         self.syncs.begin_after_load(self.keepers.keys().copied(), now_ms);
         self.be_quiet_after_load(now_ms);
@@ -190,7 +198,7 @@ impl State {
         let Some(Body::Dir(dir)) = self.inodes.get_mut(&parent).map(|node| &mut node.body) else {
             return corrupt(format!("inode {parent} has entries and is no directory"));
         };
-        match dir.entries.insert(name, inode) {
+        match dir.entries.insert(&name, inode) {
             None => Ok(()),
             Some(_) => corrupt(format!("directory {parent} has a name twice")),
         }
@@ -244,8 +252,8 @@ mod tests {
             let doubled = rows.iter().chain([&row]).cloned();
             assert!(load(doubled).is_err(), "twice: {row:?}");
             // A hole in a file is nothing that could be seen, but its chunk is then nobody's. Of a reply nothing says
-            // that it was there.
-            let unseen = matches!(row, Row::Reply { .. });
+            // that it was there, nor of a session.
+            let unseen = matches!(row, Row::Reply { .. } | Row::Session(_));
             assert!(unseen || load(missing).is_err(), "without: {row:?}");
         }
     }

@@ -2,8 +2,6 @@
 //! extents and copies joined. In the order of paths, each directory's names as bytes; in pages, since it
 //! has a row per copy of everything.
 
-use std::ops::Bound;
-
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::{ChunkId, InodeNo};
 use dfs_proto::pb;
@@ -68,7 +66,7 @@ impl<'a> Walk<'a> {
             let directory = *directory;
             let child = self.entries(directory).and_then(|dir| dir.entries.get(name));
             match child {
-                Some(inode) if self.entries(*inode).is_some() => self.enter(name, *inode),
+                Some(inode) if self.entries(inode).is_some() => self.enter(name, inode),
                 _ => return,
             }
         }
@@ -82,22 +80,21 @@ impl Iterator for Walk<'_> {
         loop {
             let (directory, length, last) = self.stack.last_mut()?;
             self.path.truncate(*length);
-            let from = last.take().map_or(Bound::Unbounded, Bound::Excluded);
+            let after = last.take().unwrap_or_default();
             let directory = *directory;
-            let found =
-                self.entries(directory).and_then(|dir| dir.entries.range((from, Bound::Unbounded)).next());
+            let found = self.entries(directory).and_then(|dir| dir.entries.after(&after).next());
             let Some((name, inode)) = found else {
                 self.stack.pop();
                 continue;
             };
             if let Some((_, _, last)) = self.stack.last_mut() {
-                *last = Some(name.clone());
+                *last = Some(name.into());
             }
             let mut path = self.path.clone();
             path.push(b'/');
             path.extend_from_slice(name);
-            self.enter(name, *inode);
-            return Some((path, *inode));
+            self.enter(name, inode);
+            return Some((path, inode));
         }
     }
 }
@@ -108,7 +105,7 @@ impl State {
         let (mut inode, mut clean) = (InodeNo::ROOT, Vec::new());
         for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
             let next = match &self.inode(inode)?.body {
-                Body::Dir(dir) => dir.entries.get(name).copied(),
+                Body::Dir(dir) => dir.entries.get(name),
                 _ => {
                     let message = format!("'{}' is not a directory", String::from_utf8_lossy(&clean));
                     return Err(DfsError::new(ErrorCode::NotDirectory, message));

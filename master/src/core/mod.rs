@@ -8,6 +8,7 @@
 //! - `acl`: access lists (pure); `acl_ops`: what they do to inodes. `permission`: requests that the master itself
 //!   has to check.
 //! - `content`: extents; `extent_ops`: holes and copies made of them alone. `chunks`: chunks, their reference counts and copies, and indexes over them.
+//! - `table`, `names`, `extents`, `holders`, `chunk_set`: how that is kept in little memory.
 //! - `session`: mounts, what they hold open, and inodes without a name. `request`: their requests; `replies`: each done once.
 //! - `upload`: steps 1, 2, 4 to 7; `commit`: what becomes visible, in which order.
 //! - `keepers`, `inventory`, `grant`: who is alive, what they have, and tickets for them.
@@ -33,6 +34,7 @@ mod acks;
 mod acl;
 mod acl_ops;
 mod attr;
+mod chunk_set;
 mod chunks;
 pub mod command;
 mod commit;
@@ -43,8 +45,10 @@ mod content;
 mod digest;
 pub mod duty;
 mod extent_ops;
+mod extents;
 mod fsck;
 mod grant;
+mod holders;
 mod ids;
 mod inode;
 mod interest;
@@ -58,6 +62,7 @@ mod lock_table;
 mod locks;
 mod lookup_table;
 mod moves;
+mod names;
 mod namespace;
 pub mod operator;
 mod out;
@@ -70,9 +75,11 @@ mod replicate;
 mod replies;
 mod report;
 mod request;
+mod roll;
 pub mod row;
 mod session;
 mod sync;
+mod table;
 pub mod trash;
 mod trouble;
 mod upload;
@@ -110,11 +117,12 @@ use dfs_proto::pb;
 pub use command::{Applied, Command, Effect, Now, Settings, Spared};
 pub use load::CorruptRow;
 pub use lookup_table::LookupCursor;
+pub(crate) use roll::TRUST_AFTER_START_MS;
 pub use row::{Row, RowChange, RowKey};
 
 use chunks::Chunks;
 use compact::Compaction;
-use content::Span;
+use extents::Extents;
 use ids::Ids;
 use inode::{Body, Inode};
 use keepers::Keeper;
@@ -124,6 +132,7 @@ use replies::Replies;
 use row::{ExtentRow, Name};
 use session::Session;
 use sync::Syncs;
+use table::Table;
 use trouble::Troubles;
 use upload::Upload;
 
@@ -134,9 +143,8 @@ use upload::Upload;
 pub struct State {
     settings: Settings,
     ids: Ids,
-    inodes: BTreeMap<InodeNo, Box<Inode>>,
-    /// By (inode, file offset). Those of one inode never overlap.
-    extents: BTreeMap<(InodeNo, u64), Span>,
+    inodes: Table<InodeNo, Inode>,
+    extents: Extents,
     xattrs: BTreeMap<(InodeNo, Name), Bytes>,
     chunks: Chunks,
     keepers: BTreeMap<KeeperId, Keeper>,
@@ -144,6 +152,7 @@ pub struct State {
     trash: trash::Trash,
 
     sessions: BTreeMap<SessionId, Session>,
+    roll: roll::Roll,
     /// How often each inode is held open, over all sessions.
     opens: BTreeMap<InodeNo, u32>,
     /// Inodes without a name that nobody is known to hold, kept until `grace_until_ms`: after a restart
@@ -183,14 +192,15 @@ impl State {
             next_nonce: settings.master_epoch,
             settings,
             ids: Ids::fresh(),
-            inodes: BTreeMap::new(),
-            extents: BTreeMap::new(),
+            inodes: Table::default(),
+            extents: Extents::default(),
             xattrs: BTreeMap::new(),
             chunks: Chunks::default(),
             keepers: BTreeMap::new(),
             quotas: quota::Quotas::default(),
             trash: trash::Trash::default(),
             sessions: BTreeMap::new(),
+            roll: roll::Roll::default(),
             opens: BTreeMap::new(),
             orphans: BTreeSet::new(),
             grace_until_ms: i64::MIN,
@@ -218,7 +228,7 @@ impl State {
         let mut out = Out::new(now);
         let mut root = Inode::new(inode::S_IFDIR | 0o755, 0, 0, now, Inode::empty_dir(InodeNo::ROOT));
         root.nlink = 2;
-        self.inodes.insert(InodeNo::ROOT, Box::new(root));
+        self.inodes.insert(InodeNo::ROOT, root);
         out.touch(RowKey::Inode(InodeNo::ROOT));
         out.touch(RowKey::Counters);
         out.finish(self).changes
@@ -228,6 +238,7 @@ impl State {
     pub fn apply(&mut self, command: Command, now: impl Into<Now>) -> Applied {
         let mut out = Out::new(now);
         match command {
+            Command::Enroll(session) => self.enroll(session, &mut out),
             Command::MountHello { fresh, hello } => self.mount_hello(fresh, &hello, &mut out),
             Command::Mount { session, request } => self.mount_request(session, request, &mut out),
             Command::MountAcks { session, seqs } => self.mount_acks(session, &seqs, &mut out),
@@ -251,6 +262,7 @@ impl State {
         self.expire_locks(out);
         self.expire_acks(out);
         self.expire_sessions(out);
+        self.keep_roll(out);
         self.rotate_interests(out);
         self.reap_after_grace(out);
         self.forget_replies_after_grace(out);
@@ -277,12 +289,12 @@ impl State {
             RowKey::Inode(inode) => Row::Inode(*inode, self.inodes.get(inode)?.to_row()),
             RowKey::Dentry { parent, name } => match &self.inodes.get(parent)?.body {
                 Body::Dir(dir) => {
-                    Row::Dentry { parent: *parent, name: name.clone(), inode: *dir.entries.get(name)? }
+                    Row::Dentry { parent: *parent, name: name.clone(), inode: dir.entries.get(name)? }
                 }
                 Body::File { .. } | Body::Symlink(_) | Body::Special => return None,
             },
             RowKey::Extent { inode, file_offset } => {
-                let span = self.extents.get(&(*inode, *file_offset))?;
+                let span = self.extents.get(*inode, *file_offset)?;
                 let row = ExtentRow {
                     file_offset: *file_offset,
                     length: u64::from(span.length),
@@ -303,6 +315,7 @@ impl State {
             RowKey::Keeper(keeper) => Row::Keeper(*keeper, self.keepers.get(keeper)?.row.clone()),
             RowKey::Quota(inode) => Row::Quota(*inode, self.quotas.limits(*inode)?),
             RowKey::Trash(inode) => Row::Trash(*inode, self.trash.get(*inode)?.clone()),
+            RowKey::Session(id) => Row::Session(self.roll.has(*id).then_some(*id)?),
         })
     }
 }

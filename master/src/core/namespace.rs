@@ -15,7 +15,7 @@ use super::inode::{
     S_IFSOCK, S_ISGID,
 };
 use super::out::{Out, Res, fail};
-use super::row::{Name, RowKey};
+use super::row::RowKey;
 
 /// Most entries of one listing's page.
 const READDIR_PAGE: usize = 1024;
@@ -99,7 +99,7 @@ impl State {
     pub(super) fn entry(&self, parent: InodeNo, name: &[u8]) -> Res<InodeNo> {
         check_name(name)?;
         match self.dir(parent)?.entries.get(name) {
-            Some(inode) => Ok(*inode),
+            Some(inode) => Ok(inode),
             None => fail(ErrorCode::NotFound, format!("there is no '{}' in directory {parent}", shown(name))),
         }
     }
@@ -110,7 +110,7 @@ impl State {
     /// `Stale`, `NotDirectory`, `Exists`, `NotFound` (the directory was removed), and those of a bad name.
     pub(super) fn check_free(&self, parent: InodeNo, name: &[u8]) -> Res<()> {
         check_name(name)?;
-        if self.dir(parent)?.entries.contains_key(name) {
+        if self.dir(parent)?.entries.contains(name) {
             return fail(ErrorCode::Exists, format!("'{}' is already in directory {parent}", shown(name)));
         }
         self.check_not_removed(parent)
@@ -146,7 +146,7 @@ impl State {
         let directory = self.inode_mut(parent, out)?;
         let mut replaced = None;
         if let Body::Dir(dir) = &mut directory.body {
-            replaced = dir.entries.insert(name.into(), inode);
+            replaced = dir.entries.insert(name, inode);
             directory.mtime = now;
             directory.ctime = now;
         }
@@ -255,7 +255,7 @@ impl State {
         node.rdev = new.rdev;
         node.size = new.target.map_or(0, |target| target.len() as u64);
         let inode = self.ids.inode(out);
-        self.inodes.insert(inode, Box::new(node));
+        self.inodes.insert(inode, node);
         out.touch(RowKey::Inode(inode));
         self.inherit_acls(inode, heritage, out);
         self.put_entry(parent, name, inode, out)?;
@@ -385,10 +385,9 @@ impl State {
             0 => READDIR_PAGE,
             limit => limit.min(READDIR_PAGE),
         };
-        let after: Name = op.after[..].into();
-        let mut rest = dir.entries.range((std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded));
+        let mut rest = dir.entries.after(&op.after);
         let mut entries = Vec::new();
-        for (name, &child) in rest.by_ref().take(limit) {
+        for (name, child) in rest.by_ref().take(limit) {
             out.show(child);
             let name = bytes::Bytes::copy_from_slice(name);
             entries.push(pb::DirEntry { name, attr: Some(self.attr(child)?) });

@@ -183,7 +183,7 @@ impl State {
     /// A name that is there already is another error than a directory that cannot be written.
     fn may_add(&self, who: Who<'_>, parent: InodeNo, name: &[u8]) -> Res<()> {
         self.may_search(who, parent)?;
-        match self.dir(parent)?.entries.contains_key(name) {
+        match self.dir(parent)?.entries.contains(name) {
             true => Ok(()),
             false => self.need(who, parent, WRITE),
         }
@@ -192,7 +192,7 @@ impl State {
     /// So is a name that is not there.
     fn may_remove(&self, who: Who<'_>, parent: InodeNo, name: &[u8]) -> Res<()> {
         self.may_search(who, parent)?;
-        let Some(&inode) = self.dir(parent)?.entries.get(name) else { return Ok(()) };
+        let Some(inode) = self.dir(parent)?.entries.get(name) else { return Ok(()) };
         self.need(who, parent, WRITE)?;
         let sticky = self.inode(parent)?.mode & S_ISVTX != 0;
         if sticky && !self.owns(who, parent)? && !self.owns(who, inode)? {
@@ -214,8 +214,8 @@ impl State {
         let source = self.dir(from)?.entries.get(&op.name[..]);
         let target = self.dir(to)?.entries.get(&op.new_name[..]).filter(|_| op.exchange);
         for moved in source.into_iter().chain(target) {
-            if self.inode(*moved)?.is_dir() {
-                self.need(who, *moved, WRITE)?;
+            if self.inode(moved)?.is_dir() {
+                self.need(who, moved, WRITE)?;
             }
         }
         Ok(())

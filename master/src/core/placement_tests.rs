@@ -58,7 +58,7 @@ fn companions_and_copies_are_in_other_racks_and_then_on_other_hosts() {
         kit.store(&placed);
         kit.copy_all();
         let chunk = ChunkId(placed.chunk);
-        let holders = kit.state.chunks.get(chunk).unwrap().keepers.clone();
+        let holders = kit.state.chunks.get(chunk).unwrap().keepers.to_vec();
         let hosts: std::collections::BTreeSet<&String> =
             holders.iter().map(|id| &kit.state.keepers[id].row.host).collect();
         assert_eq!((holders.len(), hosts.len()), (3, 3), "{holders:?} share a host");

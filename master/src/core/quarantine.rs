@@ -98,7 +98,8 @@ mod tests {
 
     fn three_synced_copies(kit: &mut Kit, chunk: ChunkId) {
         kit.copy_all();
-        for keeper in kit.state.chunks.get(chunk).unwrap().keepers.clone() {
+        let holders = kit.state.chunks.get(chunk).unwrap().keepers.to_vec();
+        for keeper in holders {
             kit.synced(keeper, chunk);
         }
     }

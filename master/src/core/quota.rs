@@ -282,7 +282,7 @@ impl State {
         let mut left = vec![directory];
         while let Some(parent) = left.pop() {
             let Some(Body::Dir(dir)) = self.inodes.get(&parent).map(|node| &node.body) else { continue };
-            for inode in dir.entries.values().copied() {
+            for inode in dir.entries.inodes() {
                 let Some(node) = self.inodes.get(&inode) else { continue };
                 if node.is_dir() {
                     left.push(inode);
@@ -302,12 +302,12 @@ impl State {
         let mut left = vec![directory];
         while let Some(parent) = left.pop() {
             let Some(Body::Dir(dir)) = self.inodes.get(&parent).map(|node| &node.body) else { continue };
-            for inode in dir.entries.values() {
-                let below_another = self.quotas.map.contains_key(inode);
-                if !self.inodes.get(inode).is_some_and(|node| node.is_dir()) {
-                    self.quotas.names.remove(&(*inode, parent));
+            for inode in dir.entries.inodes() {
+                let below_another = self.quotas.map.contains_key(&inode);
+                if !self.inodes.get(&inode).is_some_and(|node| node.is_dir()) {
+                    self.quotas.names.remove(&(inode, parent));
                 } else if !below_another {
-                    left.push(*inode);
+                    left.push(inode);
                 }
             }
         }
@@ -344,7 +344,7 @@ impl State {
             }
             let Some(Body::Dir(dir)) = self.inodes.get(&inode).map(|node| &node.body) else { continue };
             let below = dir.entries.iter().filter(|(_, child)| on_the_way.contains(child));
-            left.extend(below.map(|(name, child)| (*child, [&path[..], b"/", name].concat())));
+            left.extend(below.map(|(name, child)| (child, [&path[..], b"/", name].concat())));
         }
         quotas.sort_by(|a, b| a.path.cmp(&b.path));
         Ok(pb::QuotaList { quotas })

@@ -45,7 +45,7 @@ impl World {
     }
 
     fn inode(&self, n: u8) -> InodeNo {
-        let inodes: Vec<InodeNo> = self.kit.state.inodes.keys().copied().collect();
+        let inodes: Vec<InodeNo> = self.kit.state.inodes.iter().map(|(inode, _)| inode).collect();
         inodes[usize::from(n) % inodes.len()]
     }
 
@@ -371,8 +371,8 @@ impl World {
                 break;
             }
         }
-        for inode in self.kit.state.inodes.keys() {
-            let plan = self.kit.state.plan_compaction(*inode, 0);
+        for (inode, _) in self.kit.state.inodes.iter() {
+            let plan = self.kit.state.plan_compaction(inode, 0);
             assert!(plan.windows.is_empty(), "inode {inode} is not packed: {:?}", plan.windows);
         }
         assert!(self.kit.state.compaction.jobs.is_empty());
@@ -380,7 +380,7 @@ impl World {
         assert_eq!(status.under_replicated, status.lost, "{status:?}");
         assert!(self.kit.state.chunks.surplus().is_empty());
         for (id, chunk) in self.kit.state.chunks.iter() {
-            for keeper in &chunk.keepers {
+            for keeper in &*chunk.keepers {
                 assert!(self.disks[keeper].contains_key(&id), "chunk {id} is not on keeper {keeper}");
             }
         }

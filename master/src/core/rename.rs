@@ -38,7 +38,7 @@ impl State {
         }
         let source = self.entry(from.parent, from.name)?;
         check_name(to.name)?;
-        let target = self.dir(to.parent)?.entries.get(to.name).copied();
+        let target = self.dir(to.parent)?.entries.get(to.name);
         match target {
             Some(_) if op.no_replace => {
                 let message = format!("'{}' is already in directory {}", shown(to.name), to.parent);

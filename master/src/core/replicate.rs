@@ -100,7 +100,7 @@ impl State {
         if let Some(row) = self.chunks.get(chunk) {
             let missing = self.tally(&row.keepers).missing(self.settings.copies, self.settings.min_copies);
             let urgent = row.live < self.settings.min_copies;
-            let (info, holders) = (row.info(chunk), row.keepers.clone());
+            let (info, holders) = (row.info(chunk), row.keepers.to_vec());
             return Some(Subject { info, holders, missing, urgent, max_orders: self.max_orders() });
         }
         if let Some(subject) = self.built_subject(chunk) {
@@ -250,7 +250,7 @@ impl State {
             if !self.has_free_slots() {
                 return;
             }
-            let Some(&(live, chunk)) = self.chunks.wanting().range(cursor..).next() else {
+            let Some((live, chunk)) = self.chunks.wanting().next(cursor) else {
                 // Those that were left out get another pass, with the next step.
                 self.orders.cursor = self.orders.left_out.then_some((0, ChunkId(0)));
                 self.orders.left_out = false;

@@ -16,8 +16,8 @@ impl State {
     /// The cluster as a whole. Looks at every inode.
     pub fn status(&self, _now: impl Into<Now>) -> pb::ClusterStatus {
         let (mut files, mut directories, mut bytes) = (0, 0, 0u64);
-        for (inode, node) in &self.inodes {
-            if self.trash.has(*inode) {
+        for (inode, node) in self.inodes.iter() {
+            if self.trash.has(inode) {
                 continue;
             }
             if node.is_file() {
@@ -27,7 +27,7 @@ impl State {
                 directories += 1;
             }
         }
-        let fewer = |live: u32| self.chunks.wanting().range(..(live, ChunkId(0))).count() as u64;
+        let fewer = |live: u32| self.chunks.wanting().below(live).count() as u64;
         let live = self.keepers.values().filter(|keeper| keeper.alive).count();
         let alive = self.keepers.iter().filter(|(_, keeper)| keeper.alive);
         let copies = alive.map(|(id, _)| self.chunks.count_on(*id) as u64).sum();
@@ -63,16 +63,15 @@ impl State {
     }
 
     fn lost_files(&self) -> Vec<String> {
-        let lost: BTreeSet<ChunkId> =
-            self.chunks.wanting().range(..(1, ChunkId(0))).map(|(_, chunk)| *chunk).collect();
+        let lost: BTreeSet<ChunkId> = self.chunks.wanting().below(1).collect();
         if lost.is_empty() {
             return Vec::new();
         }
         let inodes: BTreeSet<InodeNo> = self
             .extents
             .iter()
-            .filter(|(_, span)| lost.contains(&span.chunk))
-            .map(|((inode, _), _)| *inode)
+            .filter(|(_, _, span)| lost.contains(&span.chunk))
+            .map(|(inode, _, _)| inode)
             .collect();
         Walk::new(self, InodeNo::ROOT, b"/")
             .filter(|(_, inode)| inodes.contains(inode))

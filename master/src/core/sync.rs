@@ -101,7 +101,7 @@ impl State {
             return false;
         }
         let (mut live, mut live_synced, mut synced) = (0, 0, 0);
-        for keeper in &row.keepers {
+        for keeper in &*row.keepers {
             let (lives, is_synced) =
                 (u32::from(self.is_alive(*keeper)), u32::from(self.syncs.is_synced(chunk, *keeper)));
             live += lives;
@@ -112,7 +112,7 @@ impl State {
     }
 
     pub(super) fn ask_to_sync(&self, chunk: ChunkId, out: &mut Out) {
-        for keeper in self.chunks.get(chunk).into_iter().flat_map(|row| &row.keepers) {
+        for keeper in self.chunks.get(chunk).into_iter().flat_map(|row| &*row.keepers) {
             let connected = self.keepers.get(keeper).is_some_and(|keeper| keeper.alive && keeper.connected);
             if connected && !self.syncs.is_synced(chunk, *keeper) {
                 out.sync(*keeper, chunk);
@@ -134,7 +134,7 @@ impl State {
     /// Is every chunk of the cluster durable? What is not synced yet is mostly third copies of the last second, which nobody waits
     /// for; to look at them is less than to look at every chunk of a large file. False also when they are many.
     fn is_all_durable(&self) -> bool {
-        let all_have_copies = self.chunks.wanting().range(..(1, ChunkId(0))).next().is_none();
+        let all_have_copies = self.chunks.wanting().below(1).next().is_none();
         let unsynced = &self.syncs.unsynced;
         all_have_copies
             && unsynced.len() <= FEW_UNSYNCED
@@ -275,7 +275,7 @@ mod tests {
     #[test]
     fn fsync_waits_for_min_copies_synced_copies() {
         let (mut kit, file, chunk) = setup();
-        let holders = kit.state.chunks.get(chunk).unwrap().keepers.clone();
+        let holders = kit.state.chunks.get(chunk).unwrap().keepers.to_vec();
         kit.sent.clear();
         let request = kit.request(pb::mount_request::Op::Fsync(pb::Fsync { inode: file.0 }));
         assert_eq!(kit.reply_to(request), None);
@@ -303,7 +303,8 @@ mod tests {
         assert!(!kit.done()[0].synced, "{chunk} is not");
         assert!(!upload(&mut kit, false).synced);
         assert!(!upload(&mut kit, true).synced, "the rest of the file is not");
-        for keeper in kit.state.chunks.get(chunk).unwrap().keepers.clone() {
+        let holders = kit.state.chunks.get(chunk).unwrap().keepers.to_vec();
+        for keeper in holders {
             kit.synced(keeper, chunk);
         }
         assert!(upload(&mut kit, true).synced);
@@ -314,7 +315,7 @@ mod tests {
     #[test]
     fn fsync_does_not_wait_for_the_dead() {
         let (mut kit, file, chunk) = setup();
-        let holders = kit.state.chunks.get(chunk).unwrap().keepers.clone();
+        let holders = kit.state.chunks.get(chunk).unwrap().keepers.to_vec();
         let request = kit.request(pb::mount_request::Op::Fsync(pb::Fsync { inode: file.0 }));
         kit.synced(holders[0], chunk);
         kit.kill(holders[1]);
@@ -324,7 +325,7 @@ mod tests {
     #[test]
     fn fsync_does_not_succeed_because_everybody_who_should_sync_is_dead() {
         let (mut kit, file, chunk) = setup();
-        let holders = kit.state.chunks.get(chunk).unwrap().keepers.clone();
+        let holders = kit.state.chunks.get(chunk).unwrap().keepers.to_vec();
         let request = kit.request(pb::mount_request::Op::Fsync(pb::Fsync { inode: file.0 }));
         holders.iter().for_each(|keeper| kit.kill(*keeper));
         assert_eq!(kit.reply_to(request), None, "nobody has it on stable storage");
@@ -340,7 +341,7 @@ mod tests {
     #[test]
     fn fsync_fails_at_once_when_the_last_copy_went_bad_before_it_was_synced() {
         let (mut kit, file, chunk) = setup();
-        let holders = kit.state.chunks.get(chunk).unwrap().keepers.clone();
+        let holders = kit.state.chunks.get(chunk).unwrap().keepers.to_vec();
         let waits = kit.request(pb::mount_request::Op::Fsync(pb::Fsync { inode: file.0 }));
         holders.iter().for_each(|keeper| kit.bad_copy(*keeper, chunk));
         assert!(is_lost(kit.reply_to(waits)), "{:?}", kit.reply_to(waits));

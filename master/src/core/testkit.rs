@@ -16,7 +16,7 @@ use super::operator::{Operation, OperatorReply};
 use super::{Command, Effect, Row, RowChange, RowKey, Settings, State};
 
 /// The session of the kit's own mount.
-pub(super) const SESSION: SessionId = SessionId(77);
+pub(crate) const SESSION: SessionId = SessionId(77);
 pub(super) const CHUNK_SIZE: u32 = 1 << 20;
 const FREE: u64 = 1 << 40;
 
@@ -48,6 +48,7 @@ pub(super) fn key_of(row: &Row) -> RowKey {
         Row::Keeper(keeper, _) => RowKey::Keeper(*keeper),
         Row::Quota(inode, _) => RowKey::Quota(*inode),
         Row::Trash(inode, _) => RowKey::Trash(*inode),
+        Row::Session(id) => RowKey::Session(*id),
     }
 }
 
@@ -222,6 +223,7 @@ impl Kit {
             version: String::new(),
             held_locks: Vec::new(),
         };
+        self.apply(Command::Enroll(session));
         self.apply(Command::MountHello { fresh: SessionId(1), hello });
     }
 
@@ -508,18 +510,21 @@ impl Kit {
 /// Every row that the state would store.
 fn all_rows(state: &State) -> BTreeMap<RowKey, Row> {
     let mut keys = vec![RowKey::Counters];
-    for (inode, node) in &state.inodes {
-        keys.push(RowKey::Inode(*inode));
+    for (inode, node) in state.inodes.iter() {
+        keys.push(RowKey::Inode(inode));
         if let super::Body::Dir(dir) = &node.body {
-            keys.extend(dir.entries.keys().map(|name| RowKey::Dentry { parent: *inode, name: name.clone() }));
+            keys.extend(
+                dir.entries.iter().map(|(name, _)| RowKey::Dentry { parent: inode, name: name.into() }),
+            );
         }
     }
-    keys.extend(state.extents.keys().map(|(inode, at)| RowKey::Extent { inode: *inode, file_offset: *at }));
+    keys.extend(state.extents.iter().map(|(inode, at, _)| RowKey::Extent { inode, file_offset: at }));
     keys.extend(state.chunks.iter().map(|(chunk, _)| RowKey::Chunk(chunk)));
     keys.extend(state.replies.keys().map(|(session, request)| RowKey::Reply { session, request }));
     keys.extend(state.xattrs.keys().map(|(inode, name)| RowKey::Xattr { inode: *inode, name: name.clone() }));
     keys.extend(state.keepers.keys().map(|keeper| RowKey::Keeper(*keeper)));
     keys.extend(state.quotas.directories().map(RowKey::Quota));
     keys.extend(state.trash.keys().map(RowKey::Trash));
+    keys.extend(state.roll.keys().map(RowKey::Session));
     keys.into_iter().map(|key| (key.clone(), state.row(&key).unwrap())).collect()
 }

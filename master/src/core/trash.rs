@@ -111,7 +111,7 @@ impl State {
         if self.settings.trash_ms == 0 {
             return;
         }
-        let bytes = match self.inodes.get(&inode).map(|node| &**node) {
+        let bytes = match self.inodes.get(&inode) {
             Some(Inode { nlink: 0, body: Body::File { allocated }, .. }) => *allocated,
             _ => return,
         };

@@ -21,6 +21,9 @@ const CHANGED_REMEMBERED: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4_095)
 /// A file that another mount changed so lately may be changed again while it is read.
 const CHANGES_AGAIN_WITHIN: Duration = Duration::from_secs(10);
 
+/// The same of a file that this mount did not know when it was changed, so that nobody told it of that.
+const CHANGED_UNHEARD_WITHIN_MS: i64 = 2_000;
+
 /// Inode -> content version of the kernel's pages, and when another mount changed it.
 pub struct PageCacheLedger {
     versions: Mutex<LruCache<InodeNo, u64>>,
@@ -72,6 +75,16 @@ impl PageCacheLedger {
         self.changes().put(inode, Instant::now());
     }
 
+    /// A file was opened of which the kernel has no pages of this version. Where its content was changed a moment before, somebody
+    /// else did it, who may do it again. `now`: by the master's clock.
+    pub fn opened_unknown(&self, attr: &pb::Attr, now: pb::Time) {
+        let since_ms = now.as_millis().saturating_sub(attr.ctime.unwrap_or_default().as_millis());
+        // One that was just made has no content.
+        if attr.content_version > 0 && since_ms < CHANGED_UNHEARD_WITHIN_MS {
+            self.changes().put(InodeNo(attr.inode), Instant::now());
+        }
+    }
+
     /// Did somebody else change the content a moment ago?
     pub fn changes_elsewhere(&self, inode: InodeNo) -> bool {
         self.changes().peek(&inode).is_some_and(|when| when.elapsed() < CHANGES_AGAIN_WITHIN)
@@ -97,6 +110,20 @@ mod tests {
         assert!(!ledger.opened(&attr(1)));
         assert!(ledger.opened(&attr(1)));
         assert!(!ledger.opened(&attr(2)), "somebody else wrote");
+    }
+
+    #[test]
+    fn a_file_that_is_first_opened_a_moment_after_a_change_changes_elsewhere() {
+        let time = |sec| pb::Time { sec, nsec: 0 };
+        let opened = |content_version, now| {
+            let ledger = PageCacheLedger::default();
+            let attr = pb::Attr { ctime: Some(time(100)), ..attr(content_version) };
+            ledger.opened_unknown(&attr, time(now));
+            ledger.changes_elsewhere(InodeNo(5))
+        };
+        assert!(opened(1, 101));
+        assert!(!opened(1, 102), "long ago");
+        assert!(!opened(0, 101), "it has no content");
     }
 
     #[test]

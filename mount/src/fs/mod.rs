@@ -367,6 +367,10 @@ impl Fs {
         // Reads from the kernel's pages are never heard of: the first one after a change must not come from there.
         let atime_due = reads && !no_atime && self.atimes.file_is_due(&attr);
         let known = self.ledger.opened(&attr);
+        // A large one is hardly written anew by the second, and is worth the page cache.
+        if !known && attr.size < LARGE {
+            self.ledger.opened_unknown(&attr, self.client.now());
+        }
         // To give up the pages of a large file takes the kernel seconds, which cp of it must not: there the open counts as
         // the read.
         let counts_as_read = known && atime_due && attr.size >= LARGE;

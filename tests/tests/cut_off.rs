@@ -67,3 +67,40 @@ fn a_mount_that_is_cut_off_holds_others_up_once_trusts_nothing_and_goes_on_when_
     b.unmount();
     a.unmount();
 }
+
+// SEMANTICS.md: "A master that starts takes no change until every mount that may still trust what it has cached is back, or
+// trusts nothing any more".
+#[test]
+fn a_restarted_master_waits_for_a_mount_that_is_cut_off_until_that_trusts_nothing() {
+    let mut cluster = Cluster::builder().keepers(2).network().start();
+    let (a, b) = (cluster.mount(), cluster.mount());
+    fs::write(a.path("f"), "old").unwrap();
+    assert_eq!(mode(&b.path("f")), 0o644);
+
+    cluster.network().isolate("mount-1");
+    cluster.master.kill();
+    cluster.restart_master();
+    let begun = Instant::now();
+    chmod(a.path("f"), 0o600);
+    println!("the change was held up for {:?}", begun.elapsed());
+    assert!(begun.elapsed() < secs(8), "held up for {:?}", begun.elapsed());
+    let (to, seen) = mpsc::channel();
+    let asked = b.path("f");
+    let asking = std::thread::spawn(move || to.send(mode(&asked)).unwrap());
+    let early = seen.recv_timeout(secs(1));
+    assert!(early.is_err(), "answered {early:?} although it could not know");
+    cluster.network().heal_all();
+    assert_eq!(seen.recv_timeout(secs(20)).unwrap(), 0o600, "stale");
+    asking.join().unwrap();
+
+    // Where all come back, nobody is waited for.
+    cluster.master.kill();
+    cluster.restart_master();
+    let begun = Instant::now();
+    chmod(a.path("f"), 0o640);
+    println!("with both there it took {:?}", begun.elapsed());
+    assert!(begun.elapsed() < secs(3), "held up for {:?}", begun.elapsed());
+    assert_eq!(mode(&b.path("f")), 0o640);
+    b.unmount();
+    a.unmount();
+}

@@ -48,6 +48,8 @@ pub struct Spared {
 /// come from outside, so that the same commands at the same times always give the same state.
 #[derive(Clone, Debug)]
 pub enum Command {
+    /// This session is about to say hello, and may trust what it caches then. Of its own, so that the welcome waits for no row.
+    Enroll(SessionId),
     /// A mount opened its session. `fresh` is the id to use when the hello asks for a new session.
     MountHello {
         /// Not used before.

@@ -106,6 +106,7 @@ impl State {
                 true => Ok(()),
                 false => corrupt(format!("inode {inode} is in the trash twice")),
             },
+            Row::Session(id) => self.roll.load(id),
         }
     }
 
@@ -165,6 +166,7 @@ impl State {
         let nameless = self.inodes.iter().filter(|(inode, node)| node.nlink == 0 && !self.trash.has(*inode));
         self.orphans = nameless.map(|(inode, _)| inode).collect();
         self.grace_until_ms = now_ms + ORPHAN_GRACE_MS;
+        self.roll.begin_after_load(now_ms);
         self.locks.begin_grace(now_ms);
         self.syncs.begin_after_load(self.keepers.keys().copied(), now_ms);
         self.be_quiet_after_load(now_ms);
@@ -250,8 +252,8 @@ mod tests {
             let doubled = rows.iter().chain([&row]).cloned();
             assert!(load(doubled).is_err(), "twice: {row:?}");
             // A hole in a file is nothing that could be seen, but its chunk is then nobody's. Of a reply nothing says
-            // that it was there.
-            let unseen = matches!(row, Row::Reply { .. });
+            // that it was there, nor of a session.
+            let unseen = matches!(row, Row::Reply { .. } | Row::Session(_));
             assert!(unseen || load(missing).is_err(), "without: {row:?}");
         }
     }

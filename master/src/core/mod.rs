@@ -75,6 +75,7 @@ mod replicate;
 mod replies;
 mod report;
 mod request;
+mod roll;
 pub mod row;
 mod session;
 mod sync;
@@ -116,6 +117,7 @@ use dfs_proto::pb;
 pub use command::{Applied, Command, Effect, Now, Settings, Spared};
 pub use load::CorruptRow;
 pub use lookup_table::LookupCursor;
+pub(crate) use roll::TRUST_AFTER_START_MS;
 pub use row::{Row, RowChange, RowKey};
 
 use chunks::Chunks;
@@ -150,6 +152,7 @@ pub struct State {
     trash: trash::Trash,
 
     sessions: BTreeMap<SessionId, Session>,
+    roll: roll::Roll,
     /// How often each inode is held open, over all sessions.
     opens: BTreeMap<InodeNo, u32>,
     /// Inodes without a name that nobody is known to hold, kept until `grace_until_ms`: after a restart
@@ -197,6 +200,7 @@ impl State {
             quotas: quota::Quotas::default(),
             trash: trash::Trash::default(),
             sessions: BTreeMap::new(),
+            roll: roll::Roll::default(),
             opens: BTreeMap::new(),
             orphans: BTreeSet::new(),
             grace_until_ms: i64::MIN,
@@ -234,6 +238,7 @@ impl State {
     pub fn apply(&mut self, command: Command, now: impl Into<Now>) -> Applied {
         let mut out = Out::new(now);
         match command {
+            Command::Enroll(session) => self.enroll(session, &mut out),
             Command::MountHello { fresh, hello } => self.mount_hello(fresh, &hello, &mut out),
             Command::Mount { session, request } => self.mount_request(session, request, &mut out),
             Command::MountAcks { session, seqs } => self.mount_acks(session, &seqs, &mut out),
@@ -257,6 +262,7 @@ impl State {
         self.expire_locks(out);
         self.expire_acks(out);
         self.expire_sessions(out);
+        self.keep_roll(out);
         self.rotate_interests(out);
         self.reap_after_grace(out);
         self.forget_replies_after_grace(out);
@@ -309,6 +315,7 @@ impl State {
             RowKey::Keeper(keeper) => Row::Keeper(*keeper, self.keepers.get(keeper)?.row.clone()),
             RowKey::Quota(inode) => Row::Quota(*inode, self.quotas.limits(*inode)?),
             RowKey::Trash(inode) => Row::Trash(*inode, self.trash.get(*inode)?.clone()),
+            RowKey::Session(id) => Row::Session(self.roll.has(*id).then_some(*id)?),
         })
     }
 }

@@ -99,7 +99,11 @@ impl Out {
             | RowKey::Xattr { inode, .. }
             | RowKey::Dentry { parent: inode, .. } => Some(*inode),
             RowKey::Quota(inode) | RowKey::Trash(inode) => Some(*inode),
-            RowKey::Counters | RowKey::Chunk(_) | RowKey::Keeper(_) | RowKey::Reply { .. } => None,
+            RowKey::Counters
+            | RowKey::Chunk(_)
+            | RowKey::Keeper(_)
+            | RowKey::Reply { .. }
+            | RowKey::Session(_) => None,
         });
         self.shows.iter().copied().chain(changed).collect()
     }

@@ -1,8 +1,8 @@
 //! The rows in which the state is stored: what the core says changed, what a store keeps, and what it
 //! gives back at start. How rows look on disk is the store's business (`store/codec.rs`).
 //!
-//! Everything that must outlive the process is in one of these. Liveness, sessions, uploads under way and
-//! reference counts are not: they are learned or derived again.
+//! Everything that must outlive the process is in one of these. Liveness, uploads under way and reference counts are not, nor of
+//! sessions more than that they are there: they are learned or derived again.
 
 use std::collections::BTreeMap;
 
@@ -57,6 +57,8 @@ pub enum Row {
     Quota(InodeNo, QuotaRow),
     /// A file without a name that is kept in the trash.
     Trash(InodeNo, TrashRow),
+    /// A mount that may trust what it has cached.
+    Session(SessionId),
 }
 
 /// What a row is found by.
@@ -73,6 +75,7 @@ pub enum RowKey {
     Reply { session: SessionId, request: u64 },
     Quota(InodeNo),
     Trash(InodeNo),
+    Session(SessionId),
 }
 
 /// A change of one row. A command's changes are stored all or none.

@@ -55,6 +55,11 @@ impl Session {
         if self.connected { 0 } else { now_ms.saturating_sub(self.gone_at_ms) }
     }
 
+    /// May it still use what it has cached? One whose stream has just gone may not know that yet.
+    pub fn may_trust(&self, now_ms: i64) -> bool {
+        self.connected || !self.trusts_nothing && self.gone_for_ms(now_ms) < ACK_DEADLINE_MS
+    }
+
     /// Uploads under way.
     pub fn pending_count(&self) -> usize {
         self.pending.values().map(VecDeque::len).sum()
@@ -77,6 +82,7 @@ impl State {
             return out.answer(Effect::MountAnswer(mount_down::Msg::Refused(error)));
         }
         let id = if hello.session == 0 { fresh } else { SessionId(hello.session) };
+        self.roll.is_back(id);
         let resumed = self.sessions.contains_key(&id);
         let session = self.sessions.entry(id).or_default();
         session.connected = true;
@@ -209,17 +215,14 @@ impl State {
         }
     }
 
-    /// Tells every other mount that may have cached it, and notes whose answers are to be waited for. One whose
-    /// stream has just gone may not know that yet, and still use what it has cached.
+    /// Tells every other mount that may have cached it, and notes whose answers are to be waited for.
     pub(super) fn invalidate(&mut self, by: SessionId, change: pb::Invalidate, out: &mut Out) {
         let (inode, parent) = (InodeNo(change.inode), InodeNo(change.parent));
         for (&id, session) in &self.sessions {
-            let may_trust = session.connected
-                || !session.trusts_nothing && session.gone_for_ms(out.now_ms) < ACK_DEADLINE_MS;
             let interested = session.interest.has(inode)
                 || change.parent != 0 && session.interest.has(parent)
                 || session.opens.contains_key(&inode);
-            if id == by || !may_trust || !interested {
+            if id == by || !session.may_trust(out.now_ms) || !interested {
                 continue;
             }
             let seq = self.acks.next_seq();

@@ -21,6 +21,9 @@ const FSYNC_DEADLINE_MS: i64 = 20_000;
 /// Most fsyncs of all sessions that wait.
 const MAX_WAITS: usize = 4096;
 
+/// So many copies are looked at one by one.
+const FEW_UNSYNCED: usize = 64;
+
 /// After a restart nobody knows what keepers have synced; so long after they came they have all of it.
 const UNKNOWN_AFTER_LOAD_MS: i64 = 2_000;
 
@@ -122,11 +125,20 @@ impl State {
         if self.syncs.unknown_until_ms.is_some() {
             return self.chunks_of(inode);
         }
-        let all_have_copies = self.chunks.wanting().below(1).next().is_none();
-        if self.syncs.unknown.is_empty() && self.syncs.unsynced.is_empty() && all_have_copies {
+        if self.syncs.unknown.is_empty() && self.is_all_durable() {
             return BTreeSet::new();
         }
         self.chunks_of(inode).into_iter().filter(|chunk| !self.is_durable(*chunk)).collect()
+    }
+
+    /// Is every chunk of the cluster durable? What is not synced yet is mostly third copies of the last second, which nobody waits
+    /// for; to look at them is less than to look at every chunk of a large file. False also when they are many.
+    fn is_all_durable(&self) -> bool {
+        let all_have_copies = self.chunks.wanting().below(1).next().is_none();
+        let unsynced = &self.syncs.unsynced;
+        all_have_copies
+            && unsynced.len() <= FEW_UNSYNCED
+            && unsynced.iter().all(|(chunk, _)| self.is_durable(*chunk))
     }
 
     /// `None`: the reply follows when keepers have synced.

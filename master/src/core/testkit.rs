@@ -16,7 +16,7 @@ use super::operator::{Operation, OperatorReply};
 use super::{Command, Effect, Row, RowChange, RowKey, Settings, State};
 
 /// The session of the kit's own mount.
-pub(super) const SESSION: SessionId = SessionId(77);
+pub(crate) const SESSION: SessionId = SessionId(77);
 pub(super) const CHUNK_SIZE: u32 = 1 << 20;
 const FREE: u64 = 1 << 40;
 
@@ -48,6 +48,7 @@ pub(super) fn key_of(row: &Row) -> RowKey {
         Row::Keeper(keeper, _) => RowKey::Keeper(*keeper),
         Row::Quota(inode, _) => RowKey::Quota(*inode),
         Row::Trash(inode, _) => RowKey::Trash(*inode),
+        Row::Session(id) => RowKey::Session(*id),
     }
 }
 
@@ -222,6 +223,7 @@ impl Kit {
             version: String::new(),
             held_locks: Vec::new(),
         };
+        self.apply(Command::Enroll(session));
         self.apply(Command::MountHello { fresh: SessionId(1), hello });
     }
 
@@ -523,5 +525,6 @@ fn all_rows(state: &State) -> BTreeMap<RowKey, Row> {
     keys.extend(state.keepers.keys().map(|keeper| RowKey::Keeper(*keeper)));
     keys.extend(state.quotas.directories().map(RowKey::Quota));
     keys.extend(state.trash.keys().map(RowKey::Trash));
+    keys.extend(state.roll.keys().map(RowKey::Session));
     keys.into_iter().map(|key| (key.clone(), state.row(&key).unwrap())).collect()
 }

@@ -113,6 +113,7 @@ fn may_pass(error: &StoreError) -> bool {
 
 fn set_trouble(shared: &Shared, error: Option<&StoreError>) {
     let Ok(mut inner) = shared.inner.lock() else { return };
+    shared.in_trouble.send_replace(error.is_some());
     inner.trouble = error.map(|error| {
         let code = match error {
             StoreError::Io { kind: ErrorKind::StorageFull | ErrorKind::QuotaExceeded, .. } => {

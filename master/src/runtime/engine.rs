@@ -12,18 +12,18 @@
 //! shown. Every connection is closed, every call returns [`Stopped`], and [`Engine::failed`] says why.
 
 mod connect;
+pub(crate) mod quiet;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dfs_proto::error::DfsError;
 use dfs_proto::ids::{KeeperId, SessionId};
-use dfs_proto::looks::QUIET_AFTER_START;
 use dfs_proto::pb::{self, keeper_down, mount_down};
-use dfs_proto::request_kind::{RequestKind, request_kind};
 use tokio::sync::{Semaphore, TryAcquireError, oneshot, watch};
 
 use connect::no_answer;
+use quiet::{Quiet, has_to_be_stored};
 
 use super::clock::Clock;
 use super::committer::commit_thread;
@@ -74,8 +74,9 @@ pub(super) struct Shared {
     pub(super) room: Semaphore,
     /// The newest batch that is durable.
     pub(super) durable: watch::Sender<u64>,
-    /// Before, nothing is changed.
-    quiet_until: Instant,
+    /// The store takes nothing at the moment.
+    pub(super) in_trouble: watch::Sender<bool>,
+    quiet: Quiet,
     failed: watch::Sender<Option<String>>,
     /// The commit thread has ended, and the store is closed.
     pub(super) finished: watch::Sender<bool>,
@@ -110,8 +111,7 @@ impl Engine {
     ) -> Result<Engine, StoreError> {
         let mut clock = Clock::default();
         let (state, is_fresh) = load(&mut *store, settings, clock.now())?;
-        // Of a fresh cluster nobody knows anything.
-        let quiet = if is_fresh { Duration::ZERO } else { QUIET_AFTER_START };
+        let quiet = Quiet::new(&state, is_fresh, listens_since);
         let inner = Inner {
             state,
             clock,
@@ -128,7 +128,8 @@ impl Engine {
             work: Condvar::new(),
             room: Semaphore::new(MAX_QUEUED_COMMANDS),
             durable: watch::Sender::new(0),
-            quiet_until: listens_since + quiet,
+            in_trouble: watch::Sender::new(false),
+            quiet,
             failed: watch::Sender::new(None),
             finished: watch::Sender::new(false),
         });
@@ -144,7 +145,7 @@ impl Engine {
         Ok(Engine { shared })
     }
 
-    /// Applies a mount's request; a change, when the quiet time after the start is over, which what comes after it waits for too.
+    /// Applies a mount's request; a change, when the quiet time after the start is over.
     /// Nothing is done when the connection is over: its successor may have asked again.
     ///
     /// # Errors
@@ -154,7 +155,7 @@ impl Engine {
         link: &Link<SessionId>,
         request: pb::MountRequest,
     ) -> Result<(), Stopped> {
-        if has_to_be_stored(&request) {
+        if self.has_to_wait(&request) {
             self.quiet_is_over().await;
         }
         let (session, connection) = (link.peer, link.connection);
@@ -261,8 +262,7 @@ impl Engine {
                 if inner.trouble.is_some() {
                     return Err(Stopped);
                 }
-                inner.group.hurry();
-                self.shared.work.notify_one();
+                self.shared.hurry(&mut inner);
             }
             (look(&inner.state, now), need)
         };
@@ -325,13 +325,6 @@ impl Engine {
     /// Ends everything, at once, for a reason that no caller can mend.
     pub(crate) fn fail(&self, reason: String) {
         self.shared.fail(reason);
-    }
-
-    /// In the first moments there may be mounts that still believe that there is no master, and show what they know.
-    async fn quiet_is_over(&self) {
-        if Instant::now() < self.shared.quiet_until {
-            tokio::time::sleep_until(self.shared.quiet_until.into()).await;
-        }
     }
 
     async fn run<T>(&self, work: impl FnOnce(&mut Inner) -> (Applied, T)) -> Result<T, Stopped> {
@@ -412,6 +405,12 @@ impl Shared {
         }
     }
 
+    /// Somebody waits for all that was applied until now.
+    fn hurry(&self, inner: &mut Inner) {
+        inner.group.hurry();
+        self.work.notify_one();
+    }
+
     /// Applies a command. True if its effects wait in a batch.
     fn submit(&self, inner: &mut Inner, command: Command) -> bool {
         if let (Some(trouble), Command::Mount { session, request }) = (&inner.trouble, &command)
@@ -463,17 +462,6 @@ impl Shared {
     pub(super) fn has_failed(&self) -> bool {
         self.failed.borrow().is_some()
     }
-}
-
-/// Is a request one that cannot be done without the store?
-fn has_to_be_stored(request: &pb::MountRequest) -> bool {
-    use pb::mount_request::Op;
-    let needs = |op: &Op| match request_kind(op) {
-        RequestKind::Change => true,
-        RequestKind::Repeatable => matches!(op, Op::Alloc(_) | Op::TouchAtime(_) | Op::SetDigest(_)),
-        RequestKind::Question | RequestKind::Wait | RequestKind::Notice => false,
-    };
-    request.op.as_ref().is_some_and(needs)
 }
 
 /// Returns whether the cluster is a fresh one, too.

@@ -15,7 +15,8 @@
 //! - else, if all that it does is to answer, for the newest batch that touches an inode that it shows. The
 //!   inodes of an invalidation that is still queued count as touched, so that an answer about an inode
 //!   never overtakes an invalidation of it;
-//! - else (it orders a keeper to do something, or tells a third party) for every change there is. To have
+//! - else (it orders a keeper to do something, or tells a third party) for every change there is (but those of the roll,
+//!   which nothing is for that is ever said). To have
 //!   a chunk deleted for a reason that a crash takes back would be the end of a file;
 //! - and who is given a chunk's id, for a change of the counters: an id whose reservation is lost would be handed out
 //!   again. (Ids of inodes and keepers come with their rows.)
@@ -160,6 +161,11 @@ impl GroupCommit {
         self.newest_change
     }
 
+    /// The batch that this, and the roll, is durable with.
+    pub fn newest_batch(&self) -> u64 {
+        self.durable + u64::from(self.in_flight.is_some()) + u64::from(self.has_open())
+    }
+
     /// The newest batch that is durable.
     pub fn durable(&self) -> u64 {
         self.durable
@@ -170,7 +176,7 @@ impl GroupCommit {
     }
 
     fn note_touched(&mut self, need: BatchNo, changes: &[RowChange], effects: &[Effect]) {
-        if !changes.is_empty() {
+        if !changes.iter().all(is_of_the_roll) {
             self.newest_change = need;
         }
         let mut touched = Vec::new();
@@ -199,6 +205,10 @@ impl GroupCommit {
     }
 }
 
+fn is_of_the_roll(change: &RowChange) -> bool {
+    matches!(change, RowChange::Put(Row::Session(_)) | RowChange::Delete(RowKey::Session(_)))
+}
+
 /// Adds the inodes that a change touches.
 fn touches(change: &RowChange, touched: &mut Vec<InodeNo>) {
     match change {
@@ -214,7 +224,8 @@ fn touches(change: &RowChange, touched: &mut Vec<InodeNo>) {
             | Row::Keeper(..)
             | Row::Reply { .. }
             | Row::Quota(..)
-            | Row::Trash(..),
+            | Row::Trash(..)
+            | Row::Session(_),
         )
         | RowChange::Delete(
             RowKey::Counters
@@ -222,7 +233,8 @@ fn touches(change: &RowChange, touched: &mut Vec<InodeNo>) {
             | RowKey::Keeper(_)
             | RowKey::Reply { .. }
             | RowKey::Quota(_)
-            | RowKey::Trash(_),
+            | RowKey::Trash(_)
+            | RowKey::Session(_),
         ) => {}
     }
 }
@@ -240,7 +252,8 @@ fn hands_out_id(effect: &Effect) -> bool {
 /// depend on. To be asked before the command is applied; `effects_answer` after.
 pub fn asks(command: &Command) -> bool {
     match command {
-        Command::MountHello { .. }
+        Command::Enroll(_)
+        | Command::MountHello { .. }
         | Command::Mount { .. }
         | Command::MountAcks { .. }
         | Command::KeeperHello(_) => true,
@@ -255,7 +268,8 @@ pub fn may_wait(command: &Command) -> bool {
         Command::Mount { request, .. } => {
             matches!(request.op, Some(pb::mount_request::Op::TouchAtime(_)))
         }
-        Command::MountHello { .. }
+        Command::Enroll(_)
+        | Command::MountHello { .. }
         | Command::MountAcks { .. }
         | Command::MountGone { .. }
         | Command::KeeperHello(_)

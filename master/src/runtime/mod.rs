@@ -20,6 +20,9 @@ mod outbox;
 mod ticker;
 
 pub use clock::Clock;
+#[cfg(test)]
+pub(crate) use engine::quiet::changes_what_others_know;
+pub(crate) use engine::quiet::may_overtake;
 pub use engine::{Engine, Link, Stopped};
 pub(crate) use outbox::CAPACITY as OUTBOX_CAPACITY;
 pub use ticker::tick_forever;

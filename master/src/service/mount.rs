@@ -1,5 +1,6 @@
 //! The sessions of mounts.
 
+use std::collections::VecDeque;
 use std::pin::Pin;
 
 use dfs_proto::error::DfsError;
@@ -13,9 +14,11 @@ use tonic::{Request, Response, Status, Streaming};
 use super::session::{
     End, check_version, first_message, log_end, next_message, no_hello, refuse, unavailable,
 };
-use crate::runtime::{Engine, Link, OUTBOX_CAPACITY};
+use crate::runtime::{Engine, Link, OUTBOX_CAPACITY, Stopped, may_overtake};
 
 const WHO: &str = "mount";
+/// Requests that are kept while changes have to wait. Pings and questions go past them.
+const MAX_KEPT: usize = 4096;
 
 /// The service.
 pub(super) struct Mounts {
@@ -74,12 +77,32 @@ fn check_hello(message: pb::MountUp) -> Result<pb::MountHello, DfsError> {
 }
 
 async fn read(engine: &Engine, link: &mut Link<SessionId>, inbound: &mut Streaming<pb::MountUp>) -> End {
+    let mut kept = VecDeque::new();
     loop {
-        let message = match next_message(&mut link.closed, inbound).await {
+        let message = tokio::select! {
+            message = next_message(&mut link.closed, inbound) => message,
+            () = engine.quiet_is_over(), if !kept.is_empty() => {
+                match apply(engine, link, kept.drain(..)).await {
+                    Ok(()) => continue,
+                    Err(Stopped) => return End::Ours,
+                }
+            }
+        };
+        let message = match message {
             Ok(message) => message,
             Err(end) => return end,
         };
         let done = match message.msg {
+            Some(mount_up::Msg::Request(request))
+                if engine.has_to_wait(&request) || !kept.is_empty() && !may_overtake(&request) =>
+            {
+                kept.push_back(request);
+                if kept.len() < MAX_KEPT {
+                    continue;
+                }
+                engine.quiet_is_over().await;
+                apply(engine, link, kept.drain(..)).await
+            }
             Some(mount_up::Msg::Request(request)) => engine.mount_request(link, request).await,
             Some(mount_up::Msg::InvalidateDone(done)) => engine.mount_acks(link, done.seqs).await,
             Some(mount_up::Msg::Ping(ping)) => engine.pong(link, ping),
@@ -90,4 +113,16 @@ async fn read(engine: &Engine, link: &mut Link<SessionId>, inbound: &mut Streami
             return End::Ours;
         }
     }
+}
+
+/// In their order.
+async fn apply(
+    engine: &Engine,
+    link: &Link<SessionId>,
+    requests: impl Iterator<Item = pb::MountRequest>,
+) -> Result<(), Stopped> {
+    for request in requests {
+        engine.mount_request(link, request).await?;
+    }
+    Ok(())
 }

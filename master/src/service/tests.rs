@@ -345,3 +345,43 @@ async fn a_dropped_master_gives_its_directory_back() {
     };
     within(again).await.shutdown().await;
 }
+
+#[tokio::test]
+async fn while_a_master_that_started_takes_no_change_questions_and_pings_are_answered() {
+    let data = tempfile::tempdir().unwrap();
+    let master = start(data.path()).await.unwrap();
+    let (mut mount, welcome) = MountClient::welcomed(&master).await;
+    let file = mount.attr(1, create("f")).await;
+    // It does not come back.
+    let (_other, _) = MountClient::welcomed(&master).await;
+    master.shutdown().await;
+
+    let master = start(data.path()).await.unwrap();
+    let mut mount = MountClient::connect(&master).await;
+    let mount_down::Msg::Welcome(again) = mount.hello(PROTOCOL_VERSION, welcome.session).await else {
+        panic!("no welcome")
+    };
+    assert_eq!(again.session, welcome.session);
+    let release = mount_request::Op::Release(pb::Release { inode: file.inode });
+    let open = mount_request::Op::Open(pb::Open { inode: file.inode, access: 0 });
+    for (id, op) in [(2, create("g")), (3, release), (4, lookup("f")), (5, lookup("g")), (6, open)] {
+        let op = Some(op);
+        mount
+            .send(mount_up::Msg::Request(pb::MountRequest { id, op, answered_below: 0, caller: None }))
+            .await;
+    }
+    mount.send(mount_up::Msg::Ping(pb::Ping { seq: 1 })).await;
+    let mut came = Vec::new();
+    while came.len() < 6 {
+        came.push(match mount.next().await.unwrap() {
+            mount_down::Msg::Pong(_) => 0,
+            mount_down::Msg::Reply(reply) => reply.id,
+            other => panic!("{other:?}"),
+        });
+    }
+    // The release keeps its place behind the change; its answer rests on nothing.
+    came[4..].sort_unstable();
+    assert_eq!(came, [4, 5, 6, 0, 2, 3]);
+    assert_eq!(mount.attr(7, lookup("g")).await.nlink, 1);
+    master.shutdown().await;
+}

@@ -7,6 +7,7 @@ use dfs_proto::ids::{ClusterId, KeeperId, SessionId};
 use dfs_proto::pb::{self, keeper_down, mount_down, mount_request::Op};
 
 use super::Bug;
+use super::door::Door;
 use super::invariants::Saw;
 use super::rng::Rng;
 use super::rows::Rows;
@@ -30,7 +31,8 @@ pub(super) struct Master {
     /// `None`: it is down.
     pub state: Option<State>,
     pub settings: Settings,
-    group: GroupCommit,
+    pub group: GroupCommit,
+    pub door: Door,
     in_flight: Option<Vec<RowChange>>,
     /// All that was applied.
     pub rows: Rows,
@@ -63,6 +65,7 @@ impl Master {
             state: None,
             settings,
             group: GroupCommit::default(),
+            door: Door::default(),
             in_flight: None,
             rows: Rows::default(),
             durable: Rows::default(),
@@ -132,15 +135,22 @@ impl World {
         }
         master.rows = master.durable.clone();
         master.group = GroupCommit::default();
-        let mut links: Vec<usize> = master.keepers.values().map(|outbox| outbox.link).collect();
-        links.extend(self.mounts.iter().filter_map(|mount| mount.link));
+        master.door = Door::default();
+        let links: Vec<usize> = master.keepers.values().map(|outbox| outbox.link).collect();
+        let mounts: Vec<usize> = self.mounts.iter().filter_map(|mount| mount.link).collect();
         master.mounts.clear();
         master.keepers.clear();
         self.saw(&Saw::Crashed);
         for link in links {
             self.links[link].cut = true;
-            // SEMANTICS.md has it that a mount that was cut off just before may trust on for a moment; not here.
             let peer_ms = self.rng.between(0, down_ms.min(3_000));
+            self.after(peer_ms, Event::PeerNotices(link));
+        }
+        // One that is cut off meanwhile trusts what it has cached also after the next start.
+        for link in mounts {
+            self.links[link].cut = true;
+            let longest_ms = if self.rng.percent(50) { down_ms.min(3_000) } else { 3_000 };
+            let peer_ms = self.rng.between(0, longest_ms);
             self.after(peer_ms, Event::PeerNotices(link));
         }
         self.after(down_ms, Event::MasterStarts);
@@ -153,6 +163,7 @@ impl World {
     pub fn tick(&mut self, epoch: u64) {
         if self.is_of(epoch) {
             self.submit(Command::Tick);
+            self.let_in();
             if self.bug == Some(Bug::RebalancesForEver) {
                 self.submit(Command::Operator(Operation::Rebalance { run: true }));
             }
@@ -246,6 +257,7 @@ impl World {
         let committed = self.master.group.committed();
         self.deliver(committed.effects);
         self.commit_next();
+        self.let_in();
     }
 
     fn deliver(&mut self, effects: Vec<Effect>) {
@@ -297,14 +309,10 @@ impl World {
             return self.after(ms, Event::PeerNotices(link));
         }
         match up {
-            Up::MountHello(hello) => self.hello_of_mount(link, hello),
+            Up::MountHello(hello) => self.hello_arrives(link, hello),
             Up::KeeperHello(hello) => self.hello_of_keeper(link, hello),
             Up::Goodbye => self.master_loses(link, true),
-            Up::Request(request) => {
-                if let Some(session) = self.session_on(link) {
-                    self.submit(Command::Mount { session, request });
-                }
-            }
+            Up::Request(request) => self.request_arrives(link, request),
             Up::Acks(seqs) => {
                 if let Some(session) = self.session_on(link) {
                     self.submit(Command::MountAcks { session, seqs });
@@ -321,22 +329,21 @@ impl World {
         }
     }
 
-    fn session_on(&self, link: usize) -> Option<SessionId> {
+    pub fn session_on(&self, link: usize) -> Option<SessionId> {
         let open = self.master.mounts.iter().find(|(_, outbox)| outbox.link == link && outbox.open);
         open.map(|(session, _)| *session)
     }
 
-    fn hello_of_mount(&mut self, link: usize, hello: pb::MountHello) {
-        let fresh = SessionId(self.rng.next() | 1);
-        let Some(mut applied) = self.apply(Command::MountHello { fresh, hello }) else {
-            return;
-        };
-        for effect in &mut applied.effects {
-            if let Effect::MountAnswer(mount_down::Msg::Welcome(welcome)) = effect {
-                let session = SessionId(welcome.session);
-                *effect = Effect::ToMount(session, mount_down::Msg::Welcome(welcome.clone()));
-                self.master.mounts.insert(session, Outbox { link, held: Some(Vec::new()), open: true });
-            }
+    pub fn hello_of_mount(&mut self, link: usize, fresh: SessionId, hello: pb::MountHello) {
+        let Some(mut applied) = self.apply(Command::MountHello { fresh, hello }) else { return };
+        let answer = applied.effects.iter().position(|effect| matches!(effect, Effect::MountAnswer(_)));
+        if let Some(at) = answer
+            && let Effect::MountAnswer(mount_down::Msg::Welcome(welcome)) = applied.effects.remove(at)
+        {
+            let session = SessionId(welcome.session);
+            self.master.mounts.insert(session, Outbox { link, held: Some(Vec::new()), open: true });
+            // It waits for nothing.
+            self.deliver(vec![Effect::ToMount(session, mount_down::Msg::Welcome(welcome))]);
         }
         let only_answers = group::effects_answer(&applied.effects);
         self.admit(only_answers, applied);

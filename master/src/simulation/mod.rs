@@ -3,6 +3,7 @@
 //!
 //! - `world`: time, and streams that break. `chaos`: misfortunes, until it is calm.
 //! - `master`: the core behind the runtime's group commit, with a store that forgets what was not committed.
+//! - `door`: what the engine and the service have before the core.
 //! - `operators`: quotas, the trash, duties of keepers, rebalancing, fsck.
 //! - `mount` (with `writes`, `locking`, `cache`) and `keeper`: scripted peers, that do what the real ones do.
 //! - `invariants`: what must hold, one file each. `sabotage`: known bugs, each of which one of them has to find.
@@ -12,6 +13,7 @@
 
 mod cache;
 mod chaos;
+mod door;
 mod invariants;
 mod keeper;
 mod locking;

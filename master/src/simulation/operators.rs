@@ -14,6 +14,10 @@ use crate::core::trash::TrashOperation;
 
 impl World {
     pub fn an_operator_acts(&mut self) {
+        // They wait as changes of mounts do.
+        if self.awaits_mounts() {
+            return;
+        }
         let operation = match self.rng.below(100) {
             _ if self.bug == Some(Bug::ForgetsTooEarly) => self.some_duty(),
             _ if self.bug == Some(Bug::ExceedsQuotas) => self.some_quota(),

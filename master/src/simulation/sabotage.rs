@@ -34,6 +34,7 @@ pub(crate) enum Bug {
     DeletesAllCopies,
     LosesTrash,
     LosesNames,
+    LosesTheRoll,
     ExceedsQuotas,
     ForgetsTooEarly,
     DrainsNothing,
@@ -73,6 +74,9 @@ pub(super) fn spoil(world: &mut World, command: &Command, applied: &mut Applied)
         }
         Some(Bug::LosesTrash) => {
             applied.changes.retain(|change| !matches!(change, RowChange::Put(Row::Trash(..))));
+        }
+        Some(Bug::LosesTheRoll) => {
+            applied.changes.retain(|change| !matches!(change, RowChange::Put(Row::Session(_))));
         }
         Some(Bug::LosesNames) if world.rng.percent(20) => {
             applied.changes.retain(|change| !matches!(change, RowChange::Put(Row::Dentry { .. })));

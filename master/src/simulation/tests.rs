@@ -98,6 +98,7 @@ known_bugs! {
     a_mount_that_keeps_lost_locks_is_found: MountKeepsLostLocks => "locks exclude each other",
     changes_that_nobody_is_told_are_found: InvalidatesNobody => "what a mount trusts is so",
     a_mount_that_forgets_nothing_is_found: MountForgetsNothing => "what a mount trusts is so",
+    a_roll_that_nobody_is_on_is_found: LosesTheRoll => "what a mount trusts is so",
     an_fsync_that_is_answered_too_early_is_found: AnswersFsyncTooEarly => "fsync means stable storage",
     a_keeper_that_says_synced_too_early_is_found: KeeperSaysSyncedTooEarly => "fsync means stable storage",
     copies_to_the_source_are_found: CopiesToTheSource => "copies go to keepers that have none",

@@ -15,6 +15,8 @@
 //!                                      count (name value)*count draining maintenance_until_ms   (from version 2 on)
 //! reply     session:8 request:8        the encoded reply
 //! quota     inode:8                    max_bytes max_inodes                 (each: 0 for none, else 1 and the number)
+//! trash     inode:8                    deleted bytes path
+//! session   session:8                  (empty)
 //! ```
 //!
 //! Numbers in bodies are base-128 varints (as protobuf has them). A time is its seconds, zigzag, and its
@@ -49,11 +51,12 @@ pub enum Table {
     Quota = 8,
     Reply = 9,
     Trash = 10,
+    Session = 11,
 }
 
 impl Table {
     /// Every table. Counters and keepers come first, they are needed to judge the others.
-    pub const ALL: [Table; 10] = [
+    pub const ALL: [Table; 11] = [
         Table::Counters,
         Table::Keeper,
         Table::Inode,
@@ -64,6 +67,7 @@ impl Table {
         Table::Reply,
         Table::Quota,
         Table::Trash,
+        Table::Session,
     ];
 
     /// The version of its values, as they are written.
@@ -87,6 +91,7 @@ impl Table {
             Table::Reply => "reply",
             Table::Quota => "quota",
             Table::Trash => "trash",
+            Table::Session => "session",
         }
     }
 }
@@ -116,6 +121,7 @@ pub fn key_of(row: &Row) -> RowKey {
         Row::Reply { session, request, .. } => RowKey::Reply { session: *session, request: *request },
         Row::Quota(inode, _) => RowKey::Quota(*inode),
         Row::Trash(inode, _) => RowKey::Trash(*inode),
+        Row::Session(id) => RowKey::Session(*id),
     }
 }
 
@@ -133,6 +139,7 @@ pub fn encode_key(key: &RowKey) -> (Table, Vec<u8>) {
         RowKey::Reply { session, request } => (Table::Reply, pair(session.0, &request.to_be_bytes())),
         RowKey::Quota(inode) => (Table::Quota, pair(inode.0, &[])),
         RowKey::Trash(inode) => (Table::Trash, pair(inode.0, &[])),
+        RowKey::Session(id) => (Table::Session, pair(id.0, &[])),
     }
 }
 
@@ -186,6 +193,7 @@ fn encode_body(row: &Row, out: &mut Vec<u8>) {
             encode_varint(trash.bytes, out);
             out.extend_from_slice(&trash.path);
         }
+        Row::Session(_) => {}
     }
 }
 
@@ -291,6 +299,7 @@ fn decode_body(table: Table, version: u8, key: &[u8], body: &mut Body<'_>) -> Re
             let row = TrashRow { deleted, bytes, path: body.take_all().into() };
             Row::Trash(InodeNo(whole_key(key)?), row)
         }
+        Table::Session => Row::Session(SessionId(whole_key(key)?)),
     })
 }
 

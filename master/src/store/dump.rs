@@ -99,6 +99,10 @@ pub fn write(
     writer.record(Kind::Cluster, &[&identity.cluster.0, &time(identity.created), &time(taken)])?;
     let (mut rows, mut failed) = (0u64, None);
     let loaded = snapshot.load(&mut |row| {
+        // Who is mounted at this moment says nothing of the cluster.
+        if matches!(row, Row::Session(_)) {
+            return Ok(());
+        }
         rows += 1;
         let (table, key, value) = codec::encode(&row);
         let length = (key.len() as u16).to_le_bytes();

@@ -1,7 +1,8 @@
 //! Disks that fail under a process that goes on.
 //!
 //! Covers: a full, a read-only and a failing disk at the master: changes give an error in bounded time, what is stored can
-//! be read, nothing acknowledged is lost, and changes go on by themselves when the disk does, and after a restart; one that
+//! be read, nothing acknowledged is lost, and changes go on by themselves when the disk does, and after a restart; mounts that
+//! come meanwhile read what is there; one that
 //! starts on such a disk says what is wrong, and harms nothing; a
 //! read-only disk at a keeper: it serves what it has, new bytes go elsewhere, and it is used again afterwards; EIO from
 //! reads at a keeper: readers get the right bytes, and the bad copies are replaced.
@@ -120,6 +121,55 @@ fn a_master_whose_disk_fails_refuses_changes_until_it_works() {
     master_survives_writes_that_fail(Errno::IO, Disk::fails_to_write);
 }
 
+/// A mount's row cannot be stored then: it comes up all the same, also one that is the first to find the disk so.
+fn a_mount_that_comes_reads(
+    mut cluster: Cluster,
+    errno: Errno,
+    fail: impl Fn(&Cluster),
+    mend: impl Fn(&Cluster),
+) {
+    let writer = mount(&mut cluster);
+    let bytes = Rng::new(9).bytes(1 << 20);
+    fs::create_dir(writer.path("made")).unwrap();
+    fs::create_dir(writer.path("dir")).unwrap();
+    fs::write(writer.path("dir/file"), &bytes).unwrap();
+    let comes_and_reads = |cluster: &mut Cluster| {
+        let begun = Instant::now();
+        let fresh = mount(cluster);
+        assert!(fs::read(fresh.path("dir/file")).unwrap() == bytes);
+        println!("up, and read, within {:?}", begun.elapsed());
+        assert!(begun.elapsed() < LONGEST, "took {:?}", begun.elapsed());
+        fresh
+    };
+    fail(&cluster);
+    let first = comes_and_reads(&mut cluster);
+    // The first that finds no room waits, and so does who looks at what it changes.
+    (0..100_000)
+        .find_map(|n| fs::create_dir(writer.path(format!("made/{n}"))).err())
+        .expect("changes are refused in the end");
+    wait_until(LONGEST, "the reason is told", || {
+        fs::create_dir(first.path("dir/refused")).is_err_and(|error| is_one_of(&error, &[errno]))
+    });
+    let second = comes_and_reads(&mut cluster);
+    mend(&cluster);
+    wait_until(secs(20), "changes go on by themselves", || fs::create_dir(second.path("dir/after")).is_ok());
+    assert!(first.path("dir/after").is_dir());
+}
+
+#[test]
+fn on_a_master_whose_disk_is_full_a_mount_that_comes_reads() {
+    let cluster = one_keeper().master_disk("size=32m").start();
+    let dir = cluster.scratch.path("master");
+    a_mount_that_comes_reads(cluster, Errno::NOSPC, |_| disk::fill(&dir), |_| disk::empty(&dir));
+}
+
+#[test]
+fn on_a_master_whose_disk_fails_a_mount_that_comes_reads() {
+    let cluster = one_keeper().faulty_disk("master").start();
+    let (dir, disk) = (cluster.scratch.path("master"), cluster.disk("master"));
+    a_mount_that_comes_reads(cluster, Errno::IO, |_| disk.fails_to_write(&dir), |_| disk.works());
+}
+
 /// Starts the master, which has to say in a line why it does not.
 #[track_caller]
 fn does_not_start(cluster: &mut Cluster, needles: &[&str]) {
@@ -152,7 +202,8 @@ fn a_master_that_starts_on_a_disk_that_cannot_be_written_names_the_file_the_caus
     does_not_start(&mut cluster, &["Input/output error", "check that disk"]);
     disk.works();
     cluster.restart_master();
-    let fresh = mount(&mut cluster);
+    // The mount above was killed less than 4 s before the master, which so waits for it: for longer than programs there did.
+    let fresh = cluster.mount();
     assert!(fs::read(fresh.path("file")).unwrap() == bytes, "what was there is there");
     fs::write(fresh.path("more"), &bytes).unwrap();
 }

@@ -1,11 +1,16 @@
 //! Connections come and go: sessions are opened, taken over and ended.
 
+use std::time::Duration;
+
 use dfs_proto::ids::{KeeperId, SessionId};
 use dfs_proto::pb::{self, keeper_down, mount_down};
 use tokio::sync::mpsc;
 
 use super::{Engine, Link, Stopped};
 use crate::core::{Command, Effect};
+
+/// For so long a mount's welcome waits until the mount's row is durable.
+const ENROLLED_WITHIN: Duration = Duration::from_millis(500);
 
 impl Engine {
     /// Opens, or takes over, a mount's session. Messages to the mount go to `outbox`, the welcome first.
@@ -19,25 +24,47 @@ impl Engine {
         outbox: mpsc::Sender<mount_down::Msg>,
     ) -> Result<Result<Link<SessionId>, pb::Error>, Stopped> {
         let fresh = SessionId(random_id()?);
+        self.enroll(if hello.session == 0 { fresh } else { SessionId(hello.session) }).await?;
         self.run(|inner| {
-            let command = Command::MountHello { fresh, hello };
-            let mut applied = inner.apply(command);
+            let mut applied = inner.apply(Command::MountHello { fresh, hello });
+            self.shared.quiet.note(&inner.state);
             let answer = applied.effects.iter().position(|e| matches!(e, Effect::MountAnswer(_)));
-            let answer = answer.map(|at| (at, applied.effects.remove(at)));
-            let (at, welcome) = match answer {
-                Some((at, Effect::MountAnswer(mount_down::Msg::Welcome(welcome)))) => (at, welcome),
-                Some((_, Effect::MountAnswer(mount_down::Msg::Refused(error)))) => {
-                    return (applied, Err(error));
-                }
+            let welcome = match answer.map(|at| applied.effects.remove(at)) {
+                Some(Effect::MountAnswer(mount_down::Msg::Welcome(welcome))) => welcome,
+                Some(Effect::MountAnswer(mount_down::Msg::Refused(error))) => return (applied, Err(error)),
                 _ => return (applied, Err(no_answer())),
             };
             let peer = SessionId(welcome.session);
-            applied.effects.insert(at, Effect::ToMount(peer, mount_down::Msg::Welcome(welcome)));
             let connection = inner.next_connection();
             let closed = inner.mounts.connect(peer, connection, outbox);
+            // Nothing that it says can be taken back by a crash, so it waits for nothing. What else the hello did may have to.
+            inner.mounts.welcome(peer, mount_down::Msg::Welcome(welcome));
             (applied, Ok(Link { peer, closed, connection }))
         })
         .await
+    }
+
+    /// Puts a session on the roll. Returns when that is durable; while the store takes nothing at once, and soon when it hangs:
+    /// see `core/roll.rs` for why that is right.
+    async fn enroll(&self, session: SessionId) -> Result<(), Stopped> {
+        let permit = self.shared.room.acquire().await.map_err(|_| Stopped)?;
+        let need = {
+            let mut inner = self.shared.lock()?;
+            if self.shared.submit(&mut inner, Command::Enroll(session)) {
+                permit.forget();
+            }
+            self.shared.hurry(&mut inner);
+            inner.group.newest_batch()
+        };
+        let mut durable = self.shared.durable.subscribe();
+        let mut in_trouble = self.shared.in_trouble.subscribe();
+        tokio::select! {
+            _ = durable.wait_for(|&no| no >= need) => return Ok(()),
+            _ = in_trouble.wait_for(|&there| there) => {}
+            () = tokio::time::sleep(ENROLLED_WITHIN) => {}
+        }
+        tracing::warn!("mount {session} is let in although the store has not taken its row yet");
+        Ok(())
     }
 
     /// As [`Engine::connect_mount`], for a keeper whose cluster and version have been checked.

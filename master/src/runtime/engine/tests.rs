@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use dfs_proto::PROTOCOL_VERSION;
 use dfs_proto::ids::ClusterId;
+use dfs_proto::looks::QUIET_AFTER_START;
 use pb::{mount_reply, mount_request};
 
 use tokio::sync::mpsc;
@@ -12,6 +13,8 @@ use super::*;
 use crate::core::RowChange;
 use crate::runtime::OUTBOX_CAPACITY;
 use crate::store::{Identity, MemoryStore, Snapshot};
+
+mod roll;
 
 /// Longer than anything here takes.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -99,7 +102,7 @@ fn settings() -> Settings {
 impl Fixture {
     fn on(rows: MemoryStore) -> Fixture {
         // Nobody is left who knows anything of the time before.
-        Fixture::since(rows, Instant::now().checked_sub(QUIET_AFTER_START).unwrap())
+        Fixture::since(rows, Instant::now().checked_sub(quiet::LONGEST).unwrap())
     }
 
     fn since(rows: MemoryStore, listens_since: Instant) -> Fixture {
@@ -130,7 +133,11 @@ impl Fixture {
     }
 
     async fn mount(&self) -> Mount {
-        let hello = pb::MountHello { protocol_version: PROTOCOL_VERSION, ..Default::default() };
+        self.mount_again(0).await
+    }
+
+    async fn mount_again(&self, session: u64) -> Mount {
+        let hello = pb::MountHello { protocol_version: PROTOCOL_VERSION, session, ..Default::default() };
         let (outbox, inbox) = mpsc::channel(OUTBOX_CAPACITY);
         let link = self.engine.connect_mount(hello, outbox).await.unwrap().unwrap();
         let mut mount = Mount { link, inbox };
@@ -473,19 +480,20 @@ async fn a_session_that_comes_back_takes_over() {
     assert_eq!((status.directories, status.mounts), (2, 1));
 }
 
-async fn a_store_with(name: &'static str) -> MemoryStore {
+/// As a master left it that was killed while this session was there.
+async fn a_store_with(name: &'static str) -> (MemoryStore, u64) {
     let fixture = Fixture::new();
     let mut mount = fixture.mount().await;
     fixture.mkdir(&mut mount, 1, name).await;
     fixture.engine.stop();
     fixture.engine.finished().await;
-    fixture.rows.clone()
+    (fixture.rows.clone(), mount.link.peer.0)
 }
 
 #[tokio::test]
 async fn a_master_that_starts_takes_no_change_while_mounts_may_believe_that_it_is_down() {
     let hour = Duration::from_secs(3_600);
-    let fixture = Fixture::since(a_store_with("a").await, Instant::now() + hour);
+    let fixture = Fixture::since(a_store_with("a").await.0, Instant::now() + hour);
     let (writer, mut reader) = (fixture.mount().await, fixture.mount().await);
     let (engine, link) = (fixture.engine.clone(), writer.link);
     let before = fixture.rows.rows();
@@ -506,14 +514,15 @@ async fn a_master_that_starts_takes_no_change_while_mounts_may_believe_that_it_i
 
 #[tokio::test]
 async fn after_its_quiet_time_a_master_takes_changes_and_a_fresh_one_has_none() {
+    let (rows, session) = a_store_with("a").await;
     let since = Instant::now();
-    let fixture = Fixture::since(a_store_with("a").await, since);
-    let mut mount = fixture.mount().await;
+    let fixture = Fixture::since(rows, since);
+    let mut mount = fixture.mount_again(session).await;
     fixture.mkdir(&mut mount, 1, "b").await;
     assert!(since.elapsed() >= QUIET_AFTER_START);
     // Nobody knows anything of a fresh cluster.
     let fixture = Fixture::since(MemoryStore::new(), Instant::now());
     let mut mount = fixture.mount().await;
-    assert!(fixture.engine.shared.quiet_until <= Instant::now());
+    assert!(fixture.engine.shared.quiet.is_over());
     fixture.mkdir(&mut mount, 1, "a").await;
 }

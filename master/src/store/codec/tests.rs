@@ -56,6 +56,7 @@ pub(crate) fn samples() -> Vec<Row> {
             InodeNo(300),
             TrashRow { path: (*b"/a/b").into(), deleted: pb::Time { sec: -1, nsec: 2 }, bytes: 300 },
         ),
+        Row::Session(SessionId(5)),
     ]
 }
 
@@ -92,6 +93,7 @@ const GOLDEN: &[&str] = &[
     "8 0000000000000001 010100005747337f",
     "8 0000000000000102 010001ac0292cabb45",
     "10 000000000000012c 010102ac022f612f6241e4d9b5",
+    "11 0000000000000005 01d39b5252",
 ];
 
 /// As version 1 wrote it: without labels and duty.
@@ -257,6 +259,7 @@ fn row() -> impl Strategy<Value = Row> {
                 Row::Trash(InodeNo(id), TrashRow { path: path.into(), deleted, bytes })
             }
         ),
+        n().prop_map(|id| Row::Session(SessionId(id))),
     ]
 }
 

@@ -22,8 +22,13 @@ pub(crate) fn sample_dump() -> Vec<u8> {
     store.commit(&samples().into_iter().map(RowChange::Put).collect::<Vec<_>>()).unwrap();
     let mut bytes = Vec::new();
     let summary = write(&mut *store.snapshot().unwrap(), TAKEN, &mut bytes).unwrap();
-    assert_eq!(summary, Summary { rows: samples().len() as u64, bytes: bytes.len() as u64 });
+    assert_eq!(summary, Summary { rows: dumped().len() as u64, bytes: bytes.len() as u64 });
     bytes
+}
+
+/// All but who is mounted.
+fn dumped() -> Vec<Row> {
+    samples().into_iter().filter(|row| !matches!(row, Row::Session(_))).collect()
 }
 
 fn read(bytes: &[u8]) -> Result<(Head, Vec<Row>), DumpError> {
@@ -39,7 +44,7 @@ fn read(bytes: &[u8]) -> Result<(Head, Vec<Row>), DumpError> {
 fn what_was_written_is_read_back() {
     let (head, mut rows) = read(&sample_dump()).unwrap();
     assert_eq!(head, Head { cluster: ClusterId([3; 16]), created: identity().created, taken: TAKEN });
-    let mut expected = samples();
+    let mut expected = dumped();
     expected.sort_by_key(codec::key_of);
     rows.sort_by_key(codec::key_of);
     assert_eq!(rows, expected);

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::Path;
 
+use dfs_proto::ids::SessionId;
 use redb::{ReadableTableMetadata, WriteTransaction};
 
 use super::crash_tests::{deletes, extent, identity, puts, scratch};
@@ -295,22 +296,30 @@ fn an_older_copy_of_the_file_is_refused_and_another_store_is_not() {
     assert_eq!(rows(&mut open(dir.path()).unwrap()).unwrap(), vec![]);
 }
 
-/// As older programs left it: no journal. `format` 1 had no tally, and no seal.
+/// As older programs left it: formats 1 and 2 had no journal, 1 no tally and no seal.
 fn of_format(format: u32, dir: &Path, change: impl Fn(&WriteTransaction)) -> Rows {
     let mut store = open(dir).unwrap();
     fill(&mut store);
+    // Tables that only newer programs know.
+    let unknown = if format == 3 { Table::Session } else { Table::Trash };
+    if format == 3 {
+        store.commit(&deletes([Row::Session(SessionId(5))])).unwrap();
+    }
     let stored = rows(&mut store).unwrap();
     drop(store);
     change_tables(dir, |write| {
         write.open_table(IDENTITY).unwrap().insert("format", &format.to_le_bytes()[..]).unwrap();
         if format == 1 {
             assert!(write.delete_table(TALLY).unwrap());
-            // A table that only newer programs know.
-            assert!(write.delete_table(definition(Table::Trash)).unwrap());
+        }
+        if format != 2 {
+            assert!(write.delete_table(definition(unknown)).unwrap());
         }
         change(write);
     });
-    FILE_NAMES.iter().for_each(|name| fs::remove_file(dir.join(name)).unwrap());
+    if format < 3 {
+        FILE_NAMES.iter().for_each(|name| fs::remove_file(dir.join(name)).unwrap());
+    }
     if format > 1 {
         return stored;
     }
@@ -324,8 +333,8 @@ fn format_of(dir: &Path) -> u32 {
 }
 
 #[test]
-fn stores_of_format_1_and_2_are_read_and_upgraded() {
-    for format in [1, 2] {
+fn stores_of_older_formats_are_read_and_upgraded() {
+    for format in [1, 2, 3] {
         let dir = scratch();
         let stored = of_format(format, dir.path(), |_| {});
         for _ in 0..2 {

@@ -54,6 +54,11 @@ impl World {
         }
     }
 
+    /// A stream has ended before its mount was let in. The service would let it in, and find then that it is gone.
+    pub fn forget_hello(&mut self, link: usize) {
+        self.master.door.hellos.retain(|hello| hello.link != link);
+    }
+
     pub fn request_arrives(&mut self, link: usize, request: pb::MountRequest) {
         let kept = &mut self.master.door.kept;
         let behind = kept.contains_key(&link) && !may_overtake(&request);

@@ -367,6 +367,7 @@ impl World {
         if !self.master.is_up() {
             return;
         }
+        self.forget_hello(link);
         let session = self.master.mounts.iter().find(|(_, o)| o.link == link).map(|(session, _)| *session);
         if let Some(session) = session {
             self.master.mounts.remove(&session);

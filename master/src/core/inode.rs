@@ -217,7 +217,7 @@ mod tests {
 
     #[test]
     fn a_file_is_small_and_times_are_whole() {
-        assert_eq!(size_of::<Inode>(), 88);
+        assert_eq!(size_of::<Inode>(), 96);
         for (sec, nsec) in [(0, 0), (-1, 999_999_999), (i64::MAX, 1), (i64::MIN, 0), (1 << 33, 5)] {
             let time = pb::Time { sec, nsec };
             assert_eq!(pb::Time::from(Stamp::from(time)), time);

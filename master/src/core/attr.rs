@@ -72,10 +72,10 @@ impl State {
         let pick = |set: Option<pb::Time>, to_now: bool, old: pb::Time| {
             if to_now { now } else { set.map_or(old, pb::Time::normalized) }
         };
-        node.atime = pick(op.atime, op.atime_now, node.atime);
-        let mtime = if op.size.is_some() { now } else { node.mtime };
-        node.mtime = pick(op.mtime, op.mtime_now, mtime);
-        node.ctime = now;
+        node.atime = pick(op.atime, op.atime_now, node.atime.into()).into();
+        let mtime = if op.size.is_some() { now } else { node.mtime.into() };
+        node.mtime = pick(op.mtime, op.mtime_now, mtime).into();
+        node.ctime = now.into();
         Ok(())
     }
 
@@ -85,7 +85,7 @@ impl State {
         out.show(inode);
         if dfs_proto::atime::is_due(&self.attr(inode)?, op.always, out.now) {
             let now = out.now;
-            self.inode_mut(inode, out)?.atime = now;
+            self.inode_mut(inode, out)?.atime = now.into();
             self.inode_changed(by, inode, false, out);
         }
         Ok(Reply::Attr(self.attr(inode)?))

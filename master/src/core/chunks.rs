@@ -13,6 +13,7 @@ use dfs_proto::pb;
 use super::State;
 use super::chunk_set::ChunkSet;
 use super::holders::Holders;
+use super::keepers::Keeper;
 use super::out::Out;
 use super::row::{ChunkRow, RowKey};
 use super::table::Table;
@@ -55,6 +56,20 @@ pub(super) struct Tally {
 }
 
 impl Tally {
+    fn of(copies: impl Iterator<Item = Worth>) -> Tally {
+        let mut tally = Tally::default();
+        for worth in copies {
+            tally.live += u32::from(worth.alive);
+            if worth.draining {
+                tally.leaving += 1;
+            } else {
+                tally.staying += u32::from(worth.alive);
+                tally.counted += u32::from(worth.alive || worth.in_maintenance);
+            }
+        }
+        tally
+    }
+
     /// How many are to be made: up to `copies`, or, of what a keeper in maintenance has, up to `min_copies`.
     pub fn missing(&self, copies: u32, min_copies: u32) -> u32 {
         copies.saturating_sub(self.counted).max(min_copies.saturating_sub(self.live))
@@ -103,6 +118,37 @@ impl Wanting {
             if chunks.is_empty() {
                 self.0.remove(&live);
             }
+        }
+    }
+}
+
+/// What a copy on a keeper is worth.
+#[derive(Clone, Copy)]
+struct Worth {
+    alive: bool,
+    draining: bool,
+    in_maintenance: bool,
+}
+
+impl Worth {
+    fn of(keeper: &Keeper) -> Worth {
+        let (draining, in_maintenance) = (keeper.row.draining, keeper.row.in_maintenance());
+        Worth { alive: keeper.alive, draining, in_maintenance }
+    }
+}
+
+/// That of all keepers, close together, by id: whoever counts the copies of many chunks must not look for each keeper in
+/// all that is known of it.
+struct Worths(Vec<(KeeperId, Worth)>);
+
+impl Worths {
+    fn of(&self, keeper: KeeperId) -> Option<Worth> {
+        let (first, _) = self.0.first()?;
+        // Where it is if all that were ever handed out are still there.
+        let guess = usize::try_from(keeper.0.checked_sub(first.0)?).ok()?;
+        match self.0.get(guess) {
+            Some((id, worth)) if *id == keeper => Some(*worth),
+            _ => self.0.binary_search_by_key(&keeper, |(id, _)| *id).ok().map(|at| self.0[at].1),
         }
     }
 }
@@ -201,10 +247,13 @@ impl Chunks {
 
     fn index(&mut self, id: ChunkId, tally: Tally, copies: u32, min_copies: u32) {
         let Some(chunk) = self.map.get_mut(&id) else { return };
-        self.wanting.remove(chunk.live, id);
-        chunk.live = tally.live;
-        if tally.missing(copies, min_copies) > 0 {
-            self.wanting.insert(chunk.live, id);
+        let before = std::mem::replace(&mut chunk.live, tally.live);
+        let wants = tally.missing(copies, min_copies) > 0;
+        if before != tally.live || !wants {
+            self.wanting.remove(before, id);
+        }
+        if wants {
+            self.wanting.insert(tally.live, id);
         }
         if tally.is_surplus(copies) {
             self.surplus.insert(id);
@@ -225,25 +274,23 @@ impl State {
 
     /// Of everything that is on a keeper.
     pub(super) fn reindex_all_on(&mut self, keeper: KeeperId) {
-        let chunks: Vec<ChunkId> = self.chunks.on(keeper).collect();
+        self.reindex_many(self.chunks.on(keeper).collect());
+    }
+
+    /// Of all these.
+    pub(super) fn reindex_many(&mut self, chunks: Vec<ChunkId>) {
+        let worths = Worths(self.keepers.iter().map(|(id, keeper)| (*id, Worth::of(keeper))).collect());
         for chunk in chunks {
-            self.reindex(chunk);
+            if let Some(row) = self.chunks.get(chunk) {
+                let tally = Tally::of(row.keepers.iter().filter_map(|id| worths.of(*id)));
+                self.chunks.index(chunk, tally, self.settings.copies, self.settings.min_copies);
+            }
         }
     }
 
     /// What copies on these keepers are worth.
     pub(super) fn tally(&self, keepers: &[KeeperId]) -> Tally {
-        let mut tally = Tally::default();
-        for keeper in keepers.iter().filter_map(|id| self.keepers.get(id)) {
-            tally.live += u32::from(keeper.alive);
-            if keeper.row.draining {
-                tally.leaving += 1;
-            } else {
-                tally.staying += u32::from(keeper.alive);
-                tally.counted += u32::from(keeper.alive || keeper.row.in_maintenance());
-            }
-        }
-        tally
+        Tally::of(keepers.iter().filter_map(|id| self.keepers.get(id)).map(Worth::of))
     }
 
     /// Records a copy. Was it new?

@@ -99,8 +99,8 @@ impl State {
         let now = out.now;
         if let Ok(node) = self.inode_mut(inode, out) {
             node.size = node.size.max(end);
-            node.mtime = mtime.unwrap_or(node.mtime);
-            node.ctime = now;
+            node.mtime = mtime.map_or(node.mtime, Into::into);
+            node.ctime = now.into();
             node.content_version += 1;
         }
         upload_step!(5, chunk, "inode {inode}: recorded with {copies} copies");

@@ -88,8 +88,8 @@ impl State {
         let now = out.now;
         let node = self.inode_mut(inode, out)?;
         node.size = size;
-        node.mtime = now;
-        node.ctime = now;
+        node.mtime = now.into();
+        node.ctime = now.into();
         node.content_version += u64::from(changed);
         self.inode_changed(by, inode, changed, out);
         self.attr(inode)

@@ -31,19 +31,40 @@ pub(super) const MAX_LINKS: u32 = 65_000;
 /// What a directory's size is shown as.
 const DIRECTORY_SIZE: u64 = 4096;
 
-/// One inode.
+/// A time in 12 bytes, where a `pb::Time` has 16.
+#[derive(Clone, Copy)]
+pub(super) struct Stamp {
+    /// The halves of its seconds, the upper one first.
+    sec: [u32; 2],
+    nsec: u32,
+}
+
+impl From<pb::Time> for Stamp {
+    fn from(time: pb::Time) -> Stamp {
+        let bits = time.sec as u64;
+        Stamp { sec: [(bits >> 32) as u32, bits as u32], nsec: time.nsec }
+    }
+}
+
+impl From<Stamp> for pb::Time {
+    fn from(stamp: Stamp) -> pb::Time {
+        let [upper, lower] = stamp.sec.map(u64::from);
+        pb::Time { sec: (upper << 32 | lower) as i64, nsec: stamp.nsec }
+    }
+}
+
+/// One inode. There are many: what a field more costs, it costs for each file.
 pub(super) struct Inode {
     pub mode: u32,
     pub nlink: u32,
     pub uid: u32,
     pub gid: u32,
-    pub rdev: u32,
     /// See `Attr.has_security` (derived).
     pub has_security: bool,
     pub size: u64,
-    pub atime: pb::Time,
-    pub mtime: pb::Time,
-    pub ctime: pb::Time,
+    pub atime: Stamp,
+    pub mtime: Stamp,
+    pub ctime: Stamp,
     pub content_version: u64,
     pub body: Body,
 }
@@ -56,8 +77,10 @@ pub(super) enum Body {
     },
     Dir(Box<Dir>),
     Symlink(Box<[u8]>),
-    /// FIFO, socket, device.
-    Special,
+    /// FIFO, socket, device; with the device's number.
+    Special {
+        rdev: u32,
+    },
 }
 
 /// The entries of a directory.
@@ -77,12 +100,11 @@ impl Inode {
             nlink: 0,
             uid,
             gid,
-            rdev: 0,
             has_security: false,
             size: 0,
-            atime: now,
-            mtime: now,
-            ctime: now,
+            atime: now.into(),
+            mtime: now.into(),
+            ctime: now.into(),
             content_version: 0,
             body,
         }
@@ -96,6 +118,14 @@ impl Inode {
         matches!(self.body, Body::File { .. })
     }
 
+    /// Of a device, its number.
+    fn rdev(&self) -> u32 {
+        match self.body {
+            Body::Special { rdev } => rdev,
+            Body::File { .. } | Body::Dir(_) | Body::Symlink(_) => 0,
+        }
+    }
+
     /// For a body of `Dir`.
     pub fn empty_dir(parent: InodeNo) -> Body {
         Body::Dir(Box::new(Dir { entries: Names::default(), parent, name: Name::default() }))
@@ -106,7 +136,7 @@ impl Inode {
         let (size, allocated) = match &self.body {
             Body::File { allocated } => (self.size, *allocated),
             Body::Dir(_) => (DIRECTORY_SIZE, 0),
-            Body::Symlink(_) | Body::Special => (self.size, 0),
+            Body::Symlink(_) | Body::Special { .. } => (self.size, 0),
         };
         pb::Attr {
             inode: inode.0,
@@ -116,10 +146,10 @@ impl Inode {
             nlink: self.nlink,
             uid: self.uid,
             gid: self.gid,
-            rdev: self.rdev,
-            atime: Some(self.atime),
-            mtime: Some(self.mtime),
-            ctime: Some(self.ctime),
+            rdev: self.rdev(),
+            atime: Some(self.atime.into()),
+            mtime: Some(self.mtime.into()),
+            ctime: Some(self.ctime.into()),
             content_version: self.content_version,
             has_security: self.has_security,
             // Its attributes are kept elsewhere.
@@ -134,15 +164,15 @@ impl Inode {
             nlink: self.nlink,
             uid: self.uid,
             gid: self.gid,
-            rdev: self.rdev,
+            rdev: self.rdev(),
             size: self.size,
-            atime: self.atime,
-            mtime: self.mtime,
-            ctime: self.ctime,
+            atime: self.atime.into(),
+            mtime: self.mtime.into(),
+            ctime: self.ctime.into(),
             content_version: self.content_version,
             target: match &self.body {
                 Body::Symlink(target) => Some(target.clone()),
-                Body::File { .. } | Body::Dir(_) | Body::Special => None,
+                Body::File { .. } | Body::Dir(_) | Body::Special { .. } => None,
             },
         }
     }
@@ -152,11 +182,14 @@ impl Inode {
     /// # Errors
     /// What does not fit.
     pub fn from_row(row: InodeRow) -> Result<Inode, String> {
+        if row.rdev != 0 && !matches!(row.mode & S_IFMT, S_IFCHR | S_IFBLK) {
+            return Err(format!("file type {:o} with device number {}", row.mode & S_IFMT, row.rdev));
+        }
         let body = match (row.mode & S_IFMT, row.target) {
             (S_IFREG, None) => Body::File { allocated: 0 },
             (S_IFDIR, None) => Inode::empty_dir(InodeNo(0)),
             (S_IFLNK, Some(target)) if target.len() as u64 == row.size => Body::Symlink(target),
-            (S_IFIFO | S_IFSOCK | S_IFCHR | S_IFBLK, None) => Body::Special,
+            (S_IFIFO | S_IFSOCK | S_IFCHR | S_IFBLK, None) => Body::Special { rdev: row.rdev },
             (kind, target) => {
                 let target = if target.is_some() { "a" } else { "no" };
                 return Err(format!("file type {kind:o} with {target} link target, size {}", row.size));
@@ -167,14 +200,27 @@ impl Inode {
             nlink: row.nlink,
             uid: row.uid,
             gid: row.gid,
-            rdev: row.rdev,
             has_security: false,
             size: row.size,
-            atime: row.atime,
-            mtime: row.mtime,
-            ctime: row.ctime,
+            atime: row.atime.into(),
+            mtime: row.mtime.into(),
+            ctime: row.ctime.into(),
             content_version: row.content_version,
             body,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_small_and_times_are_whole() {
+        assert_eq!(size_of::<Inode>(), 96);
+        for (sec, nsec) in [(0, 0), (-1, 999_999_999), (i64::MAX, 1), (i64::MIN, 0), (1 << 33, 5)] {
+            let time = pb::Time { sec, nsec };
+            assert_eq!(pb::Time::from(Stamp::from(time)), time);
+        }
     }
 }

@@ -157,10 +157,7 @@ impl State {
                 *allocated += u64::from(span.length);
             }
         }
-        let chunks: Vec<ChunkId> = self.chunks.iter().map(|(chunk, _)| chunk).collect();
-        for chunk in chunks {
-            self.reindex(chunk);
-        }
+        self.reindex_many(self.chunks.iter().map(|(chunk, _)| chunk).collect());
         let guarded: BTreeSet<InodeNo> = self.xattrs.keys().map(|(inode, _)| *inode).collect();
         guarded.into_iter().for_each(|inode| self.derive_security(inode));
         let nameless = self.inodes.iter().filter(|(inode, node)| node.nlink == 0 && !self.trash.has(*inode));

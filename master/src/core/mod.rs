@@ -291,7 +291,7 @@ impl State {
                 Body::Dir(dir) => {
                     Row::Dentry { parent: *parent, name: name.clone(), inode: dir.entries.get(name)? }
                 }
-                Body::File { .. } | Body::Symlink(_) | Body::Special => return None,
+                Body::File { .. } | Body::Symlink(_) | Body::Special { .. } => return None,
             },
             RowKey::Extent { inode, file_offset } => {
                 let span = self.extents.get(*inode, *file_offset)?;

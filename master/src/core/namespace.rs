@@ -147,8 +147,8 @@ impl State {
         let mut replaced = None;
         if let Body::Dir(dir) = &mut directory.body {
             replaced = dir.entries.insert(name, inode);
-            directory.mtime = now;
-            directory.ctime = now;
+            directory.mtime = now.into();
+            directory.ctime = now.into();
         }
         if let Some(replaced) = replaced {
             self.quotas_lose_name(replaced, parent);
@@ -168,8 +168,8 @@ impl State {
         let mut removed = None;
         if let Body::Dir(dir) = &mut directory.body {
             removed = dir.entries.remove(name);
-            directory.mtime = now;
-            directory.ctime = now;
+            directory.mtime = now.into();
+            directory.ctime = now.into();
         }
         if let Some(removed) = removed {
             self.quotas_lose_name(removed, parent);
@@ -189,7 +189,7 @@ impl State {
         let now = out.now;
         let node = self.inode_mut(inode, out)?;
         node.nlink = if node.is_dir() { 0 } else { node.nlink.saturating_sub(1) };
-        node.ctime = now;
+        node.ctime = now.into();
         let attr = node.attr(inode);
         if node.is_dir() {
             self.drop_quota(inode, out);
@@ -248,11 +248,10 @@ impl State {
             (S_IFREG, _) => Body::File { allocated: 0 },
             (S_IFDIR, _) => Inode::empty_dir(parent),
             (S_IFLNK, Some(target)) => Body::Symlink(target.into()),
-            _ => Body::Special,
+            _ => Body::Special { rdev: new.rdev },
         };
         let mut node = Inode::new(mode, new.uid, gid, out.now, body);
         node.nlink = if kind == S_IFDIR { 2 } else { 1 };
-        node.rdev = new.rdev;
         node.size = new.target.map_or(0, |target| target.len() as u64);
         let inode = self.ids.inode(out);
         self.inodes.insert(inode, node);
@@ -331,7 +330,7 @@ impl State {
         let now = out.now;
         let node = self.inode_mut(inode, out)?;
         node.nlink += 1;
-        node.ctime = now;
+        node.ctime = now.into();
         self.put_entry(parent, &op.name, inode, out)?;
         self.name_changed(by, parent, &op.name, out);
         self.inode_changed(by, inode, false, out);

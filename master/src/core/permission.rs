@@ -117,7 +117,7 @@ impl State {
         let now = out.now;
         if let Ok(node) = self.inode_mut(inode, out) {
             node.mode &= !clear;
-            node.ctime = now;
+            node.ctime = now.into();
         }
         self.inode_changed(NOBODY, inode, false, out);
     }

@@ -151,7 +151,7 @@ impl State {
     fn settle_in(&mut self, inode: InodeNo, parent: InodeNo, out: &mut Out) -> Res<()> {
         let now = out.now;
         let node = self.inode_mut(inode, out)?;
-        node.ctime = now;
+        node.ctime = now.into();
         if let Body::Dir(dir) = &mut node.body {
             dir.parent = parent;
         }

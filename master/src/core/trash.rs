@@ -190,7 +190,7 @@ impl State {
         let now = out.now;
         let node = self.inode_mut(entry, out)?;
         node.nlink = 1;
-        node.ctime = now;
+        node.ctime = now.into();
         self.trash.remove(entry);
         out.touch(RowKey::Trash(entry));
         self.put_entry(parent, name, entry, out)?;

@@ -162,7 +162,7 @@ impl State {
     }
 
     fn xattr_changed(&mut self, by: SessionId, inode: InodeNo, out: &mut Out) -> Res<Reply> {
-        self.inode_mut(inode, out)?.ctime = out.now;
+        self.inode_mut(inode, out)?.ctime = out.now.into();
         self.inode_changed(by, inode, false, out);
         Ok(Reply::Empty(pb::Empty {}))
     }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use dfs_proto::ids::KeeperId;
 use dfs_proto::pb::{self, keeper_down, mount_down, mount_reply::Result as Reply};
 
 use super::{Invariant, Saw};
@@ -15,6 +16,9 @@ pub(super) struct Visible {
     /// The newest (ctime, content version) of each inode that was ever durable.
     inodes: BTreeMap<u64, (i64, u32, u64)>,
     chunks: BTreeSet<u64>,
+    /// Copies that their keepers will be asked to verify. Word of a copy that comes between a deletion and its leaving is such: the
+    /// record has it again, until the keeper says that it has it no more.
+    to_verify: BTreeSet<(KeeperId, u64)>,
 }
 
 fn age(time: pb::Time, version: u64) -> (i64, u32, u64) {
@@ -115,8 +119,20 @@ impl Invariant for Visible {
                     return Err(format!("the success of chunk {} is told, and not durable", done.chunk));
                 }
             }
+            Saw::Applied { applied, .. } => {
+                for effect in &applied.effects {
+                    if let Effect::ToKeeper(keeper, keeper_down::Msg::Verify(verify)) = effect {
+                        self.to_verify.insert((*keeper, verify.chunk));
+                    }
+                }
+            }
+            Saw::Crashed => self.to_verify.clear(),
+            Saw::Left(Effect::ToKeeper(keeper, keeper_down::Msg::Verify(verify))) => {
+                self.to_verify.remove(&(*keeper, verify.chunk));
+            }
             Saw::Left(Effect::ToKeeper(keeper, keeper_down::Msg::Delete(delete))) => {
-                for chunk in &delete.chunks {
+                let recorded = |chunk: &&u64| !self.to_verify.contains(&(*keeper, **chunk));
+                for chunk in delete.chunks.iter().filter(recorded) {
                     if durable.chunk(*chunk).is_some_and(|row| row.keepers.contains(keeper)) {
                         return Err(format!(
                             "keeper {keeper} deletes chunk {chunk}, and the record of that is not durable"

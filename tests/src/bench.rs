@@ -9,6 +9,7 @@
 //! that is what limits the speed.
 
 mod big;
+pub mod outputs;
 pub mod plot;
 pub mod report;
 mod small;

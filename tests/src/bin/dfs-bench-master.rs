@@ -1,12 +1,11 @@
 //! Measures the master alone, with many files: `dfs_tests::bench_master` has the cases. Takes `dfs-master` from beside this
 //! program, and the system's temporary directory for its data: about 500 bytes for each file.
 
-use std::fs;
-use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Parser;
+use dfs_tests::bench::outputs::Outputs;
 use dfs_tests::bench_master::report::{Figures, table};
 use dfs_tests::bench_master::{Plan, cases, plot};
 
@@ -30,12 +29,8 @@ struct Flags {
     /// How long each case takes
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0)]
     seconds: f64,
-    /// Write the figures there, as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Draw there how they grow
-    #[arg(long, value_name = "FILE")]
-    svg: Option<PathBuf>,
+    #[command(flatten)]
+    outputs: Outputs,
 }
 
 fn main() -> ExitCode {
@@ -56,11 +51,5 @@ fn run(flags: &Flags) -> Result<(), String> {
     let plan = |files: &u64| Plan { files: *files, keepers: flags.keepers, entries: flags.entries, each };
     let all: Vec<Figures> = flags.files.iter().map(|files| cases::measure(&plan(files))).collect();
     println!("{}", table(&all));
-    let write = |path: &PathBuf, text: String| {
-        fs::write(path, text).map_err(|error| format!("write {}: {error}", path.display()))
-    };
-    if let Some(path) = &flags.json {
-        write(path, serde_json::to_string_pretty(&all).map_err(|error| error.to_string())?)?;
-    }
-    flags.svg.as_ref().map_or(Ok(()), |path| write(path, plot::svg(&all)))
+    flags.outputs.write(&all, || plot::svg(&all))
 }

@@ -1,13 +1,12 @@
 //! Measures mounted directories, several in turn: `dfs_tests::bench` has the cases. Without `--on` it starts a cluster of
 //! its own of the programs beside this one, and measures that.
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 
 use clap::Parser;
 use dfs_tests::Cluster;
+use dfs_tests::bench::outputs::Outputs;
 use dfs_tests::bench::report::{Summaries, summarize, table};
 use dfs_tests::bench::{Bench, Figures, System, plot};
 
@@ -38,12 +37,8 @@ struct Flags {
     /// These cases alone
     #[arg(long, value_name = "CASE,...", value_delimiter = ',')]
     only: Vec<String>,
-    /// Write the figures there, as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Draw the ratios there
-    #[arg(long, value_name = "FILE")]
-    svg: Option<PathBuf>,
+    #[command(flatten)]
+    outputs: Outputs,
 }
 
 fn main() -> ExitCode {
@@ -88,14 +83,8 @@ fn run(flags: &Flags) -> Result<(), String> {
         .map(|(system, rounds)| (system.name.clone(), summarize(rounds)))
         .collect();
     println!("{}", table(&summaries));
-    let write = |path: &PathBuf, text: String| {
-        fs::write(path, text).map_err(|error| format!("write {}: {error}", path.display()))
-    };
-    if let Some(path) = &flags.json {
-        let all: std::collections::BTreeMap<_, _> = summaries.iter().cloned().collect();
-        write(path, serde_json::to_string_pretty(&all).map_err(|error| error.to_string())?)?;
-    }
-    flags.svg.as_ref().map_or(Ok(()), |path| write(path, plot::svg(&summaries)))
+    let all: BTreeMap<_, _> = summaries.iter().cloned().collect();
+    flags.outputs.write(&all, || plot::svg(&summaries))
 }
 
 /// NAME=WHAT.

@@ -7,6 +7,7 @@ use dfs_proto::pb;
 
 use super::Fs;
 use super::board::Board;
+use super::removals::Removal;
 use super::trust::{Asked, Ttl};
 
 impl Fs {
@@ -18,6 +19,18 @@ impl Fs {
     /// To be called when the kernel asks for something that it may cache.
     pub fn ask(&self) -> Asked {
         self.trust.ask()
+    }
+
+    /// To be held from before a name is taken away, by an unlink or a rename onto it, until the kernel was answered.
+    pub fn removal(&self, thread: u32) -> Removal {
+        self.removals.begin(thread)
+    }
+
+    /// To be awaited before the kernel is told these attributes, which `thread` asked for (`removals`).
+    pub async fn until_counted(&self, thread: u32, mut attrs: impl Iterator<Item = &pb::Attr>) {
+        if !self.removals.is_none() && attrs.any(|attr| self.trust.has_told_more_names(attr)) {
+            self.removals.counted(thread).await;
+        }
     }
 
     /// How long the kernel may use attributes that it asked for at `asked`.

@@ -151,6 +151,7 @@ impl DirHandle {
         }
         let Some(after) = self.locked().places.name(cookie) else { return Ok(()) };
         let page = self.fetch(fs, after).await?;
+        fs.until_counted(0, page.attrs()).await;
         let mut state = self.locked();
         let whole = state.whole_with(&page).filter(|list| !fs.lists.is_too_long(list.entries.len()));
         match whole {
@@ -256,6 +257,15 @@ impl Page {
             }
         };
         fits && self.after <= *after && (self.end || last.is_some_and(|last| after < last))
+    }
+
+    /// All attributes of a page that was fetched.
+    fn attrs(&self) -> impl Iterator<Item = &pb::Attr> {
+        let fetched = match &self.entries {
+            Entries::Fetched(entries) => entries.as_slice(),
+            Entries::Known(_) => &[],
+        };
+        fetched.iter().map(|(_, attr)| attr)
     }
 
     /// The first entry after that name.

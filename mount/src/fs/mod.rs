@@ -11,6 +11,7 @@
 //! - `names`: changes of names. `reading`: read(2).
 //! - `locks`: locks of programs, against those of other mounts. [`append`]: O_APPEND, together with other mounts.
 //! - `caching`: for how long the kernel may use each answer. [`away`]: what may be shown while the master is away.
+//! - [`removals`]: link counts that are told while names are taken away.
 //! - [`trust`]: what the kernel was told, and how long it may believe it.
 //! - [`board`]: notices for the kernel, and when the master hears that they were delivered.
 //! - [`events`]: what the master pushes, and what the kernel is told of it.
@@ -43,6 +44,7 @@ pub mod open_file;
 mod places;
 mod privileges;
 mod reading;
+pub mod removals;
 mod seek;
 pub mod trust;
 pub mod virtual_xattr;
@@ -69,6 +71,7 @@ use dir::{DirHandles, Wanted};
 use lacking::Lacking;
 use lists::Lists;
 use open_file::{FileHandles, Handle, OpenFiles};
+use removals::Removals;
 pub use seek::Seek;
 use trust::{Asked, Trust};
 
@@ -106,6 +109,7 @@ pub struct Fs {
     away: Arc<Away>,
     lists: Arc<Lists>,
     board: Arc<Board>,
+    removals: Removals,
 }
 
 type Result<T> = std::result::Result<T, DfsError>;
@@ -138,6 +142,7 @@ impl Fs {
             writers,
             files,
             handles: FileHandles::default(),
+            removals: Removals::default(),
             dirs: DirHandles::default(),
             ledger,
             lacking: Lacking::new(longest),

@@ -86,6 +86,10 @@ impl Changes {
 struct Told {
     /// Of the newest attributes that it was told.
     content_version: u64,
+    /// How many names it may think that this has: the most of what it was told, back to an answer that it had asked for
+    /// after everything else. It does not believe one that it asked for before it took in another.
+    nlink: u32,
+    at: Instant,
     /// The directory through which it was last told, and when.
     through: Option<(InodeNo, Instant)>,
 }
@@ -152,7 +156,7 @@ impl Trust {
             Some(attr) => {
                 let may = may && !state.attrs.since(InodeNo(attr.inode), asked);
                 // Also when it may not be cached: the notice that came too early for it has to be repeated.
-                state.tell(attr, Some((parent, Instant::now())));
+                state.tell(asked, attr, Some((parent, Instant::now())));
                 if may { left } else { Duration::ZERO }
             }
             None => Duration::ZERO,
@@ -171,7 +175,7 @@ impl Trust {
         }
         let may = !state.is_old(asked) && !state.attrs.since(inode, asked);
         let through = state.told(inode).and_then(|told| told.through);
-        state.tell(attr, through);
+        state.tell(asked, attr, through);
         if may { left } else { Duration::ZERO }
     }
 
@@ -179,6 +183,11 @@ impl Trust {
     pub fn has_told_newer(&self, attr: &pb::Attr) -> bool {
         let told = self.locked().told(InodeNo(attr.inode)).copied();
         told.is_some_and(|told| told.content_version > attr.content_version)
+    }
+
+    /// Was the kernel last told that this inode has more names?
+    pub fn has_told_more_names(&self, attr: &pb::Attr) -> bool {
+        self.locked().told(InodeNo(attr.inode)).is_some_and(|told| told.nlink > attr.nlink)
     }
 
     /// Did anybody, this mount too, change a name in this directory since?
@@ -265,11 +274,19 @@ impl State {
     }
 
     /// The kernel will be told this.
-    fn tell(&mut self, attr: &pb::Attr, through: Option<(InodeNo, Instant)>) {
+    fn tell(&mut self, asked: Asked, attr: &pb::Attr, through: Option<(InodeNo, Instant)>) {
         let inode = InodeNo(attr.inode);
-        let before = self.told(inode).map_or(0, |told| told.content_version);
-        let content_version = attr.content_version.max(before);
-        self.young.inodes.insert(inode, Told { content_version, through });
+        let told =
+            Told { content_version: attr.content_version, nlink: attr.nlink, at: Instant::now(), through };
+        let told = match self.told(inode) {
+            Some(before) => Told {
+                content_version: told.content_version.max(before.content_version),
+                nlink: if asked.at > before.at { told.nlink } else { told.nlink.max(before.nlink) },
+                ..told
+            },
+            None => told,
+        };
+        self.young.inodes.insert(inode, told);
     }
 
     fn told(&self, inode: InodeNo) -> Option<&Told> {
@@ -385,6 +402,21 @@ mod tests {
         entry(&trust, trust.ask());
         assert!(trust.has_told_newer(&attr(FILE.0, 6)));
         assert!(!trust.has_told_newer(&attr(FILE.0, 7)) && !trust.has_told_newer(&attr(9, 0)));
+    }
+
+    #[test]
+    fn the_names_that_the_kernel_may_think_of_go_down_with_what_it_asked_for_last_alone() {
+        let trust = Trust::new(LONGEST);
+        let names = |nlink| pb::Attr { nlink, ..attr(FILE.0, 1) };
+        let early = trust.ask();
+        assert!(!trust.has_told_more_names(&names(0)), "nothing was told");
+        trust.entry(trust.ask(), DIR, b"f", Some(&names(2)));
+        assert!(trust.has_told_more_names(&names(1)) && !trust.has_told_more_names(&names(2)));
+        trust.attr(early, &names(1));
+        assert!(trust.has_told_more_names(&names(1)), "the kernel does not believe it");
+        std::thread::sleep(Duration::from_millis(1));
+        trust.attr(trust.ask(), &names(1));
+        assert!(!trust.has_told_more_names(&names(1)));
     }
 
     #[test]

@@ -166,7 +166,7 @@ impl Filesystem for Adapter {
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (fs, caller, parent_inode, name) =
             (self.fs.clone(), self.caller(request), self.root.inward(parent), name.as_bytes().to_vec());
-        self.done(Call::new(request, "unlink", parent), reply, async move {
+        self.removed(Call::new(request, "unlink", parent), reply, async move {
             fs.unlink(caller, parent_inode, &name).await
         });
     }
@@ -212,7 +212,7 @@ impl Filesystem for Adapter {
             exchange: flags.contains(RenameFlags::RENAME_EXCHANGE),
         };
         let (fs, caller) = (self.fs.clone(), self.caller(request));
-        self.done(
+        self.removed(
             Call::new(request, "rename", parent),
             reply,
             async move { fs.rename(caller, rename).await },

@@ -6,7 +6,7 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::pin::pin;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use dfs_proto::error::{DfsError, ErrorCode};
@@ -23,7 +23,7 @@ use tokio::runtime::Handle;
 use super::convert::file_attr;
 use super::requester::Call;
 use crate::client::lanes::Lane;
-use crate::fs::{Opened, Seek};
+use crate::fs::{Fs, Opened, Seek};
 
 /// Inodes never get the number of an earlier one.
 pub(super) const GENERATION: Generation = Generation(0);
@@ -92,7 +92,7 @@ impl Adapter {
         let directory = root.inward(parent);
         let finds_nothing = call.operation == "lookup";
         self.control().spawn(async move {
-            let mut work = pin!(work);
+            let mut work = pin!(counted(fs.clone(), call.thread, work));
             let done = tokio::select! {
                 biased;
                 done = &mut work => done,
@@ -172,6 +172,7 @@ impl Adapter {
         let (fs, asked, root) = (self.fs.clone(), self.fs.ask(), self.root);
         // The kernel takes in the answer to a change even if a notice came before it. So it asks again.
         let asks = call.operation == "getattr";
+        let work = counted(self.fs.clone(), call.thread, work);
         self.answer_change(call, reply, work, move |reply: ReplyAttr, attr| {
             let ttl = if asks { fs.may_cache_attr(asked, &attr).min(longest) } else { Duration::ZERO };
             reply.attr(&ttl, &root.attr(&attr));
@@ -186,6 +187,20 @@ impl Adapter {
         work: impl Future<Output = Result<(), DfsError>> + Send + 'static,
     ) {
         self.answer_change(call, reply, work, |reply: ReplyEmpty, ()| reply.ok());
+    }
+
+    /// The same for one that may take a file's name away.
+    pub(super) fn removed(
+        &self,
+        call: Call,
+        reply: ReplyEmpty,
+        work: impl Future<Output = Result<(), DfsError>> + Send + 'static,
+    ) {
+        let removal = self.fs.removal(call.thread);
+        self.answer_change(call, reply, work, move |reply: ReplyEmpty, ()| {
+            reply.ok();
+            drop(removal);
+        });
     }
 }
 
@@ -235,6 +250,17 @@ impl Adapter {
             }
         });
     }
+}
+
+/// Attributes that may be told.
+async fn counted(
+    fs: Arc<Fs>,
+    thread: u32,
+    work: impl Future<Output = Result<pb::Attr, DfsError>>,
+) -> Result<pb::Attr, DfsError> {
+    let attr = work.await?;
+    fs.until_counted(thread, std::iter::once(&attr)).await;
+    Ok(attr)
 }
 
 /// Has the kernel forget an entry of a directory that it holds no lock of.

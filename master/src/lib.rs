@@ -5,6 +5,7 @@
 //! - [`Master`] (master.rs): starts and stops all of it inside somebody's tokio runtime.
 //! - [`config`]: what a user can choose, checked.
 //! - [`archive`]: dumps of a stopped master's directory, and directories made of dumps.
+//! - `metrics`: what it counts.
 //! - [`service`]: gRPC: the sessions of mounts and keepers, and the operators' calls.
 //! - [`runtime`]: owns the clock, the state, the connections and the group commit.
 //! - [`store`]: keeps rows: redb on disk, or memory; and the data directory.
@@ -18,6 +19,7 @@ pub mod config;
 pub mod core;
 #[doc(hidden)]
 pub mod fuzz;
+mod metrics;
 pub mod runtime;
 pub mod service;
 pub mod store;

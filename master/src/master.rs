@@ -8,8 +8,11 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use dfs_observe::axum::Router;
+use dfs_observe::http::{Bound, HttpError, Server, Shown};
 use dfs_proto::ids::ClusterId;
 use dfs_proto::pb;
 use tokio::net::TcpListener;
@@ -41,6 +44,8 @@ pub enum MasterError {
     PortInUse { address: SocketAddr },
     #[error("listen on {address}: {why}; choose an address of this machine with --listen")]
     Listen { address: SocketAddr, why: io::Error },
+    #[error(transparent)]
+    Http(#[from] HttpError),
     #[error("write {}: {why}; {}", path.display(), unwritable(why.kind()))]
     AddressFile { path: PathBuf, why: io::Error },
     #[error("random numbers: the system gives none: {0}; check that /dev/urandom works")]
@@ -62,6 +67,7 @@ pub struct Master {
     stop_serving: Option<oneshot::Sender<()>>,
     server: JoinHandle<()>,
     ticker: JoinHandle<()>,
+    http: Option<Server>,
 }
 
 impl Master {
@@ -81,6 +87,10 @@ impl Master {
         .await?;
         let address_file = dir.path().join(ADDRESS_FILE);
         let (listener, address) = listen(config.listen).await?;
+        let http = match config.http {
+            Some(address) => Some(Bound::open(address).await?),
+            None => None,
+        };
         let listens_since = Instant::now();
         let (for_open, for_rename) = (address_file.clone(), address_file.clone());
         // On a disk that is full, opening the store may take what room there is.
@@ -95,13 +105,19 @@ impl Master {
         let server = tokio::spawn(serve(engine.clone(), cluster, listener, address, stopped));
         let ticker = tokio::spawn(tick_forever(engine.clone()));
         tracing::info!("dfs-master: listening on {address}, cluster {cluster}");
+        let http = http.map(|bound| bound.serve(shown(&engine)));
         let stop_serving = Some(stop_serving);
-        Ok(Master { address, cluster, address_file, engine, stop_serving, server, ticker })
+        Ok(Master { address, cluster, address_file, engine, stop_serving, server, ticker, http })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where it serves HTTP.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http.as_ref().map(Server::address)
     }
 
     /// Whom it serves.
@@ -121,6 +137,9 @@ impl Master {
     pub async fn shutdown(mut self) {
         let deadline = Instant::now() + SHUTDOWN_DEADLINE;
         self.begin_to_stop();
+        if let Some(http) = self.http.take() {
+            http.shutdown().await;
+        }
         if tokio::time::timeout_at(deadline.into(), self.engine.finished()).await.is_err() {
             tracing::warn!("the store is still busy; changes that nobody was told of may be lost");
         }
@@ -187,6 +206,17 @@ fn open(dir: DataDir, config: &Config, listens_since: Instant) -> Result<(Engine
     };
     let engine = Engine::start(Box::new(store), settings, listens_since)?;
     Ok((engine, identity.cluster))
+}
+
+fn shown(engine: &Engine) -> Shown {
+    let (for_metrics, for_ready) = (engine.clone(), engine.clone());
+    Shown {
+        role: "master",
+        version: env!("CARGO_PKG_VERSION"),
+        metrics: Arc::new(move |page| for_metrics.write_metrics(page)),
+        ready: Arc::new(move || for_ready.is_ready()),
+        routes: Router::new(),
+    }
 }
 
 fn fresh_identity() -> Result<Identity, MasterError> {

@@ -12,6 +12,7 @@
 //! - [`film`]: real mp4 files, and playing them without a screen.
 //! - [`bench`]: the benchmark. [`bench_master`]: that of the master alone, with many files.
 //! - [`random`]: seeded random numbers and bytes.
+//! - [`http`]: requests. [`prometheus`]: what metrics have to look like.
 //! - [`amount`]: how much a test does.
 //! - [`wait`]: the one way to wait for something.
 //!
@@ -25,9 +26,11 @@ pub mod cluster;
 pub mod faults;
 pub mod faulty;
 pub mod film;
+pub mod http;
 pub mod mount;
 pub mod netns;
 pub mod process;
+pub mod prometheus;
 pub mod random;
 pub mod run;
 pub mod scratch;

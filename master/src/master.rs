@@ -24,6 +24,7 @@ use crate::core::Settings;
 use crate::runtime::{Engine, tick_forever};
 use crate::service;
 use crate::store::{DataDir, DataDirError, Identity, JournaledStore, Store, StoreError, unwritable};
+use crate::web;
 
 /// The file in the data directory that holds the address of the running master.
 const ADDRESS_FILE: &str = "address";
@@ -68,6 +69,8 @@ pub struct Master {
     server: JoinHandle<()>,
     ticker: JoinHandle<()>,
     http: Option<Server>,
+    /// Looks at the cluster for the page.
+    watcher: Option<JoinHandle<()>>,
 }
 
 impl Master {
@@ -87,7 +90,7 @@ impl Master {
         .await?;
         let address_file = dir.path().join(ADDRESS_FILE);
         let (listener, address) = listen(config.listen).await?;
-        let http = match config.http {
+        let bound = match config.http {
             Some(address) => Some(Bound::open(address).await?),
             None => None,
         };
@@ -105,9 +108,13 @@ impl Master {
         let server = tokio::spawn(serve(engine.clone(), cluster, listener, address, stopped));
         let ticker = tokio::spawn(tick_forever(engine.clone()));
         tracing::info!("dfs-master: listening on {address}, cluster {cluster}");
-        let http = http.map(|bound| bound.serve(shown(&engine)));
+        let (mut http, mut watcher) = (None, None);
+        if let Some(bound) = bound {
+            let (routes, task) = web::start(engine.clone(), cluster);
+            (http, watcher) = (Some(bound.serve(shown(&engine, routes))), Some(task));
+        }
         let stop_serving = Some(stop_serving);
-        Ok(Master { address, cluster, address_file, engine, stop_serving, server, ticker, http })
+        Ok(Master { address, cluster, address_file, engine, stop_serving, server, ticker, http, watcher })
     }
 
     /// Where it listens.
@@ -156,6 +163,9 @@ impl Master {
             let _ = stop.send(());
         }
         self.ticker.abort();
+        if let Some(watcher) = &self.watcher {
+            watcher.abort();
+        }
         self.engine.stop();
     }
 }
@@ -208,14 +218,14 @@ fn open(dir: DataDir, config: &Config, listens_since: Instant) -> Result<(Engine
     Ok((engine, identity.cluster))
 }
 
-fn shown(engine: &Engine) -> Shown {
+fn shown(engine: &Engine, routes: Router) -> Shown {
     let (for_metrics, for_ready) = (engine.clone(), engine.clone());
     Shown {
         role: "master",
         version: env!("CARGO_PKG_VERSION"),
         metrics: Arc::new(move |page| for_metrics.write_metrics(page)),
         ready: Arc::new(move || for_ready.is_ready()),
-        routes: Router::new(),
+        routes,
     }
 }
 

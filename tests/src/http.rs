@@ -50,16 +50,27 @@ pub fn get(address: &str, path: &str) -> Answer {
 }
 
 /// Sends these bytes, and reads to the end.
+///
+/// # Panics
+/// When there is no answer.
 #[track_caller]
 pub fn send(address: &str, request: &str) -> Answer {
+    try_send(address, request).unwrap_or_else(|| panic!("no HTTP answer to {request:.200}"))
+}
+
+/// The same. None: the connection was cut without an answer, as may happen to who says more than is read.
+#[track_caller]
+pub fn try_send(address: &str, request: &str) -> Option<Answer> {
     let mut stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(secs(40))).unwrap();
-    stream.write_all(request.as_bytes()).unwrap();
     let mut bytes = Vec::new();
-    stream.read_to_end(&mut bytes).unwrap();
-    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n").unwrap_or_else(|| {
-        panic!("no HTTP answer to {request:?}: {:?}", String::from_utf8_lossy(&bytes));
-    });
+    let sent = stream.write_all(request.as_bytes());
+    let read = stream.read_to_end(&mut bytes);
+    let end = bytes.windows(4).position(|four| four == b"\r\n\r\n");
+    let Some(end) = end else {
+        assert!(sent.is_err() || read.is_err(), "no HTTP: {:?}", String::from_utf8_lossy(&bytes));
+        return None;
+    };
     let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
     let mut lines = head.split("\r\n");
     let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
@@ -67,5 +78,5 @@ pub fn send(address: &str, request: &str) -> Answer {
         let (name, value) = line.split_once(": ").unwrap();
         (name.to_ascii_lowercase(), value.to_owned())
     });
-    Answer { status, headers: headers.collect(), body: bytes[end + 4..].to_vec() }
+    Some(Answer { status, headers: headers.collect(), body: bytes[end + 4..].to_vec() })
 }

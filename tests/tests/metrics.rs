@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 
-use dfs_tests::http::{address, get, send};
+use dfs_tests::http::{address, get, try_send};
 use dfs_tests::process::binary;
 use dfs_tests::prometheus::Scrape;
 use dfs_tests::wait::secs;
@@ -42,7 +42,9 @@ fn what_is_done_is_counted_everywhere() {
     let before = (scrape(&master), scrape(&keeper), scrape(&mounted));
     let bytes = Rng::new(1).bytes(3_000_000);
     fs::write(mount.path("film"), &bytes).unwrap();
-    assert!(fs::create_dir(mount.path("film")).is_err());
+    fs::create_dir(mount.path("dir")).unwrap();
+    fs::File::create(mount.path("dir/empty")).unwrap();
+    assert!(fs::remove_dir(mount.path("dir")).is_err());
     assert!(fs::read_dir(mount.path("nothing")).is_err());
     cluster.wait_copies("/film", 2, secs(20));
     // Another mount has nothing of it yet.
@@ -54,8 +56,8 @@ fn what_is_done_is_counted_everywhere() {
     let counted = |name, op: &str| {
         after.0.value(name, &[("op", op)]).unwrap() - before.0.value(name, &[("op", op)]).unwrap_or(0.0)
     };
-    assert_eq!(counted("dfs_master_requests_total", "create"), 1.0);
-    assert_eq!(counted("dfs_master_request_seconds_count", "create"), 1.0);
+    assert_eq!(counted("dfs_master_requests_total", "create"), 2.0);
+    assert_eq!(counted("dfs_master_request_seconds_count", "create"), 2.0);
     assert!(counted("dfs_master_requests_total", "alloc") >= 1.0);
     assert!(counted("dfs_master_requests_total", "lookup") >= 1.0);
     let denied = [("op", "lookup"), ("error", "not_found")];
@@ -64,7 +66,7 @@ fn what_is_done_is_counted_everywhere() {
     assert!(after.0.sum("dfs_master_commit_rows_total") > before.0.sum("dfs_master_commit_rows_total"));
     assert_eq!(after.0.value("dfs_master_keepers", &[("state", "live")]), Some(2.0));
     assert_eq!(after.0.value("dfs_master_sessions", &[("kind", "mount")]), Some(2.0));
-    assert_eq!(after.0.value("dfs_master_chunks", &[]), Some(1.0));
+    assert!(after.0.value("dfs_master_chunks", &[]).unwrap() >= 1.0);
     assert_eq!(after.0.value("dfs_master_chunks_under_replicated", &[]), Some(0.0));
     assert_eq!(
         after.0.value("dfs_build_info", &[("role", "master"), ("version", env!("CARGO_PKG_VERSION"))]),
@@ -77,20 +79,22 @@ fn what_is_done_is_counted_everywhere() {
     let all = |name, op_name: &str| -> f64 {
         keepers.iter().filter_map(|keeper| keeper.value(name, &op(op_name))).sum()
     };
-    assert_eq!(all("dfs_keeper_bytes_total", "write"), 3_000_000.0);
-    assert_eq!(all("dfs_keeper_bytes_total", "relayed"), 3_000_000.0);
+    assert!(all("dfs_keeper_bytes_total", "write") >= 3_000_000.0);
+    let second = all("dfs_keeper_bytes_total", "relayed") + all("dfs_keeper_bytes_total", "copy");
+    assert!(second >= 3_000_000.0, "{second} bytes came to the second keeper");
     assert!(all("dfs_keeper_bytes_total", "read") >= 3_000_000.0);
-    assert_eq!(all("dfs_keeper_requests_total", "write"), 1.0);
+    assert!(all("dfs_keeper_requests_total", "write") >= 1.0);
     assert!(all("dfs_keeper_requests_total", "read") >= 1.0);
-    assert_eq!(after.1.value("dfs_keeper_chunks", &[]), Some(1.0));
+    assert_eq!(after.1.value("dfs_keeper_chunks", &[]), after.0.value("dfs_master_chunks", &[]));
     assert!(after.1.sum("dfs_keeper_used_bytes") > before.1.sum("dfs_keeper_used_bytes"));
     assert_eq!(after.1.value("dfs_keeper_connected", &[]), Some(1.0));
 
     assert_eq!(after.2.value("dfs_mount_written_bytes_total", &[]), Some(3_000_000.0));
     assert!(after.2.value("dfs_mount_operations_total", &op("write")).unwrap() >= 1.0);
-    let exists = [("op", "mkdir"), ("error", "exists")];
-    // The kernel may know that the name is taken, and not ask.
-    assert!(after.2.value("dfs_mount_operation_errors_total", &exists).is_none_or(|count| count >= 1.0));
+    let not_empty = [("op", "rmdir"), ("error", "exists")];
+    assert_eq!(after.2.value("dfs_mount_operation_errors_total", &not_empty), Some(1.0));
+    assert_eq!(after.0.value("dfs_master_request_errors_total", &not_empty), Some(1.0));
+    assert_eq!(after.2.value("dfs_mount_operations_total", &op("rmdir")), Some(1.0));
     assert_eq!(after.2.value("dfs_mount_write_buffer_used_bytes", &[]), Some(0.0));
     assert_eq!(after.2.value("dfs_mount_session_up", &[]), Some(1.0));
     assert!(reader.value("dfs_mount_read_bytes_total", &[]).unwrap() >= 3_000_000.0);
@@ -112,6 +116,8 @@ fn a_dead_keeper_and_a_chunk_without_copies_are_seen() {
         (first["keeper"].as_u64().unwrap().to_string(), first["address"].as_str().unwrap().to_owned());
     let labels = [("keeper", id.as_str()), ("address", at.as_str())];
     assert_eq!(seen("dfs_master_keeper_up", &labels), Some(1.0));
+    let repaired = |name: &str| seen(name, &[]).unwrap();
+    let before = (repaired("dfs_master_repaired_chunks_total"), repaired("dfs_master_repaired_bytes_total"));
     cluster.keeper(0).kill();
     wait_until(secs(15), "the keeper is seen to be dead", || {
         seen("dfs_master_keeper_up", &labels) == Some(0.0)
@@ -123,12 +129,12 @@ fn a_dead_keeper_and_a_chunk_without_copies_are_seen() {
     let added = cluster.add_keeper();
     cluster.wait_copies("/film", 2, secs(20));
     assert_eq!(seen("dfs_master_chunks_endangered", &[]), Some(0.0));
-    assert_eq!(seen("dfs_master_repaired_chunks_total", &[]), Some(1.0));
-    assert_eq!(seen("dfs_master_repaired_bytes_total", &[]), Some(5.0));
+    assert_eq!(repaired("dfs_master_repaired_chunks_total"), before.0 + 1.0);
+    assert_eq!(repaired("dfs_master_repaired_bytes_total"), before.1 + 5.0);
     let new = scrape(&address(cluster.keeper(added)));
     assert_eq!(new.value("dfs_keeper_bytes_total", &op("copy")), Some(5.0));
     let old = scrape(&address(cluster.keeper(1)));
-    assert_eq!(old.value("dfs_keeper_pushed_bytes_total", &[]), Some(5.0));
+    assert!(old.value("dfs_keeper_pushed_bytes_total", &[]).unwrap() >= 5.0);
     for keeper in [1, added] {
         cluster.keeper(keeper).kill();
     }
@@ -179,6 +185,7 @@ fn nobody_serves_http_by_himself_or_to_others_without_consent() {
     assert_eq!(get(&format!("127.0.0.1:{port}"), "/healthz").status, 200);
     // A port that is taken is said before anything is mounted.
     let taken = cluster.address().to_owned();
+    fs::create_dir(&data).unwrap();
     let ran = run(
         Command::new(binary("dfs-mount")).args(["-f", "--master", &taken, "--http", &taken, &data]),
         secs(20),
@@ -198,8 +205,12 @@ fn hostile_requests_harm_nobody() {
         ("\0\u{1}\u{2}garbage\r\n\r\n".to_owned(), vec![400]),
         ("GET /../../etc/passwd HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".to_owned(), vec![404]),
     ] {
-        let answer = send(&master, &request);
-        assert!(statuses.contains(&answer.status), "{request:.60}: {answer:?}");
+        // Who says too much may be cut off before he reads why.
+        if let Some(answer) = try_send(&master, &request) {
+            assert!(statuses.contains(&answer.status), "{request:.60}: {answer:?}");
+        } else {
+            assert!(request.len() > 50_000, "{request:.60}");
+        }
     }
     assert_eq!(get(&master, "/healthz").status, 200);
 }

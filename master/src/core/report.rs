@@ -17,6 +17,8 @@ const MAX_LOST_FILES: usize = 100;
 #[allow(missing_docs)]
 pub struct Figures {
     pub inodes: u64,
+    /// Of mounts, since the start.
+    pub requests: u64,
     pub chunks: u64,
     /// Copies on live keepers.
     pub copies: u64,
@@ -79,6 +81,7 @@ impl State {
         let (trash_files, trash_bytes) = self.trash.size();
         Figures {
             inodes: self.inodes.len() as u64,
+            requests: self.requests,
             chunks: self.chunks.len() as u64,
             copies: alive.map(|(id, _)| self.chunks.count_on(*id) as u64).sum(),
             endangered: wanting.count_below(self.settings.min_copies),
@@ -99,6 +102,17 @@ impl State {
             trash_bytes,
             keepers: self.keepers.keys().map(|id| self.keeper_figures(*id, now_ms)).collect(),
         }
+    }
+
+    /// Copies needed before an upload is a success.
+    pub fn min_copies(&self) -> u32 {
+        self.settings.min_copies
+    }
+
+    /// Some of the copies that were ordered and are under way: chunk, from, to.
+    pub fn copies_under_way(&self, most: usize) -> Vec<(ChunkId, KeeperId, KeeperId)> {
+        let orders = self.orders.map.values().take(most);
+        orders.map(|order| (order.chunk, order.source, order.destination)).collect()
     }
 
     fn keeper_figures(&self, id: KeeperId, now_ms: i64) -> KeeperFigures {

@@ -22,7 +22,7 @@ use super::convert::given;
 use super::greeting::{Greeted, greet};
 use super::lock_requests::{self, LockRequest};
 use super::metrics::{FuseOp, Metrics};
-use super::requester::{self, Call};
+use super::requester;
 use super::root::Root;
 use crate::client::lanes::{Lane, Lanes};
 use crate::fs::extent_ops::Allocate;

@@ -10,7 +10,7 @@ use dfs_observe::metrics::Page;
 use dfs_proto::pb::{self, mount_down, mount_reply};
 
 use super::{Engine, Inner, MAX_QUEUED_COMMANDS, Shared, Stopped};
-use crate::core::{Command, Effect};
+use crate::core::{Command, Effect, Now as Time, State};
 use crate::metrics::{self, Metrics, Now, Op};
 
 /// One request that has come.
@@ -87,18 +87,33 @@ impl Engine {
         Ok(())
     }
 
-    /// Writes what Prometheus is to see. What it says may not be durable yet: these are figures, which no program acts on.
-    pub fn write_metrics(&self, page: &mut Page) {
-        let Ok(mut inner) = self.shared.lock() else { return };
+    /// Looks at the state at once. What is seen may not be durable yet: this is for figures, on which no program acts.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub(crate) fn look<T>(&self, look: impl FnOnce(&State, Time) -> T) -> Result<T, Stopped> {
+        let mut inner = self.shared.lock()?;
+        let now = inner.clock.now();
+        Ok(look(&inner.state, now))
+    }
+
+    /// The figures of this moment. `None`: the engine has stopped.
+    pub(crate) fn now(&self) -> Option<Now> {
+        let mut inner = self.shared.lock().ok()?;
         let time = inner.clock.now();
-        let now = Now {
+        Some(Now {
             figures: inner.state.figures(time),
             store_fails: inner.trouble.is_some(),
             queued_commands: MAX_QUEUED_COMMANDS.saturating_sub(self.shared.room.available_permits()),
             longest_outbox: inner.mounts.longest().max(inner.keepers.longest()),
-        };
-        drop(inner);
-        self.shared.metrics.write(&now, page);
+        })
+    }
+
+    /// Writes what Prometheus is to see.
+    pub fn write_metrics(&self, page: &mut Page) {
+        if let Some(now) = self.now() {
+            self.shared.metrics.write(&now, page);
+        }
     }
 
     /// Whether changes are taken now.

@@ -11,6 +11,7 @@
 //! - [`faulty`]: a process whose disk fails, or whose clock is another.
 //! - [`film`]: real mp4 files, and playing them without a screen.
 //! - [`bench`]: the benchmark. [`bench_master`]: that of the master alone, with many files.
+//!   [`bench_cost`]: what things cost in processor time, to see a regression.
 //! - [`random`]: seeded random numbers and bytes.
 //! - [`http`]: requests. [`prometheus`]: what metrics have to look like.
 //! - [`amount`]: how much a test does.
@@ -21,6 +22,7 @@
 
 pub mod amount;
 pub mod bench;
+pub mod bench_cost;
 pub mod bench_master;
 pub mod cluster;
 pub mod faults;

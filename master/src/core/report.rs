@@ -138,28 +138,16 @@ impl State {
         }
     }
 
-    /// The cluster as a whole. Looks at every inode.
+    /// The cluster as a whole. Looks at what is in the trash, and when something is lost, at every name.
     pub fn status(&self, now: impl Into<Now>) -> pb::ClusterStatus {
-        let figures = self.figures(now);
-        let (mut files, mut directories, mut bytes) = (0, 0, 0u64);
-        for (inode, node) in self.inodes.iter() {
-            if self.trash.has(inode) {
-                continue;
-            }
-            if node.is_file() {
-                files += 1;
-                bytes = bytes.saturating_add(node.size);
-            } else if node.is_dir() {
-                directories += 1;
-            }
-        }
+        let (figures, census) = (self.figures(now), self.census_of_names());
         let live = figures.keepers.iter().filter(|keeper| keeper.alive).count();
         pb::ClusterStatus {
             cluster: self.settings.cluster.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            files,
-            directories,
-            bytes,
+            files: census.files,
+            directories: census.directories,
+            bytes: census.bytes,
             chunks: figures.chunks,
             copies: figures.copies,
             endangered: figures.endangered,

@@ -39,7 +39,7 @@ const PAGE_ROWS: usize = 1000;
 const SEARCH_FOR: Duration = Duration::from_millis(500);
 /// Bytes of what is searched for.
 const MAX_SEARCH: usize = 1024;
-/// The status looks at every file. It is good for so many times what that took, and this at least.
+/// When something is lost, the status looks at every file. It is good for so many times what that took, and this at least.
 const STATUS_REST: u32 = 50;
 const STATUS_GOOD_FOR: Duration = Duration::from_secs(1);
 /// The rest of the overview does not wait longer for it.

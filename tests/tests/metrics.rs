@@ -29,7 +29,7 @@ fn scrape(at: &str) -> Scrape {
     Scrape::parse(page.text())
 }
 
-fn op<'a>(name: &'a str) -> [(&'a str, &'a str); 1] {
+fn op(name: &str) -> [(&str, &str); 1] {
     [("op", name)]
 }
 

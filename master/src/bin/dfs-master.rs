@@ -57,6 +57,19 @@ struct Flags {
     #[arg(long, env = "DFS_TRASH", value_name = "TIME", default_value = "off", value_parser = period_or_off)]
     trash: Period,
 
+    /// Ask everybody who he is: 'dfs login', 'dfs user', 'dfs keeper token' [default: on, but off where --listen is this
+    /// machine's loopback]
+    #[arg(long, env = "DFS_AUTH", value_name = "on|off", value_parser = on_or_off)]
+    auth: Option<bool>,
+
+    /// Let anybody who reaches an address that is not loopback do everything: needed for --auth off there
+    #[arg(long, env = "DFS_INSECURE", value_parser = FalseyValueParser::new())]
+    insecure: bool,
+
+    /// How long a token of 'dfs login' is good; mounts renew theirs by themselves (15m, 1h)
+    #[arg(long, env = "DFS_TOKEN_LIFETIME", value_name = "TIME", default_value = "15m")]
+    token_lifetime: Period,
+
     /// Write a dump of all metadata in the data directory of a stopped master to FILE, and end
     #[arg(long, value_name = "FILE", conflicts_with = "restore")]
     dump: Option<PathBuf>,
@@ -91,8 +104,19 @@ impl Flags {
             compact_after: self.compact_after.0,
             repair_rate: self.repair_rate.0,
             trash: self.trash.0,
+            auth: self.auth,
+            insecure: self.insecure,
+            token_lifetime: self.token_lifetime.0,
         };
         config.validate().map(|()| config)
+    }
+}
+
+fn on_or_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("say on or off".to_owned()),
     }
 }
 
@@ -221,6 +245,8 @@ mod tests {
             ("--repair-rate", "1"),
             ("--compact-after", "10"),
             ("--compact-after", "48h"),
+            ("--auth", "maybe"),
+            ("--token-lifetime", "1s"),
             ("--listen", "nowhere"),
             ("--unknown", "1"),
         ] {

@@ -444,6 +444,7 @@ fn may_pass(code: ErrorCode) -> bool {
         | ErrorCode::Deadlock
         | ErrorCode::WouldBlock
         | ErrorCode::QuotaExceeded
-        | ErrorCode::CrossesQuota => false,
+        | ErrorCode::CrossesQuota
+        | ErrorCode::Unauthenticated => false,
     }
 }

@@ -123,6 +123,8 @@ pub struct Settings {
     pub write_buffer_bytes: u64,
     /// How long an operation waits for a master that does not answer.
     pub master_timeout: Duration,
+    /// The token file that was named; absolute.
+    pub token_file: Option<PathBuf>,
     /// As tracing's `EnvFilter` reads it.
     pub log_filter: String,
     /// The log file that was asked for.
@@ -252,6 +254,7 @@ fn resolve(
         cache_bytes: budget("cache_size", "--cache-size", flags.cache_size)?,
         write_buffer_bytes: budget("write_buffer", "--write-buffer", flags.write_buffer)?,
         master_timeout: flags.master_timeout.0,
+        token_file: flags.token_file.map(|f| absolute(&f)).transpose()?,
         log_filter: flags.log,
         log_file: flags.log_file.map(|f| absolute(&f)).transpose()?,
         notes,

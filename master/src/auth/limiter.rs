@@ -1,7 +1,7 @@
 //! How often somebody may guess a password. Pure: the clock is given.
 //!
-//! Two budgets are charged for each try, before the password is looked at, and the first is given back when it was right: one of
-//! the name and the address together, one of the address. A name alone has none, so that a stranger cannot lock somebody out.
+//! Two budgets are charged for each try, before the password is looked at, and given back when it was right: one of
+//! the name and the address together, and one of the address. A name alone has none, so that a stranger cannot lock somebody out.
 //! What must hold: the memory is bounded; when it is full of budgets that are not whole again, nobody new is let in.
 
 use std::collections::HashMap;
@@ -67,6 +67,9 @@ impl Limiter {
     /// And was right.
     pub fn succeeded(&mut self, name: &str, from: Option<IpAddr>) {
         self.by_name.0.remove(&(name.to_owned(), from));
+        if let Some(whole_at) = self.by_address.0.get_mut(&from) {
+            *whole_at -= OF_ADDRESS.one_more_ms;
+        }
     }
 }
 
@@ -96,7 +99,7 @@ mod tests {
     #[test]
     fn who_is_right_begins_anew() {
         let mut limiter = Limiter::default();
-        for _ in 0..20 {
+        for _ in 0..200 {
             limiter.try_once("anna", address(1), 0).unwrap();
             limiter.succeeded("anna", address(1));
         }

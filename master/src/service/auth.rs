@@ -137,11 +137,19 @@ impl auth_service_server::AuthService for Auth {
     ) -> Result<Response<pb::UserInfo>, Status> {
         let asker = Asker::of(&request)?;
         let pb::SetPasswordRequest { user, password, old_password } = request.into_inner();
-        let own = asker.bearer.user.as_deref().filter(|own| user.is_empty() || user == **own);
+        let own = asker
+            .bearer
+            .user
+            .as_deref()
+            .filter(|own| user.is_empty() || user == **own && !asker.bearer.roles.has(Role::Admin));
         let user = match own {
             // Whoever finds a token must not be able to keep the account.
             Some(own) => {
-                self.check(own, old_password, asker.from).await?;
+                let wrong = |status: Status| match status.code() {
+                    tonic::Code::Unauthenticated => Status::invalid_argument("the old password is wrong"),
+                    _ => status,
+                };
+                self.check(own, old_password, asker.from).await.map_err(wrong)?;
                 own.to_owned()
             }
             None if asker.bearer.roles.has(Role::Admin) => user,

@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use super::CliError;
 use super::output::{Cell, Output, Rows, human, printable};
-use crate::client::admin;
+use crate::client::{Master, admin};
 
 #[derive(Serialize)]
 struct Status<'a> {
@@ -42,7 +42,7 @@ struct Status<'a> {
     chunk_size: u32,
 }
 
-pub(super) async fn status(master: &str, json: bool) -> Result<(), CliError> {
+pub(super) async fn status(master: &Master, json: bool) -> Result<(), CliError> {
     let status = admin::status(master).await?;
     let mut output = Output::new();
     if json {
@@ -135,7 +135,7 @@ struct Copy<'a> {
     alive: bool,
 }
 
-pub(super) async fn lookup(master: &str, path: &OsStr, json: bool) -> Result<(), CliError> {
+pub(super) async fn lookup(master: &Master, path: &OsStr, json: bool) -> Result<(), CliError> {
     let mut rows = Rows::new(json, ["FILE", "OFFSET", "LENGTH", "CHUNK", "KEEPER", "ALIVE", "PATH"]);
     let mut failed = None;
     let listed = admin::lookup_table(master, path.as_bytes(), |row| {

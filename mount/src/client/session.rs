@@ -19,12 +19,15 @@ use dfs_proto::ids::{InodeNo, SessionId};
 use dfs_proto::looks::LOOK_EVERY;
 use dfs_proto::pb;
 use dfs_proto::pb::{mount_down, mount_up};
+use dfs_proto::secret::Secret;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::clock::Clock;
 use super::down::{Down, Seen, Vigil};
 use super::hello::{Link, connect, first_link, hello};
+use super::renew;
 use super::requests::{Asked, Op, Reply, ReplyTo, Requests};
+use super::tokens::Tokens;
 use super::uploads::Uploads;
 use super::{ClientConfig, ClusterInfo, Event, Lost};
 use crate::lock::lock;
@@ -52,6 +55,10 @@ pub(super) struct Shared {
     info: Mutex<ClusterInfo>,
     /// Invalidations that are forgotten here, which the master does not know yet.
     forgotten: Mutex<Vec<u64>>,
+    /// To be told to the master.
+    new_token: Mutex<Option<Secret>>,
+    /// The master does not let us in: everybody is told so at once.
+    barred: Mutex<Option<DfsError>>,
     /// There may be something to send.
     wake: Notify,
     /// The stream is there.
@@ -112,7 +119,38 @@ impl Shared {
         if *self.closed.borrow() {
             return Err(self.closed_error());
         }
+        if let Some(error) = lock(&self.barred).clone() {
+            return Err(error);
+        }
         ask(&mut self.requests())
+    }
+
+    pub(super) fn master(&self) -> &str {
+        &self.config.master
+    }
+
+    pub(super) fn tokens(&self) -> &Tokens {
+        &self.config.tokens
+    }
+
+    /// The master is told of a newer token.
+    pub(super) fn tell_token(&self, token: &Secret) {
+        *lock(&self.new_token) = Some(token.clone());
+        self.wake.notify_one();
+    }
+
+    pub(super) async fn is_closed(&self) {
+        // The sender lives in `self`, so that this cannot fail.
+        let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
+    }
+
+    /// The master does not let us in. Nobody has to wait for that to change.
+    fn bar(&self, error: &DfsError) {
+        if lock(&self.barred).replace(error.clone()).is_none() {
+            tracing::error!(master = %self.config.master, "the master does not let this mount in any more, until somebody logs in: {error}");
+        }
+        self.requests().fail_waiting(error);
+        self.uploads().fail_all("the master does not let this mount in");
     }
 
     pub(super) fn is_up(&self) -> bool {
@@ -181,6 +219,8 @@ pub(super) async fn begin(
         clock: Mutex::new(clock),
         info: Mutex::new(info),
         forgotten: Mutex::default(),
+        new_token: Mutex::default(),
+        barred: Mutex::default(),
         wake: Notify::new(),
         up: AtomicBool::new(true),
         down: Down::default(),
@@ -189,6 +229,9 @@ pub(super) async fn begin(
         closed: watch::Sender::new(false),
     });
     tracing::debug!(session = %info.session, cluster = %info.cluster, "session begun");
+    if shared.config.tokens.is_any() {
+        tokio::spawn(renew::keep(shared.clone()));
+    }
     tokio::spawn(keep(shared.clone(), link, events));
     Ok(shared)
 }
@@ -299,6 +342,9 @@ async fn replace(shared: &Shared, events: &mpsc::Sender<Event>, mut vigil: Vigil
                 "another cluster's master answers at this address; unmount, or bring the right one back"
             ),
             Err(error) if error.code == ErrorCode::Session => session = SessionId(0),
+            Err(error) if matches!(error.code, ErrorCode::Unauthenticated | ErrorCode::Access) => {
+                shared.bar(&error);
+            }
             Err(error) => tracing::debug!(%error, "session not resumed yet"),
         }
         tokio::time::sleep(backoff).await;
@@ -309,6 +355,7 @@ async fn replace(shared: &Shared, events: &mpsc::Sender<Event>, mut vigil: Vigil
 /// Takes over what the new stream's welcome said.
 fn install(shared: &Shared, link: &Link, same_master: bool) {
     *lock(&shared.info) = info_of(link);
+    *lock(&shared.barred) = None;
     {
         let mut clock = lock(&shared.clock);
         if !same_master {
@@ -432,6 +479,9 @@ async fn send(shared: &Shared, up: &mpsc::Sender<pb::MountUp>, pulse: &Pulse) ->
 /// What others wait for goes first.
 async fn next_message(shared: &Shared) -> mount_up::Msg {
     loop {
+        if let Some(token) = lock(&shared.new_token).take() {
+            return mount_up::Msg::NewToken(pb::NewToken { token: token.expose().to_owned() });
+        }
         let seqs = std::mem::take(&mut *lock(&shared.forgotten));
         if !seqs.is_empty() {
             return mount_up::Msg::InvalidateDone(pb::InvalidateDone { seqs });

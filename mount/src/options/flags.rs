@@ -90,6 +90,10 @@ pub(super) struct Flags {
     #[arg(long, env = "DFS_MASTER_TIMEOUT", value_name = "PERIOD", default_value = "30s")]
     pub(super) master_timeout: Period,
 
+    /// The file with the token that says who mounts [default: that of 'dfs login']
+    #[arg(long, env = "DFS_TOKEN_FILE", value_name = "FILE")]
+    pub(super) token_file: Option<PathBuf>,
+
     /// What to log: error, warn, info, debug, trace, or per module (dfs_mount=debug,info)
     #[arg(long, env = "DFS_LOG", value_name = "FILTER", default_value = "info")]
     pub(super) log: String,

@@ -20,6 +20,7 @@ pub const LONG_FLAGS: &[&str] = &[
     "replicate-every",
     "log",
     "log-file",
+    "token-file",
     "anonuid",
     "anongid",
 ];

@@ -106,6 +106,18 @@ impl Roles {
         Roles(self.0 & other.0)
     }
 
+    /// With what each implies: an admin may what rw may, and rw what ro may.
+    pub fn with_implied(self) -> Roles {
+        let implied = |role| -> &[Role] {
+            match role {
+                Role::Admin => &[Role::Rw, Role::Ro],
+                Role::Rw => &[Role::Ro],
+                Role::Ro | Role::Keeper => &[],
+            }
+        };
+        self.iter().chain(self.iter().flat_map(implied).copied()).collect()
+    }
+
     /// Each of them.
     pub fn iter(self) -> impl Iterator<Item = Role> {
         Role::ALL.into_iter().filter(move |role| self.has(*role))
@@ -362,6 +374,8 @@ mod tests {
         assert!(
             roles.has(Role::Admin) && !roles.has(Role::Rw) && roles.has_one_of(&[Role::Ro, Role::Keeper])
         );
+        let implied = |role: Role| Roles::from_iter([role]).with_implied().to_string();
+        assert_eq!(Role::ALL.map(implied), ["admin,rw,ro", "rw,ro", "ro", "keeper"]);
         for role in Role::ALL {
             assert_eq!(role.name().parse(), Ok(role));
             assert_eq!(serde_json::to_string(&role).unwrap(), format!("\"{}\"", role.name()));

@@ -341,7 +341,11 @@ fn guessing_is_slow_and_nothing_secret_is_written_down() {
     let right = run(try_login(&cluster, "anna", PASSWORD)).unwrap_err();
     assert_eq!(right.code(), Code::ResourceExhausted, "not even the right one is looked at");
     let nobody = run(try_login(&cluster, "nobody", PASSWORD)).unwrap_err();
-    assert_eq!(nobody.message(), "wrong user name or password", "whoever is not there looks as anybody");
+    assert_eq!(
+        nobody.message(),
+        "wrong user name or password; try again",
+        "whoever is not there looks as anybody"
+    );
     add_user(&cluster, "berta", "rw");
     let file = cluster.scratch.path("berta");
     login_to(&cluster, "berta", &file);

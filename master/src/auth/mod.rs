@@ -40,7 +40,7 @@ const CHECK_EVERY: Duration = Duration::from_secs(1);
 #[allow(missing_docs)]
 pub enum Refusal {
     #[error(
-        "this cluster wants to know who you are: log in with 'dfs login', or name a token file with --token-file"
+        "this cluster wants to know who you are; log in with 'dfs login', or name a token file with --token-file"
     )]
     NoToken,
     #[error("{0}")]
@@ -85,11 +85,6 @@ pub struct Bearer {
 impl Bearer {
     fn nobody(roles: Roles) -> Bearer {
         Bearer { user: None, roles, expires_s: i64::MAX, generation: 0 }
-    }
-
-    /// May not change anything.
-    pub fn is_read_only(&self) -> bool {
-        !self.roles.has_one_of(&[Role::Admin, Role::Rw])
     }
 
     /// For people and logs.
@@ -151,7 +146,7 @@ impl Gate {
         let claims = self.inner.key.verify(token, now_s())?;
         let bearer = Bearer {
             user: Some(claims.subject.into()),
-            roles: claims.roles.into_iter().collect(),
+            roles: claims.roles.into_iter().collect::<Roles>().with_implied(),
             expires_s: claims.expires_s,
             generation: claims.generation,
         };
@@ -172,7 +167,7 @@ impl Gate {
         if row.generation != bearer.generation {
             return Err(Refusal::Revoked(user.clone()));
         }
-        Ok(Bearer { roles: bearer.roles.and(row.roles), ..bearer.clone() })
+        Ok(Bearer { roles: bearer.roles.and(row.roles.with_implied()), ..bearer.clone() })
     }
 
     /// A user's row. It waits for nothing: a store in trouble must not keep anybody out.
@@ -238,7 +233,7 @@ impl Gate {
     pub fn watch(&self, bearer: Bearer) -> Watch {
         let mut checks = tokio::time::interval(CHECK_EVERY);
         checks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        Watch { gate: self.clone(), bearer, checks }
+        Watch { gate: self.clone(), roles: bearer.roles, bearer, checks }
     }
 }
 
@@ -247,6 +242,8 @@ impl Gate {
 pub struct Watch {
     gate: Gate,
     bearer: Bearer,
+    /// What it may do at the moment.
+    roles: Roles,
     checks: tokio::time::Interval,
 }
 
@@ -260,7 +257,8 @@ impl Watch {
             self.checks.tick().await;
             match self.gate.look_again(&self.bearer) {
                 Ok(now) if now.roles.is_empty() => return self.not_allowed(now),
-                Ok(now) => self.bearer.roles = now.roles,
+                // Never more than the token: a later look may find the user with more again.
+                Ok(now) => self.roles = now.roles,
                 Err(refusal) => return refusal,
             }
         }
@@ -283,13 +281,19 @@ impl Watch {
         if !next.roles.has_one_of(rules::MOUNTS) {
             return Err(self.not_allowed(next));
         }
+        self.roles = next.roles;
         self.bearer = next;
         Ok(())
     }
 
-    /// Who it is.
-    pub fn bearer(&self) -> &Bearer {
-        &self.bearer
+    /// For people and logs.
+    pub fn name(&self) -> &str {
+        self.bearer.name()
+    }
+
+    /// May it not change anything?
+    pub fn is_read_only(&self) -> bool {
+        !self.roles.has(Role::Rw)
     }
 }
 
@@ -301,3 +305,6 @@ fn now_s() -> i64 {
 pub(crate) fn no_random(error: getrandom::Error) -> Status {
     Status::internal(format!("no random numbers from the system: {error}; check that /dev/urandom works"))
 }
+
+#[cfg(test)]
+mod tests;

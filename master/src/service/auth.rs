@@ -64,7 +64,7 @@ impl Auth {
         let right = password::verify(Secret::new(password), row.password_hash.clone()).await?;
         if !right || row.disabled {
             self.gate.note_as("login", name, from, false, if right { "disabled" } else { "wrong" });
-            return Err(Status::unauthenticated("wrong user name or password"));
+            return Err(Status::unauthenticated("wrong user name or password; try again"));
         }
         self.limiter.lock().unwrap_or_else(PoisonError::into_inner).succeeded(name, ip);
         Ok(row)
@@ -146,14 +146,20 @@ impl auth_service_server::AuthService for Auth {
             // Whoever finds a token must not be able to keep the account.
             Some(own) => {
                 let wrong = |status: Status| match status.code() {
-                    tonic::Code::Unauthenticated => Status::invalid_argument("the old password is wrong"),
+                    tonic::Code::Unauthenticated => {
+                        Status::invalid_argument("the old password is wrong; try again")
+                    }
                     _ => status,
                 };
                 self.check(own, old_password, asker.from).await.map_err(wrong)?;
                 own.to_owned()
             }
             None if asker.bearer.roles.has(Role::Admin) => user,
-            None => return Err(Status::permission_denied("only an admin may set another user's password")),
+            None => {
+                return Err(Status::permission_denied(
+                    "only an admin may set another user's password; ask one",
+                ));
+            }
         };
         let hash = password::hash(Secret::new(password)).await?;
         let change = UserChange::SetPassword { hash, generation: fresh()? };
@@ -203,7 +209,9 @@ impl auth_service_server::AuthService for Auth {
         let lifetime = Duration::from_secs(for_s);
         if lifetime.is_zero() || lifetime > MAX_KEEPER_TOKEN {
             let days = MAX_KEEPER_TOKEN.as_secs() / 86_400;
-            return Err(Status::invalid_argument(format!("a join token is good for 1 s to {days} days")));
+            return Err(Status::invalid_argument(format!(
+                "a join token is good for 1 s to {days} days; choose another time"
+            )));
         }
         let change = UserChange::AddKeeper { generation: fresh()? };
         let row = self.change("keeper token", &asker, user.clone(), change).await?;

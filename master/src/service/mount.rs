@@ -73,7 +73,7 @@ async fn run(
     };
     // Only the engine may hold the queue now: it ends the stream by dropping it.
     drop(down);
-    let user = watch.bearer().name().to_owned();
+    let user = watch.name().to_owned();
     tracing::info!(user, "session of mount {} opened by {client}", link.peer);
     let end = read(&engine, &mut watch, &mut link, &mut inbound).await;
     log_end(WHO, link.peer, &end);
@@ -140,11 +140,11 @@ async fn read(
 
 /// Would it change something, and the bearer may only read?
 fn is_refused(watch: &Watch, request: &pb::MountRequest) -> bool {
-    watch.bearer().is_read_only() && request.op.as_ref().is_some_and(changes_files)
+    watch.is_read_only() && request.op.as_ref().is_some_and(changes_files)
 }
 
 fn read_only(watch: &Watch) -> DfsError {
-    let user = watch.bearer().name();
+    let user = watch.name();
     DfsError::new(ErrorCode::ReadOnly, format!("user '{user}' may only read; ask an admin for the role rw"))
 }
 

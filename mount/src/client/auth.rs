@@ -1,5 +1,6 @@
 //! The calls of the auth service: logging in, users, join tokens.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use dfs_proto::error::DfsError;
@@ -19,7 +20,7 @@ const WITHIN: Duration = Duration::from_secs(30);
 /// # Errors
 /// `Unauthenticated`: wrong; `Busy`: too many wrong ones; `Io`: auth is off.
 pub async fn login(master: &str, user: &str, password: &Secret) -> Result<pb::TokenReply, DfsError> {
-    let mut client = connect(master, &Tokens::none()).await?;
+    let mut client = connect(master, &Arc::new(Tokens::none())).await?;
     let request = pb::LoginRequest { user: user.to_owned(), password: password.expose().to_owned() };
     Ok(channel::within(master, WITHIN, client.login(request)).await?.into_inner())
 }

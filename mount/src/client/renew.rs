@@ -40,7 +40,7 @@ pub(super) async fn keep(shared: Arc<Shared>) {
 
 /// How long to wait for the next.
 async fn step(shared: &Shared, told: &mut Option<Secret>) -> Result<Duration, DfsError> {
-    let Some(token) = shared.tokens().current()? else { return Ok(LOOK_EVERY) };
+    let Some(token) = shared.tokens().current().await? else { return Ok(LOOK_EVERY) };
     // What is no token the master will say.
     let Ok(claims) = unchecked_claims(token.expose()) else { return Ok(LOOK_EVERY) };
     let left_s = claims.expires_s.saturating_sub(shared.now().sec);
@@ -56,26 +56,26 @@ async fn step(shared: &Shared, told: &mut Option<Secret>) -> Result<Duration, Df
         return Ok(AGAIN_AFTER);
     }
     let token = renew(shared.master(), shared.tokens()).await?;
-    shared.tokens().put(&token);
+    shared.tokens().put(&token).await;
     shared.tell_token(&token);
     *told = Some(token);
     Ok(AGAIN_AFTER)
 }
 
 /// Renews the token now, if half of its time is over. What goes wrong is left to the call that needs it.
-pub(crate) async fn if_due(master: &str, tokens: &Tokens) {
-    let Ok(Some(token)) = tokens.current() else { return };
+pub(crate) async fn if_due(master: &str, tokens: &Arc<Tokens>) {
+    let Ok(Some(token)) = tokens.current().await else { return };
     let Ok(claims) = unchecked_claims(token.expose()) else { return };
     let (now_s, half_s) = (pb::Time::now().sec, claims.expires_s.saturating_sub(claims.issued_s) / 2);
     if claims.expires_s > now_s && claims.expires_s - now_s <= half_s {
         match renew(master, tokens).await {
-            Ok(token) => tokens.put(&token),
+            Ok(token) => tokens.put(&token).await,
             Err(error) => tracing::debug!("the token is not renewed: {error}"),
         }
     }
 }
 
-async fn renew(master: &str, tokens: &Tokens) -> Result<Secret, DfsError> {
+async fn renew(master: &str, tokens: &Arc<Tokens>) -> Result<Secret, DfsError> {
     let mut client = connect(master, tokens).await?;
     let reply = channel::within(master, WITHIN, client.renew(pb::RenewRequest {})).await?;
     Ok(Secret::new(reply.into_inner().token))
@@ -84,9 +84,9 @@ async fn renew(master: &str, tokens: &Tokens) -> Result<Secret, DfsError> {
 /// A client of the auth service that says who it is.
 pub(super) async fn connect(
     master: &str,
-    tokens: &Tokens,
+    tokens: &Arc<Tokens>,
 ) -> Result<AuthServiceClient<InterceptedService<Channel, super::tokens::Carrier>>, DfsError> {
-    let carrier = tokens.carrier()?;
+    let carrier = tokens.carrier().await?;
     let channel = channel::open(master, WITHIN).await?;
     Ok(AuthServiceClient::with_interceptor(channel, carrier))
 }

@@ -129,7 +129,7 @@ impl Shared {
         &self.config.master
     }
 
-    pub(super) fn tokens(&self) -> &Tokens {
+    pub(super) fn tokens(&self) -> &Arc<Tokens> {
         &self.config.tokens
     }
 

@@ -2,7 +2,7 @@
 //! may have logged in meanwhile. A renewed token goes back into the file; where that cannot be written, it is kept here.
 
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::secret::Secret;
@@ -54,11 +54,22 @@ impl Tokens {
         self.file.is_some()
     }
 
-    /// The token now. Reads the file, which blocks, but not for long.
+    /// The token now.
     ///
     /// # Errors
     /// `Unauthenticated`: the file is not as it has to be.
-    pub fn current(&self) -> Result<Option<Secret>, DfsError> {
+    pub async fn current(self: &Arc<Self>) -> Result<Option<Secret>, DfsError> {
+        if self.file.is_none() {
+            return Ok(None);
+        }
+        let tokens = self.clone();
+        let read = tokio::task::spawn_blocking(move || tokens.read()).await;
+        read.unwrap_or_else(|error| {
+            Err(DfsError::new(ErrorCode::Io, format!("reading the token file: {error}")))
+        })
+    }
+
+    fn read(&self) -> Result<Option<Secret>, DfsError> {
         let Some(file) = &self.file else { return Ok(None) };
         let read = match token_file::read(file) {
             Ok(token) => token,
@@ -81,8 +92,8 @@ impl Tokens {
     ///
     /// # Errors
     /// As [`Tokens::current`].
-    pub(super) fn carrier(&self) -> Result<Carrier, DfsError> {
-        let Some(token) = self.current()? else { return Ok(Carrier(None)) };
+    pub(super) async fn carrier(self: &Arc<Self>) -> Result<Carrier, DfsError> {
+        let Some(token) = self.current().await? else { return Ok(Carrier(None)) };
         let value = token_file::header(&token).ok_or_else(|| {
             DfsError::new(
                 ErrorCode::Unauthenticated,
@@ -93,7 +104,14 @@ impl Tokens {
     }
 
     /// There is a newer one.
-    pub(super) fn put(&self, token: &Secret) {
+    pub(super) async fn put(self: &Arc<Self>, token: &Secret) {
+        let (tokens, token) = (self.clone(), token.clone());
+        if let Err(error) = tokio::task::spawn_blocking(move || tokens.write(&token)).await {
+            tracing::debug!("the renewed token is lost: {error}");
+        }
+    }
+
+    fn write(&self, token: &Secret) {
         let Some(file) = &self.file else { return };
         let mut kept = lock(&self.kept);
         kept.current = Some(token.clone());
@@ -135,9 +153,9 @@ mod tests {
         let secret = Secret::new;
         token_file::write(&path, &secret("first")).unwrap();
         let tokens = Tokens::at(&path);
-        let current = || tokens.current().unwrap().unwrap().expose().to_owned();
+        let current = || tokens.read().unwrap().unwrap().expose().to_owned();
         assert_eq!(current(), "first");
-        tokens.put(&secret("renewed"));
+        tokens.write(&secret("renewed"));
         assert_eq!((current().as_str(), token_file::read(&path).unwrap().expose()), ("renewed", "renewed"));
         // Somebody logs in.
         token_file::write(&path, &secret("login")).unwrap();
@@ -153,9 +171,9 @@ mod tests {
     fn a_file_that_was_named_has_to_be_there() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("none");
-        assert_eq!(Tokens::at(&path).current().unwrap_err().code, ErrorCode::Unauthenticated);
+        assert_eq!(Tokens::at(&path).read().unwrap_err().code, ErrorCode::Unauthenticated);
         let of_login = Tokens { must: false, ..Tokens::at(&path) };
-        assert_eq!(of_login.current().unwrap(), None);
-        assert_eq!(Tokens::none().current().unwrap(), None);
+        assert_eq!(of_login.read().unwrap(), None);
+        assert_eq!(Tokens::none().read().unwrap(), None);
     }
 }

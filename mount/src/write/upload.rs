@@ -243,6 +243,8 @@ impl Attempt {
                     return Err(DfsError::new(ErrorCode::Session, error.message));
                 }
                 Err(error) if replaces != 0 && error.code == ErrorCode::Session => {}
+                // The master's word, not a keeper's: this user may not write.
+                Err(error) if error.code == ErrorCode::ReadOnly => return Err(error),
                 Err(error) => self.may_go_on(&error)?,
             }
             sleep(backoff(tries)).await;

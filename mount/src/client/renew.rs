@@ -1,5 +1,5 @@
 //! A session's token is renewed when half of its time is over, and told to the master on the stream. Whoever logs in anew
-//! needs to tell nobody: the file is read again, too.
+//! needs to tell nobody: the file is read again, too. A session that the master does not let in any more is barred: nobody waits for it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,7 @@ use tonic::transport::Channel;
 use super::channel;
 use super::session::Shared;
 use super::tokens::Tokens;
+use crate::lock::lock;
 
 /// For one call.
 const WITHIN: Duration = Duration::from_secs(5);
@@ -22,6 +23,36 @@ const WITHIN: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_secs(15);
 /// After a failure.
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
+
+impl Shared {
+    pub(super) fn master(&self) -> &str {
+        &self.config.master
+    }
+
+    pub(super) fn tokens(&self) -> &Arc<Tokens> {
+        &self.config.tokens
+    }
+
+    /// The master is told of a newer token.
+    pub(super) fn tell_token(&self, token: &Secret) {
+        *lock(&self.new_token) = Some(token.clone());
+        self.wake.notify_one();
+    }
+
+    pub(super) async fn is_closed(&self) {
+        // The sender lives in `self`, so that this cannot fail.
+        let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
+    }
+
+    /// The master does not let us in. Nobody has to wait for that to change.
+    pub(super) fn bar(&self, error: &DfsError) {
+        if lock(&self.barred).replace(error.clone()).is_none() {
+            tracing::error!(master = %self.config.master, "the master does not let this mount in any more, until somebody logs in: {error}");
+        }
+        self.requests().fail_waiting(error);
+        self.uploads().fail_all("the master does not let this mount in");
+    }
+}
 
 /// Until the session is closed.
 pub(super) async fn keep(shared: Arc<Shared>) {

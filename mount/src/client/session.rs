@@ -27,7 +27,6 @@ use super::down::{Down, Seen, Vigil};
 use super::hello::{Link, connect, first_link, hello};
 use super::renew;
 use super::requests::{Asked, Op, Reply, ReplyTo, Requests};
-use super::tokens::Tokens;
 use super::uploads::Uploads;
 use super::{ClientConfig, ClusterInfo, Event, Lost};
 use crate::lock::lock;
@@ -48,7 +47,7 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 
 /// What the calls and the session's task share.
 pub(super) struct Shared {
-    config: ClientConfig,
+    pub(super) config: ClientConfig,
     requests: Mutex<Requests>,
     uploads: Mutex<Uploads>,
     clock: Mutex<Clock>,
@@ -56,11 +55,11 @@ pub(super) struct Shared {
     /// Invalidations that are forgotten here, which the master does not know yet.
     forgotten: Mutex<Vec<u64>>,
     /// To be told to the master.
-    new_token: Mutex<Option<Secret>>,
+    pub(super) new_token: Mutex<Option<Secret>>,
     /// The master does not let us in: everybody is told so at once.
-    barred: Mutex<Option<DfsError>>,
+    pub(super) barred: Mutex<Option<DfsError>>,
     /// There may be something to send.
-    wake: Notify,
+    pub(super) wake: Notify,
     /// The stream is there.
     up: AtomicBool,
     /// Or the master is known to be down.
@@ -69,7 +68,7 @@ pub(super) struct Shared {
     pub(super) locks_lost: AtomicBool,
     close_asked: watch::Sender<bool>,
     /// The session's task has ended.
-    closed: watch::Sender<bool>,
+    pub(super) closed: watch::Sender<bool>,
 }
 
 impl Shared {
@@ -123,34 +122,6 @@ impl Shared {
             return Err(error);
         }
         ask(&mut self.requests())
-    }
-
-    pub(super) fn master(&self) -> &str {
-        &self.config.master
-    }
-
-    pub(super) fn tokens(&self) -> &Arc<Tokens> {
-        &self.config.tokens
-    }
-
-    /// The master is told of a newer token.
-    pub(super) fn tell_token(&self, token: &Secret) {
-        *lock(&self.new_token) = Some(token.clone());
-        self.wake.notify_one();
-    }
-
-    pub(super) async fn is_closed(&self) {
-        // The sender lives in `self`, so that this cannot fail.
-        let _ = self.closed.subscribe().wait_for(|closed| *closed).await;
-    }
-
-    /// The master does not let us in. Nobody has to wait for that to change.
-    fn bar(&self, error: &DfsError) {
-        if lock(&self.barred).replace(error.clone()).is_none() {
-            tracing::error!(master = %self.config.master, "the master does not let this mount in any more, until somebody logs in: {error}");
-        }
-        self.requests().fail_waiting(error);
-        self.uploads().fail_all("the master does not let this mount in");
     }
 
     pub(super) fn is_up(&self) -> bool {

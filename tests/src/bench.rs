@@ -2,6 +2,7 @@
 //!
 //! - [`System`]: a file system under test: a directory, how to empty its caches, and which processes serve it.
 //! - `big`: the cases with large files; `small`: those with many small ones.
+//! - [`own`]: a cluster of ours. [`outputs`]: where figures are written.
 //! - [`report`]: medians, ratios against the best peer, a table and JSON. [`plot`]: an SVG of the ratios.
 //!
 //! Machines are noisy, so systems are measured in turn, several rounds, and what counts are medians and ratios. Where
@@ -10,6 +11,7 @@
 
 mod big;
 pub mod outputs;
+pub mod own;
 pub mod plot;
 pub mod report;
 mod small;

@@ -11,6 +11,7 @@
 //! - [`faulty`]: a process whose disk fails, or whose clock is another.
 //! - [`film`]: real mp4 files, and playing them without a screen.
 //! - [`bench`]: the benchmark. [`bench_master`]: that of the master alone, with many files.
+//!   [`bench_cost`]: what things cost in processor time, to see a regression.
 //! - [`random`]: seeded random numbers and bytes.
 //! - [`amount`]: how much a test does.
 //! - [`wait`]: the one way to wait for something.
@@ -20,6 +21,7 @@
 
 pub mod amount;
 pub mod bench;
+pub mod bench_cost;
 pub mod bench_master;
 pub mod cluster;
 pub mod faults;

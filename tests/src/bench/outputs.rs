@@ -24,10 +24,18 @@ impl Outputs {
     /// What could not be written, and why.
     pub fn write(&self, figures: &impl Serialize, svg: impl FnOnce() -> String) -> Result<(), String> {
         if let Some(path) = &self.json {
-            write(path, &serde_json::to_string_pretty(figures).map_err(|error| error.to_string())?)?;
+            write_json(path, figures)?;
         }
         self.svg.as_ref().map_or(Ok(()), |path| write(path, &svg()))
     }
+}
+
+/// Writes figures as JSON.
+///
+/// # Errors
+/// What could not be written, and why.
+pub fn write_json(path: &Path, figures: &impl Serialize) -> Result<(), String> {
+    write(path, &serde_json::to_string_pretty(figures).map_err(|error| error.to_string())?)
 }
 
 fn write(path: &Path, text: &str) -> Result<(), String> {

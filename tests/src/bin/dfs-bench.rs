@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::ExitCode;
 
 use clap::Parser;
-use dfs_tests::Cluster;
 use dfs_tests::bench::outputs::Outputs;
+use dfs_tests::bench::own::OwnCluster;
 use dfs_tests::bench::report::{Summaries, summarize, table};
 use dfs_tests::bench::{Bench, Figures, System, plot};
 
@@ -94,40 +94,4 @@ fn named(all: &[String]) -> Result<Vec<(String, String)>, String> {
         Ok((name.to_owned(), what.to_owned()))
     };
     all.iter().map(split).collect()
-}
-
-/// A cluster with a mount that a shell command can make anew.
-struct OwnCluster {
-    system: System,
-    _cluster: Cluster,
-}
-
-impl OwnCluster {
-    fn start(min_copies: u32) -> OwnCluster {
-        let mut cluster =
-            Cluster::builder().min_copies(min_copies).replicate_every("10s").log("info").start();
-        let dir = cluster.scratch.path("bench");
-        let mount = format!(
-            "'{}' --master {} '{}'",
-            dfs_tests::process::binary("dfs-mount").display(),
-            cluster.address(),
-            dir.display()
-        );
-        dfs_tests::run::sh(&mount, &[] as &[&str]);
-        let mut pids: Vec<String> = (0..cluster.keeper_count())
-            .map(|n| cluster.keeper(n).pid().as_raw_nonzero().to_string())
-            .collect();
-        pids.push(cluster.master.pid().as_raw_nonzero().to_string());
-        let pids = format!("echo {}; pgrep -f 'dfs-mount.* {}$'", pids.join(" "), dir.display());
-        let cold = Some(format!("umount '{}' && {mount}", dir.display()));
-        let system = System { name: "dfs".to_owned(), dir, cold, pids: Some(pids) };
-        OwnCluster { system, _cluster: cluster }
-    }
-}
-
-impl Drop for OwnCluster {
-    fn drop(&mut self) {
-        // The watchdog of the cluster's directory sees to the rest.
-        let _ = std::process::Command::new("umount").arg(&self.system.dir).status();
-    }
 }

@@ -1,7 +1,7 @@
 //! What `dfs-mount` is told: its flags, the words of `-o`, the environment, and what follows from them.
 //!
-//! One value can be said in four places. The command line's flag wins over `-o`, `-o` over the environment,
-//! the environment over the default. [`parse`] gives [`Settings`], in which nothing is open any more: paths
+//! One value can be said in five places. The command line's flag wins over `-o`, `-o` over the environment,
+//! the environment over the settings file, that over the default. [`parse`] gives [`Settings`], in which nothing is open any more: paths
 //! are absolute, addresses are checked, defaults that depend on who mounts are filled in.
 //!
 //! The same program is the mount helper of mount(8): called as `mount.<type>`, `-f` means what mount(8)
@@ -21,6 +21,7 @@ use std::time::Duration;
 
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
+use dfs_cmdline::{documents, settings_file};
 
 use self::flags::Flags;
 pub use self::remount::{Remount, parse_remount};
@@ -166,7 +167,8 @@ pub struct Caller {
 /// [`OptionsError`]: the caller prints it and exits with 2 (or 0, for clap's `--help`).
 pub fn parse(args: Vec<OsString>, caller: &Caller) -> Result<Settings, OptionsError> {
     let as_helper = args.first().is_some_and(|name| is_mount_helper(Path::new(name)));
-    let command = Flags::command();
+    documents::write_if_asked(&Flags::command(), &args);
+    let command = settings_file::apply(Flags::command(), "mount", &args)?;
     let (first_pass, _) = read(&command, args.clone())?;
 
     let mut words = MountWords {

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::builder::FalseyValueParser;
+use dfs_cmdline::readiness;
 use dfs_keeper::{Config, Keeper};
 use dfs_proto::label;
 use dfs_proto::units::{Period, Size, period_or_off, socket_address};
@@ -56,11 +57,14 @@ struct Args {
     /// Log in JSON, an object a line.
     #[arg(long, env = "DFS_LOG_JSON", value_parser = FalseyValueParser::new())]
     log_json: bool,
+    /// A file with settings: flags as TOML, without their dashes [default: /etc/dfs/keeper.toml, if it is there].
+    #[arg(long, env = "DFS_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
-    let args = Args::parse();
-    match run(args) {
+    let args = dfs_cmdline::parse::<Args>("keeper", std::env::args_os().collect());
+    match run(args.unwrap_or_else(|error| error.exit())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("dfs-keeper: {error}");
@@ -104,11 +108,13 @@ async fn serve(config: Config) -> Result<(), String> {
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
     };
+    readiness::ready(&format!("serves on {}", keeper.address()));
     let failure = tokio::select! {
         error = keeper.failed() => Some(error),
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
     };
+    readiness::stopping();
     keeper.shutdown().await;
     failure.map_or(Ok(()), |error| Err(error.to_string()))
 }

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::builder::FalseyValueParser;
+use dfs_cmdline::readiness;
 use dfs_master::archive::{self, ArchiveError};
 use dfs_master::{Config, ConfigError, Master, MasterError};
 use dfs_proto::units::{Period, Size, period_or_off, socket_address};
@@ -89,6 +90,10 @@ struct Flags {
     /// Log as JSON, an object a line
     #[arg(long, env = "DFS_LOG_JSON", value_parser = FalseyValueParser::new())]
     log_json: bool,
+
+    /// A file with settings: flags as TOML, without their dashes [default: /etc/dfs/master.toml, if it is there]
+    #[arg(long, env = "DFS_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 impl Flags {
@@ -127,7 +132,8 @@ struct Failure(String, u8);
 const MAX_SESSION_THREADS: usize = 4;
 
 fn main() -> ExitCode {
-    match run(&Flags::parse()) {
+    let flags = dfs_cmdline::parse::<Flags>("master", std::env::args_os().collect());
+    match run(&flags.unwrap_or_else(|error| error.exit())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure(message, code)) => {
             eprintln!("dfs-master: {message}");
@@ -179,11 +185,13 @@ async fn serve(config: Config) -> Result<(), MasterError> {
     let mut terminate = handler(SignalKind::terminate())?;
     let mut interrupt = handler(SignalKind::interrupt())?;
     let master = Master::start(config).await?;
+    readiness::ready(&format!("listens on {}", master.address()));
     let result = tokio::select! {
         _ = terminate.recv() => Ok(()),
         _ = interrupt.recv() => Ok(()),
         error = master.failed() => Err(error),
     };
+    readiness::stopping();
     master.shutdown().await;
     result
 }

@@ -74,6 +74,9 @@ struct Args {
     /// What to log on stderr, beside the one line of an error: off, error, warn, info, debug, trace, or a filter such as dfs_mount=debug
     #[arg(long, env = "DFS_LOG", value_name = "LEVEL", default_value = "off", global = true)]
     log: String,
+    /// A file with settings: flags as TOML, without their dashes [default: /etc/dfs/dfs.toml, if it is there]
+    #[arg(long, env = "DFS_CONFIG", value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
     #[command(subcommand)]
     command: Command,
 }
@@ -229,7 +232,8 @@ impl CliError {
 
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
-    let args = Args::parse();
+    let args = dfs_cmdline::parse::<Args>("dfs", std::env::args_os().collect());
+    let args = args.unwrap_or_else(|error| error.exit());
     if let Err(error) = dfs_proto::logging::init(&args.log, false) {
         return report(&CliError::Usage(format!("{error}; see dfs --help")));
     }

@@ -9,6 +9,7 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use dfs_cmdline::readiness;
 use dfs_proto::error::DfsError;
 use dfs_proto::ids::InodeNo;
 use tokio::runtime::Runtime;
@@ -190,10 +191,14 @@ fn mount(
     }
     tracing::info!(mountpoint = %path.display(), master, "mounted");
     let usable = usable.and_then(|()| starter.ready().map_err(|_| RunError::Abandoned));
+    if usable.is_ok() {
+        readiness::ready(&format!("mounted on {}", path.display()));
+    }
     let ended = match &usable {
         Ok(()) => stop::serve_until_end(runtime, serving, &attached, signals, cluster),
         Err(_) => stop::end(runtime, serving, &attached, signals),
     };
+    readiness::stopping();
     drop(guard);
     tracing::info!(mountpoint = %path.display(), "unmounted");
     usable.and(ended)

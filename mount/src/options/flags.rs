@@ -103,6 +103,10 @@ pub(super) struct Flags {
     #[arg(long, env = "DFS_LOG_FILE", value_name = "FILE")]
     pub(super) log_file: Option<PathBuf>,
 
+    /// A file with settings: flags as TOML, without their dashes [default: /etc/dfs/mount.toml, if it is there]
+    #[arg(long, env = "DFS_CONFIG", value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+
     /// Mount read-only, as -o ro
     #[arg(short = 'r', long, env = "DFS_READ_ONLY", action = ArgAction::SetTrue,
           value_parser = FalseyValueParser::new())]

@@ -4,7 +4,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 
@@ -77,7 +77,7 @@ impl Audit {
     }
 }
 
-fn write_all(path: &PathBuf, mut file: File, waiting: &mpsc::Receiver<(i64, Entry)>, lost: &AtomicU64) {
+fn write_all(path: &Path, mut file: File, waiting: &mpsc::Receiver<(i64, Entry)>, lost: &AtomicU64) {
     while let Ok((time_ms, entry)) = waiting.recv() {
         let Entry { event, user, from, ok, detail } = &entry;
         let lines_lost_before = lost.swap(0, Ordering::Relaxed);

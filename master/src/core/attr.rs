@@ -120,6 +120,7 @@ impl State {
         let node = self.inode_mut(inode, out)?;
         node.size = size;
         node.content_version += 1;
+        self.census.resized(old, size);
         Ok(true)
     }
 

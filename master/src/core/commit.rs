@@ -98,10 +98,12 @@ impl State {
         }
         let now = out.now;
         if let Ok(node) = self.inode_mut(inode, out) {
-            node.size = node.size.max(end);
+            let before = node.size;
+            node.size = before.max(end);
             node.mtime = mtime.map_or(node.mtime, Into::into);
             node.ctime = now.into();
             node.content_version += 1;
+            self.census.resized(before, before.max(end));
         }
         upload_step!(5, chunk, "inode {inode}: recorded with {copies} copies");
         // Step 6.

@@ -87,10 +87,11 @@ impl State {
     ) -> Res<pb::Attr> {
         let now = out.now;
         let node = self.inode_mut(inode, out)?;
-        node.size = size;
+        let before = std::mem::replace(&mut node.size, size);
         node.mtime = now.into();
         node.ctime = now.into();
         node.content_version += u64::from(changed);
+        self.census.resized(before, size);
         self.inode_changed(by, inode, changed, out);
         self.attr(inode)
     }

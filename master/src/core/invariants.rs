@@ -25,6 +25,7 @@ impl State {
     /// The first rule that does not hold, and where.
     pub fn check(&self) -> Result<(), String> {
         self.check_names()?;
+        self.check_census()?;
         self.check_extents()?;
         self.check_chunks()?;
         self.check_sessions()?;

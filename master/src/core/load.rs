@@ -58,7 +58,7 @@ impl State {
             },
             Row::Inode(inode, row) => {
                 let node = Inode::from_row(row).or_else(|e| corrupt(format!("inode {inode}: {e}")))?;
-                match self.inodes.insert(inode, node) {
+                match self.insert_inode(inode, node) {
                     None => Ok(()),
                     Some(_) => corrupt(format!("inode {inode} is there twice")),
                 }

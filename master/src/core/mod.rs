@@ -5,6 +5,7 @@
 //! - [`command`], [`row`]: what goes in and comes out, and what is stored. `out` collects it.
 //! - `load`: the state from its rows. `invariants`: what must hold of it, always.
 //! - `inode`, `namespace`, `rename`, `attr`, `xattr`: names and attributes, as POSIX has them.
+//! - `census`: how much there is.
 //! - `acl`: access lists (pure); `acl_ops`: what they do to inodes. `permission`: requests that the master itself
 //!   has to check.
 //! - `content`: extents; `extent_ops`: holes and copies made of them alone. `chunks`: chunks, their reference counts and copies, and indexes over them.
@@ -35,6 +36,7 @@ mod acks;
 mod acl;
 mod acl_ops;
 mod attr;
+mod census;
 mod chunk_set;
 mod chunks;
 pub mod command;
@@ -146,6 +148,7 @@ pub struct State {
     settings: Settings,
     ids: Ids,
     inodes: Table<InodeNo, Inode>,
+    census: census::Census,
     extents: Extents,
     xattrs: BTreeMap<(InodeNo, Name), Bytes>,
     chunks: Chunks,
@@ -196,6 +199,7 @@ impl State {
             settings,
             ids: Ids::fresh(),
             inodes: Table::default(),
+            census: census::Census::default(),
             extents: Extents::default(),
             xattrs: BTreeMap::new(),
             chunks: Chunks::default(),
@@ -232,7 +236,7 @@ impl State {
         let mut out = Out::new(now);
         let mut root = Inode::new(inode::S_IFDIR | 0o755, 0, 0, now, Inode::empty_dir(InodeNo::ROOT));
         root.nlink = 2;
-        self.inodes.insert(InodeNo::ROOT, root);
+        self.insert_inode(InodeNo::ROOT, root);
         out.touch(RowKey::Inode(InodeNo::ROOT));
         out.touch(RowKey::Counters);
         out.finish(self).changes

@@ -254,7 +254,7 @@ impl State {
         node.nlink = if kind == S_IFDIR { 2 } else { 1 };
         node.size = new.target.map_or(0, |target| target.len() as u64);
         let inode = self.ids.inode(out);
-        self.inodes.insert(inode, node);
+        self.insert_inode(inode, node);
         out.touch(RowKey::Inode(inode));
         self.inherit_acls(inode, heritage, out);
         self.put_entry(parent, name, inode, out)?;

@@ -13,20 +13,9 @@ use super::lookup_table::Walk;
 const MAX_LOST_FILES: usize = 100;
 
 impl State {
-    /// The cluster as a whole. Looks at every inode.
+    /// The cluster as a whole. Looks at what is in the trash, and when something is lost, at every name.
     pub fn status(&self, _now: impl Into<Now>) -> pb::ClusterStatus {
-        let (mut files, mut directories, mut bytes) = (0, 0, 0u64);
-        for (inode, node) in self.inodes.iter() {
-            if self.trash.has(inode) {
-                continue;
-            }
-            if node.is_file() {
-                files += 1;
-                bytes = bytes.saturating_add(node.size);
-            } else if node.is_dir() {
-                directories += 1;
-            }
-        }
+        let census = self.census_of_names();
         let fewer = |live: u32| self.chunks.wanting().below(live).count() as u64;
         let live = self.keepers.values().filter(|keeper| keeper.alive).count();
         let alive = self.keepers.iter().filter(|(_, keeper)| keeper.alive);
@@ -35,9 +24,9 @@ impl State {
         pb::ClusterStatus {
             cluster: self.settings.cluster.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
-            files,
-            directories,
-            bytes,
+            files: census.files,
+            directories: census.directories,
+            bytes: census.bytes,
             chunks: self.chunks.len() as u64,
             copies,
             endangered: fewer(self.settings.min_copies),

@@ -304,7 +304,7 @@ impl State {
         self.cut(inode, 0, u64::MAX, out);
         self.drop_locks_of_inode(inode, out);
         self.drop_xattrs(inode, out);
-        self.inodes.remove(&inode);
+        self.remove_inode(inode);
         out.touch(RowKey::Inode(inode));
     }
 

@@ -17,6 +17,8 @@ pub struct Config {
     pub data: PathBuf,
     /// The master, `HOST:PORT`.
     pub master: String,
+    /// The file with the join token. `None`: the master asks nobody.
+    pub token_file: Option<PathBuf>,
     /// Where the data port listens; port 0 takes a free one.
     pub listen: SocketAddr,
     /// `HOST:PORT` under which clients and other keepers reach the data port. `None`: the address
@@ -48,6 +50,7 @@ impl Config {
         Config {
             data: data.into(),
             master: master.into(),
+            token_file: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             advertise: None,
             host: None,

@@ -125,6 +125,7 @@ impl Keeper {
             node: node.clone(),
             identity: Mutex::new(identity),
             master: config.master.clone(),
+            token_file: config.token_file.clone(),
             listen: address,
             advertise: config.advertise.clone(),
             host: labels.remove(label::HOST).unwrap_or_else(host_name),

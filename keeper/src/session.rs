@@ -8,6 +8,7 @@
 use std::collections::BTreeMap;
 use std::error::Error;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -18,11 +19,13 @@ use dfs_proto::pb;
 use dfs_proto::pb::keeper_service_client::KeeperServiceClient;
 use dfs_proto::pb::{keeper_down as down, keeper_up as up};
 use dfs_proto::ticket::{TicketChecker, TicketKey};
+use dfs_proto::token_file;
 use dfs_proto::{DEAD_AFTER_MS, MAX_MESSAGE_LEN, PROTOCOL_VERSION};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
+use tonic::service::Interceptor;
 use tonic::transport::Endpoint;
 
 use crate::error::KeeperError;
@@ -49,6 +52,8 @@ pub(crate) struct Session {
     pub identity: Mutex<Option<Identity>>,
     /// `HOST:PORT`.
     pub master: String,
+    /// With the join token; read again for each session.
+    pub token_file: Option<PathBuf>,
     /// Where the data port listens.
     pub listen: SocketAddr,
     /// `HOST:PORT` to advertise, if it was given.
@@ -157,6 +162,7 @@ impl Session {
 
     async fn reconnect(&self, stop: &mut watch::Receiver<bool>) -> Result<Link, Failure> {
         let mut pause = FIRST_PAUSE;
+        let mut said = String::new();
         loop {
             let attempt = async {
                 sleep(pause).await;
@@ -167,7 +173,11 @@ impl Session {
                 _ = stop.changed() => return Err(Failure::Stopped),
             };
             match result {
-                Err(Failure::Broken(why)) => tracing::debug!(master = self.master, why, "no session yet"),
+                Err(Failure::Broken(why)) if why == said => {}
+                Err(Failure::Broken(why)) => {
+                    tracing::info!(master = self.master, why, "no session yet");
+                    said = why;
+                }
                 other => return other,
             }
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -184,7 +194,7 @@ impl Session {
         let hello = self.hello().await?;
         let (up, stream) = mpsc::channel(STREAM_BUFFER);
         send(&up, up::Msg::Hello(hello)).await?;
-        let mut client = KeeperServiceClient::new(channel)
+        let mut client = KeeperServiceClient::with_interceptor(channel, self.with_token().await?)
             .max_decoding_message_size(MAX_MESSAGE_LEN)
             .max_encoding_message_size(MAX_MESSAGE_LEN);
         let opened = timeout(WELCOME_TIMEOUT, client.session(ReceiverStream::new(stream))).await;
@@ -200,6 +210,29 @@ impl Session {
             Some(down::Msg::Refused(error)) => Err(self.refused(DfsError::from_wire(error))),
             _ => Err(Failure::Broken("it answered something else than a welcome".to_owned())),
         }
+    }
+
+    /// What puts the join token on a call.
+    async fn with_token(&self) -> Result<impl Interceptor + use<>, Failure> {
+        let header = match self.token_file.clone() {
+            None => None,
+            Some(file) => {
+                let read = tokio::task::spawn_blocking(move || token_file::read(&file)).await;
+                let token =
+                    read.map_err(|e| Failure::Broken(words(&e)))?.map_err(|e| Failure::Broken(words(&e)))?;
+                let header = token_file::header(&token);
+                Some(
+                    header
+                        .ok_or_else(|| Failure::Broken("what is in the token file is no token".to_owned()))?,
+                )
+            }
+        };
+        Ok(move |mut request: tonic::Request<()>| {
+            if let Some(header) = &header {
+                request.metadata_mut().insert(token_file::HEADER, header.clone());
+            }
+            Ok(request)
+        })
     }
 
     fn identity(&self) -> Option<Identity> {

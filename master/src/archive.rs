@@ -15,6 +15,7 @@ use std::time::Duration;
 use dfs_proto::ids::{ChunkId, ClusterId};
 use dfs_proto::pb;
 
+use crate::auth::{audit, first};
 use crate::core::row::Counters;
 use crate::core::{Row, RowChange, Settings, Spared, State};
 use crate::store::dump::{self, DumpError, Reader, Summary};
@@ -25,7 +26,7 @@ use crate::store::{
 
 /// What may be in a directory that is restored into, left by an attempt that did not end well, or by a store that was
 /// moved away.
-const LEFT_OVER: [&str; 3] = ["LOCK", UNFINISHED_FILE, SEAL_FILE];
+const LEFT_OVER: [&str; 5] = ["LOCK", UNFINISHED_FILE, SEAL_FILE, audit::FILE_NAME, first::FILE_NAME];
 /// Rows in one commit of a restore.
 const BATCH: usize = 20_000;
 

@@ -24,6 +24,11 @@ pub const MIN_REPAIR_RATE: u64 = 1 << 20;
 /// The longest time between two replication scans.
 pub const MAX_REPLICATE_EVERY: Duration = Duration::from_secs(3_600);
 
+/// Mounts renew a token when half of its time is over, and need some for that.
+pub const MIN_TOKEN_LIFETIME: Duration = Duration::from_secs(4);
+/// One that is found stays good for so long, if nobody revokes it.
+pub const MAX_TOKEN_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
+
 /// How a master runs.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Config {
@@ -47,6 +52,12 @@ pub struct Config {
     pub repair_rate: u64,
     /// How long files that were removed are kept in the trash; zero: they are not.
     pub trash: Duration,
+    /// Is everybody asked who he is? `None`: unless `listen` is loopback.
+    pub auth: Option<bool>,
+    /// Nobody is asked although others than this machine's users can come.
+    pub insecure: bool,
+    /// How long a token is good.
+    pub token_lifetime: Duration,
 }
 
 /// A choice that cannot be.
@@ -72,6 +83,12 @@ pub enum ConfigError {
     CompactAfter(Duration),
     #[error("repair-rate: {} a second is not possible; choose at least {}", Size(*.0), Size(MIN_REPAIR_RATE))]
     RepairRate(u64),
+    #[error(
+        "listen on {0}: others can reach that, and --auth off lets anybody do everything; leave --auth on, listen on 127.0.0.1, or say --insecure"
+    )]
+    Insecure(SocketAddr),
+    #[error("token-lifetime: {} is not possible; choose {} to {}", Period(*.0), Period(MIN_TOKEN_LIFETIME), Period(MAX_TOKEN_LIFETIME))]
+    TokenLifetime(Duration),
 }
 
 impl Config {
@@ -88,7 +105,15 @@ impl Config {
             compact_after: Duration::from_secs(10),
             repair_rate: 100 << 20,
             trash: Duration::ZERO,
+            auth: None,
+            insecure: false,
+            token_lifetime: Duration::from_secs(900),
         }
+    }
+
+    /// Is everybody asked who he is?
+    pub fn auth_is_on(&self) -> bool {
+        self.auth.unwrap_or(!self.listen.ip().is_loopback())
     }
 
     /// Checks every limit.
@@ -115,6 +140,12 @@ impl Config {
         if self.repair_rate < MIN_REPAIR_RATE {
             return Err(ConfigError::RepairRate(self.repair_rate));
         }
+        if !self.listen.ip().is_loopback() && !self.auth_is_on() && !self.insecure {
+            return Err(ConfigError::Insecure(self.listen));
+        }
+        if !(MIN_TOKEN_LIFETIME..=MAX_TOKEN_LIFETIME).contains(&self.token_lifetime) {
+            return Err(ConfigError::TokenLifetime(self.token_lifetime));
+        }
         Ok(())
     }
 }
@@ -132,6 +163,15 @@ mod tests {
     #[test]
     fn the_defaults_are_possible() {
         assert_eq!(check(|_| ()), Ok(()));
+    }
+
+    #[test]
+    fn auth_is_on_where_others_can_come_unless_it_is_said() {
+        let on = |listen: [u8; 4], auth| {
+            Config { listen: (listen, 1).into(), auth, ..Config::new("d") }.auth_is_on()
+        };
+        assert!(!on([127, 0, 0, 1], None) && on([0, 0, 0, 0], None) && on([10, 0, 0, 1], None));
+        assert!(on([127, 0, 0, 1], Some(true)) && !on([10, 0, 0, 1], Some(false)));
     }
 
     #[test]
@@ -154,6 +194,15 @@ mod tests {
         }
         assert_eq!(check(|c| c.compact_after = Duration::ZERO), Ok(()));
         assert_eq!(check(|c| c.repair_rate = 5), Err(ConfigError::RepairRate(5)));
+        let anywhere = SocketAddr::from(([0, 0, 0, 0], 1));
+        assert_eq!(check(|c| c.listen = anywhere), Ok(()));
+        assert_eq!(
+            check(|c| (c.listen, c.auth) = (anywhere, Some(false))),
+            Err(ConfigError::Insecure(anywhere))
+        );
+        assert_eq!(check(|c| (c.listen, c.auth, c.insecure) = (anywhere, Some(false), true)), Ok(()));
+        let short = Duration::from_secs(1);
+        assert_eq!(check(|c| c.token_lifetime = short), Err(ConfigError::TokenLifetime(short)));
         let week = Duration::from_secs(7 * 86_400);
         assert_eq!(check(|c| c.compact_after = week), Err(ConfigError::CompactAfter(week)));
     }

@@ -5,6 +5,7 @@
 //! - [`Master`] (master.rs): starts and stops all of it inside somebody's tokio runtime.
 //! - [`config`]: what a user can choose, checked.
 //! - [`archive`]: dumps of a stopped master's directory, and directories made of dumps.
+//! - [`auth`]: who may do what: tokens, passwords, the one gate before all services, the audit log.
 //! - `metrics`: what it counts.
 //! - `web`: the page in a browser.
 //! - [`service`]: gRPC: the sessions of mounts and keepers, and the operators' calls.
@@ -16,6 +17,7 @@
 //! of dfs-mount, and tests).
 
 pub mod archive;
+pub mod auth;
 pub mod config;
 pub mod core;
 #[doc(hidden)]

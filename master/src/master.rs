@@ -15,10 +15,13 @@ use dfs_observe::axum::Router;
 use dfs_observe::http::{Bound, HttpError, Server, Shown};
 use dfs_proto::ids::ClusterId;
 use dfs_proto::pb;
+use dfs_proto::token::TokenKey;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
+use crate::auth::audit::{self, Audit};
+use crate::auth::{Gate, first};
 use crate::config::{Config, ConfigError};
 use crate::core::Settings;
 use crate::runtime::{Engine, tick_forever};
@@ -30,6 +33,8 @@ use crate::web;
 const ADDRESS_FILE: &str = "address";
 /// The longest that a clean end takes.
 const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(5);
+/// For the first admin to be stored.
+const FIRST_ADMIN_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Why a master does not start, or does not go on.
 #[derive(Debug, thiserror::Error)]
@@ -49,6 +54,8 @@ pub enum MasterError {
     Http(#[from] HttpError),
     #[error("write {}: {why}; {}", path.display(), unwritable(why.kind()))]
     AddressFile { path: PathBuf, why: io::Error },
+    #[error("open the audit log {}: {why}; {}", path.display(), unwritable(why.kind()))]
+    Audit { path: PathBuf, why: io::Error },
     #[error("random numbers: the system gives none: {0}; check that /dev/urandom works")]
     Random(String),
     #[error("start: {0}")]
@@ -97,20 +104,23 @@ impl Master {
         let listens_since = Instant::now();
         let (for_open, for_rename) = (address_file.clone(), address_file.clone());
         // On a disk that is full, opening the store may take what room there is.
-        let (engine, cluster) = blocking(move || {
+        let options = config.clone();
+        let (engine, cluster, gate) = blocking(move || {
             prepare_address(&for_open, address)?;
-            open(dir, &config, listens_since).inspect_err(|_| remove_address(&prepared(&for_open)))
+            open(dir, &options, listens_since).inspect_err(|_| remove_address(&prepared(&for_open)))
         })
         .await?;
+        secure(&config, address, &engine).await.inspect_err(|_| engine.stop())?;
         blocking(move || publish_address(&for_rename)).await.inspect_err(|_| engine.stop())?;
 
         let (stop_serving, stopped) = oneshot::channel();
-        let server = tokio::spawn(serve(engine.clone(), cluster, listener, address, stopped));
+        let gate_of_page = gate.clone();
+        let server = tokio::spawn(serve(engine.clone(), gate, cluster, listener, address, stopped));
         let ticker = tokio::spawn(tick_forever(engine.clone()));
         tracing::info!("dfs-master: listening on {address}, cluster {cluster}");
         let (mut http, mut watcher) = (None, None);
         if let Some(bound) = bound {
-            let (routes, task) = web::start(engine.clone(), cluster);
+            let (routes, task) = web::start(engine.clone(), cluster, gate_of_page);
             (http, watcher) = (Some(bound.serve(shown(&engine, routes))), Some(task));
         }
         let stop_serving = Some(stop_serving);
@@ -198,7 +208,43 @@ async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Master
     })
 }
 
-fn open(dir: DataDir, config: &Config, listens_since: Instant) -> Result<(Engine, ClusterId), MasterError> {
+/// Says how safe this master is, and makes the first admin where there is none.
+async fn secure(config: &Config, address: SocketAddr, engine: &Engine) -> Result<(), MasterError> {
+    let others_can_come = !address.ip().is_loopback();
+    if !config.auth_is_on() {
+        if others_can_come {
+            tracing::warn!("--insecure: anybody who can reach {address} can do everything");
+        }
+        return Ok(());
+    }
+    if others_can_come {
+        tracing::warn!(
+            "there is no TLS: whoever can listen to the network of {address} can read tokens and files"
+        );
+    }
+    let made = tokio::time::timeout(FIRST_ADMIN_DEADLINE, first::make_sure(engine, &config.data)).await;
+    match made {
+        Ok(Ok(None)) => Ok(()),
+        Ok(Ok(Some(path))) => {
+            let (name, path) = (first::NAME, path.display());
+            tracing::info!(
+                "the first admin is '{name}'; the password is in {path}: log in, change it ('dfs user passwd'), remove the file"
+            );
+            Ok(())
+        }
+        Ok(Err(status)) => Err(MasterError::Broken(format!("make the first admin: {}", status.message()))),
+        Err(_) => {
+            Err(MasterError::Broken("make the first admin: the store did not take it in time".to_owned()))
+        }
+    }
+}
+
+fn open(
+    dir: DataDir,
+    config: &Config,
+    listens_since: Instant,
+) -> Result<(Engine, ClusterId, Gate), MasterError> {
+    let data = dir.path().to_owned();
     let mut store = JournaledStore::open(dir)?;
     let identity = store.identity(fresh_identity()?)?;
     let settings = Settings {
@@ -214,8 +260,12 @@ fn open(dir: DataDir, config: &Config, listens_since: Instant) -> Result<(Engine
         spared: identity.spared,
         trash_ms: u64::try_from(config.trash.as_millis()).unwrap_or(u64::MAX),
     };
+    let audit =
+        Audit::open(&data).map_err(|why| MasterError::Audit { path: data.join(audit::FILE_NAME), why })?;
+    let key = TokenKey::derive(&identity.secret, identity.cluster);
     let engine = Engine::start(Box::new(store), settings, listens_since)?;
-    Ok((engine, identity.cluster))
+    let gate = Gate::new(config.auth_is_on(), key, config.token_lifetime, engine.clone(), audit);
+    Ok((engine, identity.cluster, gate))
 }
 
 fn shown(engine: &Engine, routes: Router) -> Shown {
@@ -243,6 +293,7 @@ fn no_random(error: getrandom::Error) -> MasterError {
 
 async fn serve(
     engine: Engine,
+    gate: Gate,
     cluster: ClusterId,
     listener: TcpListener,
     address: SocketAddr,
@@ -252,7 +303,7 @@ async fn serve(
         // An error means that the master was dropped, which is an order to stop too.
         let _ = stopped.await;
     };
-    if let Err(error) = service::serve(engine.clone(), cluster, listener, stop).await {
+    if let Err(error) = service::serve(engine.clone(), gate, cluster, listener, stop).await {
         engine.fail(format!("listen on {address}: the server broke: {error}"));
     }
 }

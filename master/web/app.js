@@ -31,9 +31,15 @@ function period(ms) {
   return seconds < 7200 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds / 3600)} h`;
 }
 
+// Where auth is on: the token is kept for as long as this tab is open, and goes nowhere but here.
 async function ask(path) {
-  const answer = await fetch(path, { signal: AbortSignal.timeout(20000) });
+  const token = sessionStorage.getItem('token');
+  const headers = token ? { Authorization: `Bearer ${token}` } : {};
+  const answer = await fetch(path, { headers, signal: AbortSignal.timeout(20000) });
   const body = await answer.json();
+  const refused = answer.status === 401 || answer.status === 403;
+  at('login').hidden = !refused;
+  at('login-note').textContent = refused ? body.error : '';
   if (!answer.ok) throw new Error(body.error || answer.statusText);
   return body;
 }
@@ -259,6 +265,13 @@ at('search').addEventListener('submit', (event) => {
   Object.assign(files, { needle: at('needle').value, pages: [''] });
   showFiles();
 });
+at('login').addEventListener('submit', (event) => {
+  event.preventDefault();
+  sessionStorage.setItem('token', at('token').value.trim());
+  at('token').value = '';
+  refresh();
+  showFiles();
+});
 at('more').addEventListener('click', () => { files.pages.push(files.next); showFiles(); });
 at('back').addEventListener('click', () => { files.pages.pop(); showFiles(); });
 
@@ -275,13 +288,18 @@ async function refresh() {
     showEvents(now.events);
     at('offline').hidden = true;
   } catch (error) {
-    at('offline').hidden = false;
-    at('health').textContent = 'no answer';
+    const asked = !at('login').hidden;
+    at('offline').hidden = asked;
+    at('health').textContent = asked ? 'log in' : 'no answer';
     at('health').className = 'pill bad';
   }
   document.body.dataset.shown = `${Date.now()}`;
-  setTimeout(refresh, POLL_MS);
 }
 
-refresh();
+async function poll() {
+  await refresh();
+  setTimeout(poll, POLL_MS);
+}
+
+poll();
 showFiles();

@@ -126,6 +126,8 @@ pub struct Settings {
     pub write_buffer_bytes: u64,
     /// How long an operation waits for a master that does not answer.
     pub master_timeout: Duration,
+    /// The token file that was named; absolute.
+    pub token_file: Option<PathBuf>,
     /// Where metrics are served over HTTP, if anywhere.
     pub http: Option<SocketAddr>,
     /// As tracing's `EnvFilter` reads it.
@@ -262,6 +264,7 @@ fn resolve(
         cache_bytes: budget("cache_size", "--cache-size", flags.cache_size)?,
         write_buffer_bytes: budget("write_buffer", "--write-buffer", flags.write_buffer)?,
         master_timeout: flags.master_timeout.0,
+        token_file: flags.token_file.map(|f| absolute(&f)).transpose()?,
         http: flags.http,
         log_filter: flags.log,
         log_file: flags.log_file.map(|f| absolute(&f)).transpose()?,

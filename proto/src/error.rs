@@ -156,6 +156,8 @@ codes! {
     QuotaExceeded => EDQUOT,
     /// A directory cannot be moved into or out of a directory with a quota; it has to be copied.
     CrossesQuota => EXDEV,
+    /// No token, or one that is not good (any more).
+    Unauthenticated => EACCES,
 }
 
 /// What went wrong, ready for a peer or a person.

@@ -14,6 +14,7 @@
 //! - [`lock_ranges`]: the bytes that one owner has locked.
 //! - [`looks`]: how mounts look for a master that is down, and when one that starts takes changes.
 //! - [`request_kind`]: what each request of a mount is to those who carry it.
+//! - [`secret`]: what nobody may see. [`token`], [`token_file`]: who somebody is, signed.
 //! - [`time`]: points in time.
 //! - [`units`] and [`logging`]: how people type sizes and periods, and how every binary logs.
 //!
@@ -32,8 +33,11 @@ pub mod lock_ranges;
 pub mod logging;
 pub mod looks;
 pub mod request_kind;
+pub mod secret;
 pub mod ticket;
 pub mod time;
+pub mod token;
+pub mod token_file;
 pub mod units;
 
 /// The messages and services of `proto/dfs/v1/*.proto`, as prost and tonic generate them.
@@ -41,6 +45,9 @@ pub mod units;
 pub mod pb {
     tonic::include_proto!("dfs.v1");
 }
+
+/// The path of every call of every service, `/dfs.v1.Service/Method`, as the .proto files have them.
+pub const METHODS: &[&str] = include!(concat!(env!("OUT_DIR"), "/methods.rs"));
 
 /// The version of everything above. Peers of another version are refused with `Code::Version`.
 pub const PROTOCOL_VERSION: u32 = 1;

@@ -58,3 +58,13 @@ pub fn request_kind(op: &Op) -> RequestKind {
         Op::Release(_) | Op::ReportBad(_) => RequestKind::Notice,
     }
 }
+
+/// Does it change files, or what is known of them? Not to be done by whoever may only read. Opens, locks and their ends are no
+/// changes, nor is word of a bad copy.
+pub fn changes_files(op: &Op) -> bool {
+    match op {
+        Op::Alloc(_) | Op::AbortUpload(_) | Op::TouchAtime(_) | Op::SetDigest(_) => true,
+        Op::Open(_) | Op::Fsync(_) | Op::SetLock(_) | Op::CancelLock(_) => false,
+        other => request_kind(other) == RequestKind::Change,
+    }
+}

@@ -142,7 +142,10 @@ impl Builder {
         for _ in 0..cluster.settings.keepers {
             cluster.launch_keeper(&[]);
         }
-        cluster.wait_live(cluster.settings.keepers);
+        // Without keepers nothing is asked: where auth is on, nobody has logged in yet.
+        if cluster.settings.keepers > 0 {
+            cluster.wait_live(cluster.settings.keepers);
+        }
         cluster
     }
 }
@@ -166,6 +169,9 @@ fn master_recipe(
     ];
     let flags = flags.into_iter().flat_map(|(flag, value)| [flag.to_owned(), value]);
     let environment = settings.faulty.environment(scratch, "master");
+    // Its addresses are no loopback, though nobody else can come there.
+    let open: &[&str] = if settings.network { &["--auth", "off", "--insecure"] } else { &[] };
+    let flags = flags.chain(open.iter().map(|flag| (*flag).to_owned()));
     let args = flags.chain(settings.master_flags.iter().cloned()).collect();
     recipe(scratch, environment, on, "dfs-master", args)
 }

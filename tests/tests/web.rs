@@ -2,7 +2,7 @@
 //!
 //! Covers: its JSON agrees with `dfs status`, `dfs keepers` and `dfs lookup`; paging and search; names with markup, quotes and
 //! bytes that are no text stay names, in JSON and in a real browser; files in danger by name; events, and throughput; what is
-//! asked wrongly; no scripts from elsewhere. In headless Chromium, where one is installed: what the page shows, light, dark and
+//! asked wrongly; a token is wanted where auth is on; no scripts from elsewhere. In headless Chromium, where one is installed: what the page shows, light, dark and
 //! on a phone (`DFS_TEST_SHOTS=DIRECTORY` keeps the pictures).
 
 use std::collections::BTreeSet;
@@ -12,7 +12,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use dfs_tests::http::{address, get};
+use dfs_proto::pb;
+use dfs_proto::pb::auth_service_client::AuthServiceClient;
+use dfs_tests::http::{address, get, send};
 use dfs_tests::wait::secs;
 use dfs_tests::{Cluster, Rng, run, wait_for, wait_until};
 use serde_json::Value;
@@ -143,6 +145,34 @@ fn the_page_is_whole_and_takes_nothing_from_elsewhere() {
     let script = get(&at, "/app.js");
     for how in [".innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("] {
         assert!(!script.text().contains(how), "{how}");
+    }
+}
+
+#[test]
+fn where_auth_is_on_a_token_is_wanted() {
+    let flags = [&HTTP[..], &["--auth", "on"]].concat();
+    let cluster = Cluster::builder().keepers(0).master_flags(&flags).start();
+    let at = address(&cluster.master);
+    let password = fs::read_to_string(cluster.scratch.path("master/initial-admin-password")).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let token = runtime.block_on(async {
+        let mut service = AuthServiceClient::connect(format!("http://{}", cluster.address())).await.unwrap();
+        let login = pb::LoginRequest { user: "admin".to_owned(), password: password.trim().to_owned() };
+        service.login(login).await.unwrap().into_inner().token
+    });
+    let with = |path: &str, token: &str| {
+        let head = format!("GET {path} HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n");
+        send(&at, &format!("{head}Authorization: Bearer {token}\r\n\r\n"))
+    };
+    for path in ["/api/v1/status", "/api/v1/keepers", "/api/v1/lookup", "/api/v1/overview"] {
+        let refused = get(&at, path);
+        assert_eq!(refused.status, 401, "{path}");
+        assert!(refused.json()["error"].as_str().unwrap().contains("dfs login"), "{path}");
+        assert_eq!(with(path, &format!("{token}x")).status, 401, "{path}");
+        assert_eq!(with(path, &token).status, 200, "{path}");
+    }
+    for open in ["/", "/app.js", "/metrics", "/healthz"] {
+        assert_eq!(get(&at, open).status, 200, "{open}");
     }
 }
 

@@ -23,6 +23,9 @@ struct Args {
     /// The master's address.
     #[arg(long, env = "DFS_MASTER", value_name = "HOST:PORT")]
     master: String,
+    /// The file with the token of 'dfs keeper token', with which this keeper joins.
+    #[arg(long, env = "DFS_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
     /// Address of the data port; port 0 takes a free one.
     #[arg(long, env = "DFS_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:0", value_parser = socket_address)]
     listen: SocketAddr,
@@ -90,6 +93,7 @@ fn run(args: Args) -> Result<(), String> {
     let result = runtime.block_on(serve(Config {
         data: args.data,
         master: args.master,
+        token_file: args.token_file,
         listen: args.listen,
         advertise: args.advertise,
         host: args.host,

@@ -29,13 +29,9 @@ struct Flags {
     #[arg(long, env = "DFS_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:3000", value_parser = socket_address)]
     listen: SocketAddr,
 
-    /// Address and port to serve metrics on over HTTP; port 0 takes a free one (see the log)
+    /// Address and port to serve metrics and a page for the browser on, over HTTP; port 0 takes a free one (see the log)
     #[arg(long, env = "DFS_HTTP", value_name = "HOST:PORT", value_parser = socket_address)]
     http: Option<SocketAddr>,
-
-    /// Serve HTTP on an address that others reach, although it asks nobody who he is
-    #[arg(long, env = "DFS_INSECURE", value_parser = FalseyValueParser::new())]
-    insecure: bool,
 
     /// Copies wanted of every chunk, 1 to 16
     #[arg(long, env = "DFS_COPIES", value_name = "N", default_value_t = 3)]
@@ -66,6 +62,20 @@ struct Flags {
     /// Keep files that were removed for this long, for 'dfs trash' (1d, 12h); 0 or off: not at all
     #[arg(long, env = "DFS_TRASH", value_name = "TIME", default_value = "off", value_parser = period_or_off)]
     trash: Period,
+
+    /// Ask everybody who he is: 'dfs login', 'dfs user', 'dfs keeper token' [default: on, but off where --listen is this
+    /// machine's loopback]
+    #[arg(long, env = "DFS_AUTH", value_name = "on|off", value_parser = on_or_off)]
+    auth: Option<bool>,
+
+    /// Let anybody who reaches an address that is not loopback do everything: needed for --auth off there, and
+    /// for --http on such an address, which shows figures to everybody and encrypts nothing
+    #[arg(long, env = "DFS_INSECURE", value_parser = FalseyValueParser::new())]
+    insecure: bool,
+
+    /// How long a token of 'dfs login' is good; mounts renew theirs by themselves (15m, 1h)
+    #[arg(long, env = "DFS_TOKEN_LIFETIME", value_name = "TIME", default_value = "15m")]
+    token_lifetime: Period,
 
     /// Write a dump of all metadata in the data directory of a stopped master to FILE, and end
     #[arg(long, value_name = "FILE", conflicts_with = "restore")]
@@ -106,8 +116,19 @@ impl Flags {
             compact_after: self.compact_after.0,
             repair_rate: self.repair_rate.0,
             trash: self.trash.0,
+            auth: self.auth,
+            insecure: self.insecure,
+            token_lifetime: self.token_lifetime.0,
         };
         config.validate().map(|()| config)
+    }
+}
+
+fn on_or_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("say on or off".to_owned()),
     }
 }
 
@@ -242,6 +263,8 @@ mod tests {
             ("--repair-rate", "1"),
             ("--compact-after", "10"),
             ("--compact-after", "48h"),
+            ("--auth", "maybe"),
+            ("--token-lifetime", "1s"),
             ("--listen", "nowhere"),
             ("--unknown", "1"),
         ] {

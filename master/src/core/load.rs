@@ -107,6 +107,10 @@ impl State {
                 false => corrupt(format!("inode {inode} is in the trash twice")),
             },
             Row::Session(id) => self.roll.load(id),
+            Row::User(name, row) => match self.users.insert(&name, row) {
+                true => Ok(()),
+                false => corrupt(format!("user '{name}' is there twice, or has an impossible name")),
+            },
         }
     }
 

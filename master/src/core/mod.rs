@@ -22,12 +22,13 @@
 //! - `digest`: MD5s that are remembered. `locate`: where a file's bytes lie.
 //! - `interest`: what each mount may have cached. `acks`: replies that wait until others have forgotten it.
 //! - [`trash`]: files without a name that are kept for a while.
+//! - [`users`]: who may log in.
 //! - `fsck`: the table set against what keepers have.
 //! - `quarantine`: files that did not verify, and may go when good copies are there.
 //! - `report`, `lookup_table`: what operators see. [`operator`]: what they have done.
 //!
 //! Stored: counters, inodes, dentries, extents, chunks with their copies, extended attributes, keepers, quotas,
-//! the trash, replies.
+//! the trash, users, replies.
 //! All else (liveness, sessions, uploads under way, copy orders, what is synced) is learned again after
 //! a restart.
 
@@ -85,6 +86,7 @@ mod table;
 pub mod trash;
 mod trouble;
 mod upload;
+pub mod users;
 mod xattr;
 
 #[cfg(test)]
@@ -154,6 +156,7 @@ pub struct State {
     keepers: BTreeMap<KeeperId, Keeper>,
     quotas: quota::Quotas,
     trash: trash::Trash,
+    users: users::Users,
 
     sessions: BTreeMap<SessionId, Session>,
     roll: roll::Roll,
@@ -204,6 +207,7 @@ impl State {
             keepers: BTreeMap::new(),
             quotas: quota::Quotas::default(),
             trash: trash::Trash::default(),
+            users: users::Users::default(),
             sessions: BTreeMap::new(),
             roll: roll::Roll::default(),
             opens: BTreeMap::new(),
@@ -321,6 +325,7 @@ impl State {
             RowKey::Quota(inode) => Row::Quota(*inode, self.quotas.limits(*inode)?),
             RowKey::Trash(inode) => Row::Trash(*inode, self.trash.get(*inode)?.clone()),
             RowKey::Session(id) => Row::Session(self.roll.has(*id).then_some(*id)?),
+            RowKey::User(name) => Row::User(name.clone(), self.users.get(name)?.clone()),
         })
     }
 }

@@ -9,8 +9,9 @@ use super::State;
 use super::command::Effect;
 use super::duty::Duty;
 use super::out::{Out, Res, fail};
-use super::row::QuotaRow;
+use super::row::{QuotaRow, UserRow};
 use super::trash::TrashOperation;
+use super::users::UserChange;
 
 /// A command of an operator.
 #[derive(Clone, Debug)]
@@ -41,6 +42,13 @@ pub enum Operation {
         /// What.
         duty: Duty,
     },
+    /// Changes a user.
+    User {
+        /// As typed.
+        name: String,
+        /// What.
+        change: UserChange,
+    },
     /// Starts or stops rebalancing.
     Rebalance {
         /// Start.
@@ -61,6 +69,8 @@ pub enum OperatorReply {
     Trash(pb::TrashList),
     /// To [`Operation::Duty`]: the keeper as it is now; after [`Duty::Forget`], as it was.
     Keeper(Box<pb::KeeperRow>),
+    /// To [`Operation::User`]: the user as it is now; after [`UserChange::Remove`], as it was.
+    User(UserRow),
     /// To [`Operation::Rebalance`].
     Rebalance(pb::RebalanceStatus),
 }
@@ -77,6 +87,7 @@ impl State {
             Operation::Duty { keeper, duty } => {
                 self.change_duty(&keeper, duty, out).map(|row| OperatorReply::Keeper(Box::new(row)))
             }
+            Operation::User { name, change } => self.change_user(&name, change, out).map(OperatorReply::User),
             Operation::Rebalance { run } => {
                 self.change_rebalance(run);
                 Ok(OperatorReply::Rebalance(self.rebalance_status()))

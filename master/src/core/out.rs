@@ -103,7 +103,8 @@ impl Out {
             | RowKey::Chunk(_)
             | RowKey::Keeper(_)
             | RowKey::Reply { .. }
-            | RowKey::Session(_) => None,
+            | RowKey::Session(_)
+            | RowKey::User(_) => None,
         });
         self.shows.iter().copied().chain(changed).collect()
     }

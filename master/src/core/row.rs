@@ -9,6 +9,10 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use dfs_proto::ids::{ChunkId, InodeNo, KeeperId, SessionId};
 use dfs_proto::pb;
+use dfs_proto::token::Roles;
+
+/// A user's name: see [`super::users::check_name`].
+pub type UserName = Box<str>;
 
 /// A name of 1 to 255 bytes, any but '/' and NUL.
 pub type Name = Box<[u8]>;
@@ -59,6 +63,8 @@ pub enum Row {
     Trash(InodeNo, TrashRow),
     /// A mount that may trust what it has cached.
     Session(SessionId),
+    /// Somebody who may log in, or keepers that may join.
+    User(UserName, UserRow),
 }
 
 /// What a row is found by.
@@ -76,6 +82,7 @@ pub enum RowKey {
     Quota(InodeNo),
     Trash(InodeNo),
     Session(SessionId),
+    User(UserName),
 }
 
 /// A change of one row. A command's changes are stored all or none.
@@ -182,4 +189,28 @@ pub struct TrashRow {
     pub deleted: pb::Time,
     /// Stored bytes that it had then.
     pub bytes: u64,
+}
+
+/// A user.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct UserRow {
+    /// Argon2id, in the PHC format; empty: there is no password with which to log in.
+    pub password_hash: String,
+    /// What the user may do.
+    pub roles: Roles,
+    /// Nothing, for now.
+    pub disabled: bool,
+    /// Tokens of another one are good for nothing.
+    pub generation: u32,
+}
+
+/// Shows nothing of the password.
+impl std::fmt::Debug for UserRow {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("UserRow")
+            .field("roles", &self.roles)
+            .field("disabled", &self.disabled)
+            .field("generation", &self.generation)
+            .finish_non_exhaustive()
+    }
 }

@@ -49,6 +49,7 @@ pub(super) fn key_of(row: &Row) -> RowKey {
         Row::Quota(inode, _) => RowKey::Quota(*inode),
         Row::Trash(inode, _) => RowKey::Trash(*inode),
         Row::Session(id) => RowKey::Session(*id),
+        Row::User(name, _) => RowKey::User(name.clone()),
     }
 }
 
@@ -526,5 +527,6 @@ fn all_rows(state: &State) -> BTreeMap<RowKey, Row> {
     keys.extend(state.quotas.directories().map(RowKey::Quota));
     keys.extend(state.trash.keys().map(RowKey::Trash));
     keys.extend(state.roll.keys().map(RowKey::Session));
+    keys.extend(state.users.iter().map(|(name, _)| RowKey::User(name.clone())));
     keys.into_iter().map(|key| (key.clone(), state.row(&key).unwrap())).collect()
 }

@@ -289,6 +289,27 @@ impl Engine {
         }
     }
 
+    /// Looks at the state as it is, which a crash may still take back. For what is shown to nobody.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn peek<T>(&self, look: impl FnOnce(&State) -> T) -> Result<T, Stopped> {
+        Ok(look(&self.shared.lock()?.state))
+    }
+
+    /// Answers a mount's request with an error, without a look at the state.
+    ///
+    /// # Errors
+    /// [`Stopped`].
+    pub fn refuse_request(&self, link: &Link<SessionId>, id: u64, error: &DfsError) -> Result<(), Stopped> {
+        let mut inner = self.shared.lock()?;
+        if inner.mounts.is_open(link.peer, link.connection) {
+            let result = Some(pb::mount_reply::Result::Error(error.to_wire()));
+            inner.mounts.send(link.peer, mount_down::Msg::Reply(pb::MountReply { id, result }));
+        }
+        Ok(())
+    }
+
     /// What is durable at this moment: all that was ever acknowledged. The commit thread makes it between two batches,
     /// and goes on at once.
     ///

@@ -225,7 +225,8 @@ fn touches(change: &RowChange, touched: &mut Vec<InodeNo>) {
             | Row::Reply { .. }
             | Row::Quota(..)
             | Row::Trash(..)
-            | Row::Session(_),
+            | Row::Session(_)
+            | Row::User(..),
         )
         | RowChange::Delete(
             RowKey::Counters
@@ -234,7 +235,8 @@ fn touches(change: &RowChange, touched: &mut Vec<InodeNo>) {
             | RowKey::Reply { .. }
             | RowKey::Quota(_)
             | RowKey::Trash(_)
-            | RowKey::Session(_),
+            | RowKey::Session(_)
+            | RowKey::User(_),
         ) => {}
     }
 }

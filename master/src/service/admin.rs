@@ -11,7 +11,9 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use super::auth::Asker;
 use super::backup;
+use crate::auth::Gate;
 use crate::core::LookupCursor;
 use crate::core::duty::Duty;
 use crate::core::operator::{Operation, OperatorReply};
@@ -27,13 +29,26 @@ const READ_DEADLINE: Duration = Duration::from_secs(30);
 /// The service.
 pub(super) struct Admin {
     engine: Engine,
+    gate: Gate,
 }
 
 type Page = (Vec<pb::LookupRow>, Option<LookupCursor>);
 
 impl Admin {
-    pub fn new(engine: Engine) -> Admin {
-        Admin { engine }
+    pub fn new(engine: Engine, gate: Gate) -> Admin {
+        Admin { engine, gate }
+    }
+
+    /// What is asked for here goes into the audit log before it is done.
+    fn note<T>(
+        &self,
+        event: &'static str,
+        request: &Request<T>,
+        detail: impl Into<String>,
+    ) -> Result<(), Status> {
+        let Asker { bearer, from } = Asker::of(request)?;
+        self.gate.note(event, &bearer, from, detail);
+        Ok(())
     }
 
     async fn operate(&self, operation: Operation) -> Result<OperatorReply, Status> {
@@ -119,6 +134,7 @@ impl admin_service_server::AdminService for Admin {
     }
 
     async fn fsck(&self, request: Request<pb::FsckRequest>) -> Result<Response<pb::FsckStarted>, Status> {
+        self.note("fsck", &request, format!("repair {}", request.get_ref().repair))?;
         match self.operate(Operation::Fsck { repair: request.into_inner().repair }).await? {
             OperatorReply::Fsck(started) => Ok(Response::new(started)),
             other => Err(wrong_answer(&other)),
@@ -145,6 +161,7 @@ impl admin_service_server::AdminService for Admin {
         &self,
         request: Request<pb::RestoreTrashRequest>,
     ) -> Result<Response<pb::TrashList>, Status> {
+        self.note("trash restore", &request, format!("entry {}", request.get_ref().entry))?;
         let pb::RestoreTrashRequest { entry, to } = request.into_inner();
         self.change_trash(TrashOperation::Restore { entry: InodeNo(entry), to }).await
     }
@@ -153,13 +170,18 @@ impl admin_service_server::AdminService for Admin {
         &self,
         request: Request<pb::PurgeTrashRequest>,
     ) -> Result<Response<pb::TrashList>, Status> {
+        self.note("trash purge", &request, format!("entry {} (0: all)", request.get_ref().entry))?;
         let pb::PurgeTrashRequest { entry } = request.into_inner();
         self.change_trash(TrashOperation::Purge((entry != 0).then_some(InodeNo(entry)))).await
     }
 
     type BackupStream = ReceiverStream<Result<pb::BackupPart, Status>>;
 
-    async fn backup(&self, _: Request<pb::BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
+    async fn backup(
+        &self,
+        request: Request<pb::BackupRequest>,
+    ) -> Result<Response<Self::BackupStream>, Status> {
+        self.note("backup", &request, "")?;
         let now = self.engine.read(|_, now| now.time).await.map_err(stopped)?;
         let snapshot = self.engine.snapshot().await.map_err(stopped)?;
         let snapshot = snapshot.map_err(|error| Status::internal(error.to_string()))?;
@@ -167,6 +189,8 @@ impl admin_service_server::AdminService for Admin {
     }
 
     async fn drain(&self, request: Request<pb::DrainRequest>) -> Result<Response<pb::KeeperRow>, Status> {
+        let asked = request.get_ref();
+        self.note("drain", &request, format!("keeper {}, cancel {}", asked.keeper, asked.cancel))?;
         let pb::DrainRequest { keeper, cancel } = request.into_inner();
         self.change_duty(keeper, if cancel { Duty::CancelDrain } else { Duty::Drain }).await
     }
@@ -175,11 +199,14 @@ impl admin_service_server::AdminService for Admin {
         &self,
         request: Request<pb::MaintenanceRequest>,
     ) -> Result<Response<pb::KeeperRow>, Status> {
+        let asked = request.get_ref();
+        self.note("maintenance", &request, format!("keeper {}, for {} ms", asked.keeper, asked.for_ms))?;
         let pb::MaintenanceRequest { keeper, for_ms } = request.into_inner();
         self.change_duty(keeper, Duty::Maintenance { for_ms }).await
     }
 
     async fn forget(&self, request: Request<pb::ForgetRequest>) -> Result<Response<pb::KeeperRow>, Status> {
+        self.note("forget", &request, format!("keeper {}", request.get_ref().keeper))?;
         self.change_duty(request.into_inner().keeper, Duty::Forget).await
     }
 
@@ -245,11 +272,11 @@ async fn send_pages(
     }
 }
 
-fn stopped(error: Stopped) -> Status {
+pub(super) fn stopped(error: Stopped) -> Status {
     Status::unavailable(error.to_string())
 }
 
-fn status(error: DfsError) -> Status {
+pub(super) fn status(error: DfsError) -> Status {
     match error.code {
         ErrorCode::NotFound => Status::not_found(error.message),
         ErrorCode::Unavailable | ErrorCode::NoKeeper | ErrorCode::Busy => {

@@ -10,9 +10,11 @@ use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::auth::Asker;
 use super::session::{
     End, check_version, first_message, log_end, next_message, no_hello, refuse, unavailable,
 };
+use crate::auth::{Gate, Watch};
 use crate::runtime::{Engine, Link, OUTBOX_CAPACITY};
 
 const WHO: &str = "keeper";
@@ -20,12 +22,13 @@ const WHO: &str = "keeper";
 /// The service.
 pub(super) struct Keepers {
     engine: Engine,
+    gate: Gate,
     cluster: ClusterId,
 }
 
 impl Keepers {
-    pub fn new(engine: Engine, cluster: ClusterId) -> Keepers {
-        Keepers { engine, cluster }
+    pub fn new(engine: Engine, gate: Gate, cluster: ClusterId) -> Keepers {
+        Keepers { engine, gate, cluster }
     }
 }
 
@@ -38,7 +41,8 @@ impl keeper_service_server::KeeperService for Keepers {
         request: Request<Streaming<pb::KeeperUp>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let (down, messages) = mpsc::channel(OUTBOX_CAPACITY);
-        tokio::spawn(run(self.engine.clone(), self.cluster, request.into_inner(), down));
+        let watch = self.gate.watch(Asker::of(&request)?.bearer);
+        tokio::spawn(run(self.engine.clone(), watch, self.cluster, request.into_inner(), down));
         let messages = ReceiverStream::new(messages).map(|msg| Ok(pb::KeeperDown { msg: Some(msg) }));
         Ok(Response::new(Box::pin(messages)))
     }
@@ -47,6 +51,7 @@ impl keeper_service_server::KeeperService for Keepers {
 /// One session, from its hello to its end.
 async fn run(
     engine: Engine,
+    mut watch: Watch,
     cluster: ClusterId,
     mut inbound: Streaming<pb::KeeperUp>,
     down: mpsc::Sender<keeper_down::Msg>,
@@ -67,7 +72,7 @@ async fn run(
     // Only the engine may hold the queue now: it ends the stream by dropping it.
     drop(down);
     tracing::info!("session of keeper {} opened: {address}, {data_dir}", link.peer);
-    let end = read(&engine, &mut link, &mut inbound).await;
+    let end = read(&engine, &mut watch, &mut link, &mut inbound).await;
     log_end(WHO, link.peer, &end);
     // If the engine has stopped, the session is gone with it.
     let _ = engine.disconnect_keeper(link).await;
@@ -93,9 +98,14 @@ fn check_hello(cluster: ClusterId, message: pb::KeeperUp) -> Result<pb::KeeperHe
     ))
 }
 
-async fn read(engine: &Engine, link: &mut Link<KeeperId>, inbound: &mut Streaming<pb::KeeperUp>) -> End {
+async fn read(
+    engine: &Engine,
+    watch: &mut Watch,
+    link: &mut Link<KeeperId>,
+    inbound: &mut Streaming<pb::KeeperUp>,
+) -> End {
     loop {
-        let message = match next_message(&mut link.closed, inbound).await {
+        let message = match next_message(&mut link.closed, inbound, watch).await {
             Ok(message) => message,
             Err(end) => return end,
         };

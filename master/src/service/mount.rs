@@ -3,17 +3,20 @@
 use std::collections::VecDeque;
 use std::pin::Pin;
 
-use dfs_proto::error::DfsError;
+use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::SessionId;
 use dfs_proto::pb::{self, mount_down, mount_service_server, mount_up};
+use dfs_proto::request_kind::changes_files;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
+use super::auth::Asker;
 use super::session::{
     End, check_version, first_message, log_end, next_message, no_hello, refuse, unavailable,
 };
+use crate::auth::{Gate, Watch};
 use crate::runtime::{Engine, Link, OUTBOX_CAPACITY, Stopped, may_overtake};
 
 const WHO: &str = "mount";
@@ -23,11 +26,12 @@ const MAX_KEPT: usize = 4096;
 /// The service.
 pub(super) struct Mounts {
     engine: Engine,
+    gate: Gate,
 }
 
 impl Mounts {
-    pub fn new(engine: Engine) -> Mounts {
-        Mounts { engine }
+    pub fn new(engine: Engine, gate: Gate) -> Mounts {
+        Mounts { engine, gate }
     }
 }
 
@@ -40,14 +44,20 @@ impl mount_service_server::MountService for Mounts {
         request: Request<Streaming<pb::MountUp>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
         let (down, messages) = mpsc::channel(OUTBOX_CAPACITY);
-        tokio::spawn(run(self.engine.clone(), request.into_inner(), down));
+        let watch = self.gate.watch(Asker::of(&request)?.bearer);
+        tokio::spawn(run(self.engine.clone(), watch, request.into_inner(), down));
         let messages = ReceiverStream::new(messages).map(|msg| Ok(pb::MountDown { msg: Some(msg) }));
         Ok(Response::new(Box::pin(messages)))
     }
 }
 
 /// One session, from its hello to its end.
-async fn run(engine: Engine, mut inbound: Streaming<pb::MountUp>, down: mpsc::Sender<mount_down::Msg>) {
+async fn run(
+    engine: Engine,
+    mut watch: Watch,
+    mut inbound: Streaming<pb::MountUp>,
+    down: mpsc::Sender<mount_down::Msg>,
+) {
     let Some(first) = first_message(&engine, &mut inbound).await else { return };
     let hello = match first.and_then(check_hello) {
         Ok(hello) => hello,
@@ -63,8 +73,9 @@ async fn run(engine: Engine, mut inbound: Streaming<pb::MountUp>, down: mpsc::Se
     };
     // Only the engine may hold the queue now: it ends the stream by dropping it.
     drop(down);
-    tracing::info!("session of mount {} opened by {client}", link.peer);
-    let end = read(&engine, &mut link, &mut inbound).await;
+    let user = watch.name().to_owned();
+    tracing::info!(user, "session of mount {} opened by {client}", link.peer);
+    let end = read(&engine, &mut watch, &mut link, &mut inbound).await;
     log_end(WHO, link.peer, &end);
     // If the engine has stopped, the session is gone with it.
     let _ = engine.disconnect_mount(link, matches!(end, End::Closed)).await;
@@ -76,11 +87,16 @@ fn check_hello(message: pb::MountUp) -> Result<pb::MountHello, DfsError> {
     Ok(hello)
 }
 
-async fn read(engine: &Engine, link: &mut Link<SessionId>, inbound: &mut Streaming<pb::MountUp>) -> End {
+async fn read(
+    engine: &Engine,
+    watch: &mut Watch,
+    link: &mut Link<SessionId>,
+    inbound: &mut Streaming<pb::MountUp>,
+) -> End {
     let mut kept = VecDeque::new();
     loop {
         let message = tokio::select! {
-            message = next_message(&mut link.closed, inbound) => message,
+            message = next_message(&mut link.closed, inbound, watch) => message,
             () = engine.quiet_is_over(), if !kept.is_empty() => {
                 match apply(engine, link, kept.drain(..)).await {
                     Ok(()) => continue,
@@ -93,6 +109,9 @@ async fn read(engine: &Engine, link: &mut Link<SessionId>, inbound: &mut Streami
             Err(end) => return end,
         };
         let done = match message.msg {
+            Some(mount_up::Msg::Request(request)) if is_refused(watch, &request) => {
+                engine.refuse_request(link, request.id, &read_only(watch))
+            }
             Some(mount_up::Msg::Request(request))
                 if engine.has_to_wait(&request) || !kept.is_empty() && !may_overtake(&request) =>
             {
@@ -106,6 +125,10 @@ async fn read(engine: &Engine, link: &mut Link<SessionId>, inbound: &mut Streami
             Some(mount_up::Msg::Request(request)) => engine.mount_request(link, request).await,
             Some(mount_up::Msg::InvalidateDone(done)) => engine.mount_acks(link, done.seqs).await,
             Some(mount_up::Msg::Ping(ping)) => engine.pong(link, ping),
+            Some(mount_up::Msg::NewToken(new)) => match watch.take(&new.token) {
+                Ok(()) => Ok(()),
+                Err(refusal) => return End::Barred(refusal),
+            },
             Some(mount_up::Msg::Hello(_)) => return End::Peer("it sent a second hello".to_owned()),
             None => return End::Peer("it sent a message that this version does not know".to_owned()),
         };
@@ -113,6 +136,16 @@ async fn read(engine: &Engine, link: &mut Link<SessionId>, inbound: &mut Streami
             return End::Ours;
         }
     }
+}
+
+/// Would it change something, and the bearer may only read?
+fn is_refused(watch: &Watch, request: &pb::MountRequest) -> bool {
+    watch.is_read_only() && request.op.as_ref().is_some_and(changes_files)
+}
+
+fn read_only(watch: &Watch) -> DfsError {
+    let user = watch.name();
+    DfsError::new(ErrorCode::ReadOnly, format!("user '{user}' may only read; ask an admin for the role rw"))
 }
 
 /// In their order.

@@ -1,24 +1,34 @@
-//! One port, three services: each request goes to the service that its path names.
+//! One port, four services: each request goes to the service that its path names, when the gate has let it in. There is no
+//! other way to a service.
 
 use std::convert::Infallible;
+use std::future::ready;
 use std::task::{Context, Poll};
 
 use dfs_proto::pb::admin_service_server::AdminServiceServer;
+use dfs_proto::pb::auth_service_server::{self, AuthServiceServer};
 use dfs_proto::pb::keeper_service_server::{self, KeeperServiceServer};
 use dfs_proto::pb::mount_service_server::{self, MountServiceServer};
+use dfs_proto::token_file;
+use tonic::Status;
 use tonic::body::Body;
 use tonic::codegen::{BoxFuture, Service, http};
+use tonic::transport::server::TcpConnectInfo;
 
 use super::admin::Admin;
+use super::auth::Auth;
 use super::keeper::Keepers;
 use super::mount::Mounts;
+use crate::auth::Gate;
 
-/// The three services as one.
+/// The services as one.
 #[derive(Clone)]
 pub(super) struct Router {
+    pub gate: Gate,
     pub mount: MountServiceServer<Mounts>,
     pub keeper: KeeperServiceServer<Keepers>,
     pub admin: AdminServiceServer<Admin>,
+    pub auth: AuthServiceServer<Auth>,
 }
 
 impl Service<http::Request<Body>> for Router {
@@ -30,10 +40,20 @@ impl Service<http::Request<Body>> for Router {
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+    fn call(&mut self, mut request: http::Request<Body>) -> Self::Future {
+        let header = request.headers().get(token_file::HEADER).and_then(|value| value.to_str().ok());
+        match self.gate.admit(request.uri().path(), header) {
+            Ok(bearer) => request.extensions_mut().insert(bearer),
+            Err(refusal) => {
+                let from = request.extensions().get::<TcpConnectInfo>().and_then(|info| info.remote_addr());
+                tracing::debug!(?from, path = request.uri().path(), "a call was refused: {refusal}");
+                return Box::pin(ready(Ok(Status::from(refusal).into_http())));
+            }
+        };
         match request.uri().path().trim_start_matches('/').split('/').next() {
             Some(mount_service_server::SERVICE_NAME) => self.mount.call(request),
             Some(keeper_service_server::SERVICE_NAME) => self.keeper.call(request),
+            Some(auth_service_server::SERVICE_NAME) => self.auth.call(request),
             // It answers what it does not know with "unimplemented".
             _ => self.admin.call(request),
         }

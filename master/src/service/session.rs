@@ -7,6 +7,7 @@ use dfs_proto::{PROTOCOL_VERSION, pb};
 use tokio::sync::{mpsc, oneshot};
 use tonic::Streaming;
 
+use crate::auth::{Refusal, Watch};
 use crate::runtime::{Engine, Stopped};
 
 /// The first message must come within this.
@@ -25,6 +26,8 @@ pub(super) enum End {
     Peer(String),
     /// Nothing was heard for too long.
     Silent,
+    /// The bearer may not go on.
+    Barred(Refusal),
     /// Another connection took over, the peer does not read, or the master stops.
     Ours,
 }
@@ -52,10 +55,12 @@ pub(super) async fn first_message<M>(
 pub(super) async fn next_message<M>(
     closed: &mut oneshot::Receiver<()>,
     inbound: &mut Streaming<M>,
+    watch: &mut Watch,
 ) -> Result<M, End> {
     tokio::select! {
         biased;
         _ = closed => Err(End::Ours),
+        refusal = watch.over() => Err(End::Barred(refusal)),
         message = tokio::time::timeout(MAX_SILENCE, inbound.message()) => match message {
             Ok(Ok(Some(message))) => Ok(message),
             Ok(Ok(None)) => Err(End::Closed),
@@ -112,6 +117,7 @@ pub(super) fn log_end(who: &str, peer: impl std::fmt::Display, end: &End) {
             "session of {who} {peer} closed: nothing was heard from it for {} s",
             MAX_SILENCE.as_secs()
         ),
+        End::Barred(why) => tracing::info!("session of {who} {peer} closed: {why}"),
         End::Ours => tracing::info!("session of {who} {peer} closed by the master"),
     }
 }

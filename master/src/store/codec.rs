@@ -17,6 +17,7 @@
 //! quota     inode:8                    max_bytes max_inodes                 (each: 0 for none, else 1 and the number)
 //! trash     inode:8                    deleted bytes path
 //! session   session:8                  (empty)
+//! user      name                       roles disabled generation password_hash (the rest; UTF-8)
 //! ```
 //!
 //! Numbers in bodies are base-128 varints (as protobuf has them). A time is its seconds, zigzag, and its
@@ -27,10 +28,13 @@
 
 use bytes::Bytes;
 use dfs_proto::ids::{ChunkId, InodeNo, KeeperId, SessionId};
+use dfs_proto::token::Roles;
 use dfs_proto::{MAX_NAME_LEN, pb};
 use prost::encoding::{decode_varint, encode_varint};
 
-use crate::core::row::{ChunkRow, Counters, ExtentRow, InodeRow, KeeperRow, Name, QuotaRow, TrashRow};
+use crate::core::row::{
+    ChunkRow, Counters, ExtentRow, InodeRow, KeeperRow, Name, QuotaRow, TrashRow, UserRow,
+};
 use crate::core::{Row, RowKey};
 
 const CRC_LEN: usize = 4;
@@ -52,11 +56,12 @@ pub enum Table {
     Reply = 9,
     Trash = 10,
     Session = 11,
+    User = 12,
 }
 
 impl Table {
     /// Every table. Counters and keepers come first, they are needed to judge the others.
-    pub const ALL: [Table; 11] = [
+    pub const ALL: [Table; 12] = [
         Table::Counters,
         Table::Keeper,
         Table::Inode,
@@ -68,6 +73,7 @@ impl Table {
         Table::Quota,
         Table::Trash,
         Table::Session,
+        Table::User,
     ];
 
     /// The version of its values, as they are written.
@@ -92,6 +98,7 @@ impl Table {
             Table::Quota => "quota",
             Table::Trash => "trash",
             Table::Session => "session",
+            Table::User => "user",
         }
     }
 }
@@ -122,6 +129,7 @@ pub fn key_of(row: &Row) -> RowKey {
         Row::Quota(inode, _) => RowKey::Quota(*inode),
         Row::Trash(inode, _) => RowKey::Trash(*inode),
         Row::Session(id) => RowKey::Session(*id),
+        Row::User(name, _) => RowKey::User(name.clone()),
     }
 }
 
@@ -140,6 +148,7 @@ pub fn encode_key(key: &RowKey) -> (Table, Vec<u8>) {
         RowKey::Quota(inode) => (Table::Quota, pair(inode.0, &[])),
         RowKey::Trash(inode) => (Table::Trash, pair(inode.0, &[])),
         RowKey::Session(id) => (Table::Session, pair(id.0, &[])),
+        RowKey::User(name) => (Table::User, name.as_bytes().to_vec()),
     }
 }
 
@@ -194,6 +203,12 @@ fn encode_body(row: &Row, out: &mut Vec<u8>) {
             out.extend_from_slice(&trash.path);
         }
         Row::Session(_) => {}
+        Row::User(_, user) => {
+            let numbers =
+                [u64::from(user.roles.bits()), u64::from(user.disabled), u64::from(user.generation)];
+            put_numbers(out, &numbers);
+            out.extend_from_slice(user.password_hash.as_bytes());
+        }
     }
 }
 
@@ -300,6 +315,10 @@ fn decode_body(table: Table, version: u8, key: &[u8], body: &mut Body<'_>) -> Re
             Row::Trash(InodeNo(whole_key(key)?), row)
         }
         Table::Session => Row::Session(SessionId(whole_key(key)?)),
+        Table::User => {
+            let name = std::str::from_utf8(key).map_err(|_| "its name is not UTF-8")?;
+            Row::User(name.into(), decode_user(body)?)
+        }
     })
 }
 
@@ -337,14 +356,19 @@ fn decode_keeper(version: u8, body: &mut Body<'_>) -> Result<KeeperRow, Why> {
                 return Err("it has a label twice");
             }
         }
-        row.draining = match body.number()? {
-            0 => false,
-            1 => true,
-            _ => return Err("a mark in it is neither there nor not"),
-        };
+        row.draining = body.mark()?;
         row.maintenance_until_ms = i64::try_from(body.number()?).map_err(|_| "a time in it is impossible")?;
     }
     Ok(row)
+}
+
+fn decode_user(body: &mut Body<'_>) -> Result<UserRow, Why> {
+    let roles = u8::try_from(body.number()?).ok().and_then(Roles::from_bits);
+    let roles = roles.ok_or("it has a role that is not known")?;
+    let (disabled, generation) = (body.mark()?, body.small()?);
+    let password_hash =
+        String::from_utf8(body.take_all().to_vec()).map_err(|_| "a text in it is not UTF-8")?;
+    Ok(UserRow { password_hash, roles, disabled, generation })
 }
 
 fn decode_chunk(body: &mut Body<'_>) -> Result<ChunkRow, Why> {
@@ -393,6 +417,14 @@ impl<'a> Body<'a> {
 
     fn small(&mut self) -> Result<u32, Why> {
         u32::try_from(self.number()?).map_err(|_| "a number in it is too large")
+    }
+
+    fn mark(&mut self) -> Result<bool, Why> {
+        match self.number()? {
+            0 => Ok(false),
+            1 => Ok(true),
+            _ => Err("a mark in it is neither there nor not"),
+        }
     }
 
     fn limit(&mut self) -> Result<Option<u64>, Why> {

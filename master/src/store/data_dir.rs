@@ -6,6 +6,7 @@
 //! journal-0,    what was committed and may not be in master.redb yet (journal.rs)
 //! journal-1
 //! SEAL          how many commits returned (seal.rs)
+//! audit.jsonl   who did what (auth/audit.rs)
 //! address       HOST:PORT that the running master listens on; removed when it stops cleanly
 //! ```
 //!

@@ -10,8 +10,8 @@
 //! ```
 //!
 //! Numbers are little-endian. What must hold: a dump is read whole or refused, so nothing that was read may be used
-//! before [`Reader::next_row`] has said that it was the last. The cluster's secret is not in it: whoever can reach
-//! the master can take a dump, and a restored cluster makes itself a new one.
+//! before [`Reader::next_row`] has said that it was the last. The cluster's secret is not in it: a restored cluster
+//! makes itself a new one. The hashes of users' passwords are.
 
 use std::io::{self, Read, Write};
 
@@ -24,7 +24,8 @@ use super::{Snapshot, StoreError};
 use crate::core::Row;
 
 /// The version that is written, and the newest that is read.
-pub const DUMP_VERSION: u32 = 1;
+/// Version 1 had no users.
+pub const DUMP_VERSION: u32 = 2;
 
 const MAGIC: [u8; 8] = *b"DFSDUMP\n";
 const HEAD_LEN: usize = 16;

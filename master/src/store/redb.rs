@@ -11,8 +11,8 @@
 //! spared    of a restored cluster alone: chunk id, u64 little-endian; ms since 1970, i64 little-endian
 //! ```
 //!
-//! Format 1 had no tally, format 2 no journal before it (journaled.rs), format 3 no sessions, which a journal may have; such a store is
-//! upgraded when it is opened.
+//! Format 1 had no tally, format 2 no journal before it (journaled.rs), format 3 no sessions and format 4 no users, which a journal may have; such a
+//! store is upgraded when it is opened.
 //!
 //! What is stored at once is one redb write transaction of durability Immediate: redb syncs the file before it returns,
 //! and after a crash it opens at the last whole transaction. The file is 0600, for the secret in it. A new one is made

@@ -7,7 +7,7 @@
 //! | `lookup?path=&search=&after=&limit=` | rows as those of `dfs lookup --json`, and where to go on (`next`) |
 //! | `overview` | all that the page shows but the files |
 //!
-//! Errors are `{"error": "..."}`. What is answered is durable, but for what of `overview` is not `status`: that is for eyes
+//! Where auth is on, a request needs `Authorization: Bearer TOKEN`, as `dfs login` gets one. Errors are `{"error": "..."}`. What is answered is durable, but for what of `overview` is not `status`: that is for eyes
 //! alone, and must be there when the store is in trouble.
 
 use std::collections::BTreeMap;
@@ -15,9 +15,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dfs_observe::axum::Router;
+use dfs_observe::axum::body::Body;
 use dfs_observe::axum::extract::{Query, State};
-use dfs_observe::axum::http::StatusCode;
-use dfs_observe::axum::http::header::CONTENT_TYPE;
+use dfs_observe::axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
+use dfs_observe::axum::http::{Request, StatusCode};
+use dfs_observe::axum::middleware::{Next, from_fn};
 use dfs_observe::axum::response::{IntoResponse, Response};
 use dfs_observe::axum::routing::get;
 use dfs_proto::error::{DfsError, ErrorCode};
@@ -28,6 +30,7 @@ use tokio::sync::Semaphore;
 
 use super::danger::{Danger, Found};
 use super::watch::{Event, Rate, Sample, Watched};
+use crate::auth::{Gate, Refusal};
 use crate::core::LookupCursor;
 use crate::runtime::{Engine, Stopped};
 
@@ -102,13 +105,38 @@ impl Api {
     }
 }
 
-pub(super) fn routes(api: Arc<Api>) -> Router {
+/// The operators' calls that show the same.
+const STATUS: &str = "/dfs.v1.AdminService/Status";
+const KEEPERS: &str = "/dfs.v1.AdminService/Keepers";
+const LOOKUP: &str = "/dfs.v1.AdminService/LookupTable";
+
+pub(super) fn routes(api: Arc<Api>, gate: Gate) -> Router {
+    let guard = move |request: Request<Body>, next: Next| {
+        let gate = gate.clone();
+        async move {
+            // The overview names files, too.
+            let calls: &[&str] = match request.uri().path() {
+                "/api/v1/status" => &[STATUS],
+                "/api/v1/keepers" => &[KEEPERS],
+                "/api/v1/lookup" => &[LOOKUP],
+                _ => &[STATUS, KEEPERS, LOOKUP],
+            };
+            let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+            for call in calls {
+                if let Err(refusal) = gate.admit(call, header) {
+                    return Failure::from(refusal).into_response();
+                }
+            }
+            next.run(request).await
+        }
+    };
     Router::new()
         .route("/api/v1/status", get(status))
         .route("/api/v1/keepers", get(keepers))
         .route("/api/v1/lookup", get(lookup))
         .route("/api/v1/overview", get(overview))
         .with_state(api)
+        .layer(from_fn(guard))
 }
 
 /// What is answered instead.
@@ -118,6 +146,17 @@ struct Failure(StatusCode, String);
 impl From<Stopped> for Failure {
     fn from(stopped: Stopped) -> Failure {
         Failure(StatusCode::SERVICE_UNAVAILABLE, stopped.to_string())
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Failure {
+        let status = match &refusal {
+            Refusal::NotAllowed { .. } | Refusal::Unknown(_) => StatusCode::FORBIDDEN,
+            Refusal::Stopping => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::UNAUTHORIZED,
+        };
+        Failure(status, refusal.to_string())
     }
 }
 

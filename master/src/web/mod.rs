@@ -7,7 +7,8 @@
 //! - here: the files of the page, which are in the program.
 //!
 //! What must hold: all memory is bounded; nobody is held up for long, however many files there are and however many browsers
-//! look: what looks at every file is done seldom, or a page at a time; nothing can be changed from here.
+//! look: what looks at every file is done seldom, or a page at a time; nothing can be changed from here;
+//! where auth is on, nothing of the cluster is told but to who shows a token that may ask the same with `dfs`.
 
 mod api;
 mod danger;
@@ -22,6 +23,7 @@ use dfs_observe::axum::routing::get;
 use dfs_proto::ids::ClusterId;
 use tokio::task::JoinHandle;
 
+use crate::auth::Gate;
 use crate::runtime::Engine;
 
 /// Path, type, text.
@@ -33,10 +35,10 @@ const FILES: [(&str, &str, &str); 4] = [
 ];
 
 /// The routes, and the task that watches the cluster for them until it is aborted or the engine stops.
-pub(crate) fn start(engine: Engine, cluster: ClusterId) -> (Router, JoinHandle<()>) {
+pub(crate) fn start(engine: Engine, cluster: ClusterId, gate: Gate) -> (Router, JoinHandle<()>) {
     let watched = Arc::new(watch::Watched::default());
     let watcher = tokio::spawn(watch::watch(engine.clone(), watched.clone()));
-    let mut routes = api::routes(Arc::new(api::Api::new(engine, cluster, watched)));
+    let mut routes = api::routes(Arc::new(api::Api::new(engine, cluster, watched)), gate);
     for (path, kind, text) in FILES {
         routes =
             routes.route(path, get(move || async move { ([(CONTENT_TYPE, kind)], text).into_response() }));

@@ -9,9 +9,9 @@ use dfs_proto::{json, pb};
 
 use super::CliError;
 use super::output::{Cell, Output, Rows, human, printable};
-use crate::client::admin;
+use crate::client::{Master, admin};
 
-pub(super) async fn status(master: &str, as_json: bool) -> Result<(), CliError> {
+pub(super) async fn status(master: &Master, as_json: bool) -> Result<(), CliError> {
     let status = admin::status(master).await?;
     let mut output = Output::new();
     if as_json {
@@ -61,7 +61,7 @@ fn status_text(status: &pb::ClusterStatus) -> String {
     lines.join("\n")
 }
 
-pub(super) async fn lookup(master: &str, path: &OsStr, as_json: bool) -> Result<(), CliError> {
+pub(super) async fn lookup(master: &Master, path: &OsStr, as_json: bool) -> Result<(), CliError> {
     let mut rows = Rows::new(as_json, ["FILE", "OFFSET", "LENGTH", "CHUNK", "KEEPER", "ALIVE", "PATH"]);
     let mut failed = None;
     let listed = admin::lookup_table(master, path.as_bytes(), |row| {

@@ -13,7 +13,7 @@ use serde::Serialize;
 
 use super::output::{Output, human};
 use super::{CliError, interrupted};
-use crate::client::admin;
+use crate::client::{Master, admin};
 
 #[derive(Serialize)]
 struct Done {
@@ -21,7 +21,7 @@ struct Done {
     bytes: u64,
 }
 
-pub(super) async fn backup(master: &str, to: &Path, json: bool) -> Result<(), CliError> {
+pub(super) async fn backup(master: &Master, to: &Path, json: bool) -> Result<(), CliError> {
     const REMEDY: &str = "see that the directory is there, writable and has room";
     let failed = |error: io::Error| CliError::local("backup to", to, &error, REMEDY);
     let part = part_of(to);
@@ -53,7 +53,7 @@ enum Failed {
     Local(io::Error),
 }
 
-async fn fetch(master: &str, mut file: &File) -> Result<Done, Failed> {
+async fn fetch(master: &Master, mut file: &File) -> Result<Done, Failed> {
     let (mut bytes, mut local) = (0, None);
     let fetched = admin::backup(master, |part| {
         bytes += part.len() as u64;

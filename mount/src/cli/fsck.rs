@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::CliError;
 use super::output::{Output, printable};
-use crate::client::admin;
+use crate::client::{Master, admin};
 
 /// How often the report is asked for.
 const POLL_EVERY: Duration = Duration::from_millis(500);
@@ -41,7 +41,7 @@ struct Report<'a> {
 }
 
 /// What is found is `CliError::Found` when it is mended, `CliError::LeftWrong` when it is not.
-pub(super) async fn fsck(master: &str, repair: bool, limit: Duration, json: bool) -> Result<(), CliError> {
+pub(super) async fn fsck(master: &Master, repair: bool, limit: Duration, json: bool) -> Result<(), CliError> {
     let by = Instant::now() + limit;
     let number = admin::fsck(master, repair).await?;
     let mut before = None;

@@ -10,7 +10,7 @@ use dfs_proto::units::Period;
 use super::CliError;
 use super::output::{Cell, Output, Rows, human, printable};
 use super::progress::Line;
-use crate::client::admin;
+use crate::client::{Master, admin};
 
 /// How often a drain that is waited for is looked at.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -27,7 +27,7 @@ pub(super) enum Switch {
     Off,
 }
 
-pub(super) async fn keepers(master: &str, json: bool) -> Result<(), CliError> {
+pub(super) async fn keepers(master: &Master, json: bool) -> Result<(), CliError> {
     let columns = [
         "KEEPER",
         "ADDRESS",
@@ -107,7 +107,7 @@ fn say(keeper: &pb::KeeperRow, json: bool, words: &str) -> Result<(), CliError> 
 }
 
 pub(super) async fn drain(
-    master: &str,
+    master: &Master,
     name: &str,
     cancel: bool,
     wait: bool,
@@ -130,7 +130,7 @@ pub(super) async fn drain(
 }
 
 /// Shows how far a drain is, until it is done. Interrupted, it goes on without being watched.
-async fn wait_drained(master: &str, keeper: pb::KeeperRow) -> Result<pb::KeeperRow, CliError> {
+async fn wait_drained(master: &Master, keeper: pb::KeeperRow) -> Result<pb::KeeperRow, CliError> {
     let (id, all) = (keeper.keeper, keeper.chunks);
     let mut now = keeper;
     let mut line = Line::new();
@@ -161,7 +161,7 @@ async fn wait_drained(master: &str, keeper: pb::KeeperRow) -> Result<pb::KeeperR
 }
 
 pub(super) async fn maintenance(
-    master: &str,
+    master: &Master,
     name: &str,
     switch: &Switch,
     json: bool,
@@ -181,7 +181,7 @@ pub(super) async fn maintenance(
     say(&keeper, json, &words)
 }
 
-pub(super) async fn forget(master: &str, name: &str, json: bool) -> Result<(), CliError> {
+pub(super) async fn forget(master: &Master, name: &str, json: bool) -> Result<(), CliError> {
     let keeper = admin::forget(master, name).await?;
     let (id, dir) = (keeper.keeper, printable(keeper.data_dir.as_bytes()));
     say(&keeper, json, &format!("keeper {id} is forgotten: its data directory {dir} can be removed\n"))

@@ -8,6 +8,7 @@
 //! - `quota`: limits of what is below a directory.
 //! - `scrub`: keepers check what they have. `fsck`: the look-up table is set against what they have.
 //! - `trash`: files that were removed and are kept.
+//! - `users`: logging in, and who may. `password`: where passwords come from.
 //! - `path`: from a path to an inode, by the session's calls.
 //! - `output`: tables, JSON, and what to do when the reader of stdout goes away.
 //! - `progress`: the bar that `put` and `get` show on a terminal.
@@ -22,6 +23,7 @@ mod get;
 mod keepers;
 mod ls;
 mod output;
+mod password;
 mod path;
 mod progress;
 mod put;
@@ -30,11 +32,13 @@ mod rebalance;
 mod rm;
 mod scrub;
 mod trash;
+mod users;
 
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
@@ -42,7 +46,8 @@ use clap::{Parser, Subcommand};
 use dfs_proto::error::DfsError;
 use dfs_proto::units::Period;
 
-use crate::client::{Client, ClientConfig};
+use crate::client::tokens::Tokens;
+use crate::client::{Client, ClientConfig, Master, renew};
 
 /// How long the master is looked for.
 const FIND_MASTER: Duration = Duration::from_secs(1);
@@ -60,6 +65,9 @@ struct Args {
         global = true
     )]
     master: String,
+    /// The file with the token that says who asks [default: that of 'dfs login']
+    #[arg(long, env = "DFS_TOKEN_FILE", value_name = "FILE", global = true)]
+    token_file: Option<PathBuf>,
     /// Print JSON instead of tables
     #[arg(long, env = "DFS_JSON", global = true, value_parser = FalseyValueParser::new())]
     json: bool,
@@ -163,6 +171,22 @@ enum Command {
     /// Files that were removed and are kept for a while
     #[command(subcommand)]
     Trash(trash::Trash),
+    /// Log in: the password is asked for, or read from stdin, and the token is kept for this user's programs
+    Login {
+        /// Whom [default: $USER]
+        user: Option<String>,
+        /// Read the password from this file, which only its owner can read
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// Forget the token of the login
+    Logout,
+    /// Who may use the cluster
+    #[command(subcommand)]
+    User(users::User),
+    /// Tokens with which keepers join
+    #[command(subcommand)]
+    Keeper(users::Keeper),
 }
 
 /// Why a command failed.
@@ -245,7 +269,12 @@ fn one_line(text: &str) -> String {
 }
 
 async fn command(args: &Args) -> Result<(), CliError> {
-    let Args { master, json, .. } = args;
+    let Args { master: address, token_file, json, .. } = args;
+    let tokens = Arc::new(Tokens::at_or_of_login(token_file.as_deref(), address));
+    let master = &Master { address: address.clone(), tokens };
+    if !matches!(args.command, Command::Login { .. } | Command::Logout) {
+        renew::if_due(address, &master.tokens).await;
+    }
     match &args.command {
         Command::Status => admin::status(master, *json).await,
         Command::Keepers => keepers::keepers(master, *json).await,
@@ -266,17 +295,27 @@ async fn command(args: &Args) -> Result<(), CliError> {
         Command::Fsck { repair, timeout } => fsck::fsck(master, *repair, timeout.0, *json).await,
         Command::Trash(command) => trash::trash(master, command, *json).await,
         Command::Quota(quota) => quota::quota(master, quota, *json).await,
+        Command::Login { user, password_file } => {
+            users::login(address, user.as_deref(), password_file.as_deref()).await
+        }
+        Command::Logout => users::logout(address),
+        Command::User(command) => users::user(master, command, *json).await,
+        Command::Keeper(command) => users::keeper(master, command, *json).await,
         Command::Rm { path } => in_session(master, async |client| rm::rm(client, path).await).await,
     }
 }
 
 /// Runs `work` in a session of its own, and ends that properly.
 async fn in_session<T>(
-    master: &str,
+    master: &Master,
     work: impl AsyncFnOnce(&Client) -> Result<T, CliError>,
 ) -> Result<T, CliError> {
     // A person waits: a master that is not there now is an error soon.
-    let config = ClientConfig { connect_timeout: FIND_MASTER, ..ClientConfig::new(master, session_name()) };
+    let config = ClientConfig {
+        connect_timeout: FIND_MASTER,
+        tokens: master.tokens.clone(),
+        ..ClientConfig::new(&master.address, session_name())
+    };
     let (client, mut events) = Client::connect(config).await?;
     // Nothing is cached here for longer than the command takes.
     let ignore = tokio::spawn(async move { while events.recv().await.is_some() {} });

@@ -18,7 +18,7 @@ use super::output::printable;
 use super::path::{base_name, is_directory, name_it, resolve, split_last};
 use super::progress::Progress;
 use super::{CliError, in_session, interrupted};
-use crate::client::Client;
+use crate::client::{Client, Master};
 use crate::write::Writers;
 
 /// Bytes that are written and not yet stored.
@@ -43,7 +43,7 @@ struct Target {
     name: Vec<u8>,
 }
 
-pub(super) async fn put(master: &str, file: &OsStr, path: Option<&OsStr>) -> Result<(), CliError> {
+pub(super) async fn put(master: &Master, file: &OsStr, path: Option<&OsStr>) -> Result<(), CliError> {
     // Before the session, so that a missing file is said at once.
     let source = open(file)?;
     let base = if file == "-" { None } else { base_name(file.as_bytes()) };

@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::CliError;
 use super::output::{Cell, Rows, human, printable};
 use super::path::name_it;
-use crate::client::admin;
+use crate::client::{Master, admin};
 
 /// Paths are absolute; symbolic links in them are not followed.
 #[derive(Subcommand, Debug)]
@@ -53,7 +53,7 @@ struct Row<'a> {
     used_files: u64,
 }
 
-pub(super) async fn quota(master: &str, command: &Quota, json: bool) -> Result<(), CliError> {
+pub(super) async fn quota(master: &Master, command: &Quota, json: bool) -> Result<(), CliError> {
     match command {
         Quota::Set { path, size, files } => {
             let set = admin::set_quota(master, path.as_bytes(), size.map(|size| size.0), *files).await;

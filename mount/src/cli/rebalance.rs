@@ -9,7 +9,7 @@ use super::CliError;
 use super::keepers::LOOK_EVERY;
 use super::output::{Output, human};
 use super::progress::Line;
-use crate::client::admin;
+use crate::client::{Master, admin};
 
 #[derive(Subcommand, Debug)]
 pub(super) enum Rebalance {
@@ -34,7 +34,7 @@ struct Status<'a> {
     ended: &'a str,
 }
 
-pub(super) async fn rebalance(master: &str, command: &Rebalance, json: bool) -> Result<(), CliError> {
+pub(super) async fn rebalance(master: &Master, command: &Rebalance, json: bool) -> Result<(), CliError> {
     let status = match command {
         Rebalance::Start { wait: false } => admin::rebalance(master, Action::Start).await?,
         Rebalance::Start { wait: true } => {
@@ -70,7 +70,7 @@ fn words(status: &pb::RebalanceStatus) -> String {
 }
 
 /// Interrupted, it goes on without being watched.
-async fn wait_for_end(master: &str, begun: pb::RebalanceStatus) -> Result<pb::RebalanceStatus, CliError> {
+async fn wait_for_end(master: &Master, begun: pb::RebalanceStatus) -> Result<pb::RebalanceStatus, CliError> {
     let mut status = begun;
     let mut line = Line::new();
     while status.running {

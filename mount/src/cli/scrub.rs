@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::output::{Cell, Rows, human};
 use super::progress::Progress;
 use super::{CliError, interrupted};
-use crate::client::admin;
+use crate::client::{Master, admin};
 
 /// How often the keepers' rows are asked for.
 const POLL_EVERY: Duration = Duration::from_millis(500);
@@ -26,7 +26,7 @@ struct Row {
 }
 
 /// Bad copies are found: `CliError::Found`.
-pub(super) async fn scrub(master: &str, keepers: &[u64], json: bool) -> Result<(), CliError> {
+pub(super) async fn scrub(master: &Master, keepers: &[u64], json: bool) -> Result<(), CliError> {
     let started = admin::scrub(master, keepers).await?;
     let states = tokio::select! {
         states = watch(master, &started) => states?,
@@ -55,7 +55,10 @@ fn cells(row: &Row) -> [Cell; 4] {
 }
 
 /// Returns when every one of these scrubs is over.
-async fn watch(master: &str, started: &pb::ScrubStarted) -> Result<BTreeMap<u64, pb::ScrubState>, CliError> {
+async fn watch(
+    master: &Master,
+    started: &pb::ScrubStarted,
+) -> Result<BTreeMap<u64, pb::ScrubState>, CliError> {
     let mut progress = Progress::new(None);
     let (mut last, mut stalled) = (BTreeMap::new(), 0);
     loop {

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::CliError;
 use super::ls::minute;
 use super::output::{Cell, Output, Rows, human, printable};
-use crate::client::admin;
+use crate::client::{Master, admin};
 
 /// Files are kept when dfs-master runs with --trash.
 #[derive(Subcommand, Debug)]
@@ -61,7 +61,7 @@ fn row(entry: &pb::TrashEntry) -> Row<'_> {
     }
 }
 
-pub(super) async fn trash(master: &str, command: &Trash, json: bool) -> Result<(), CliError> {
+pub(super) async fn trash(master: &Master, command: &Trash, json: bool) -> Result<(), CliError> {
     match command {
         Trash::Ls { path } => ls(master, path.as_bytes(), json).await,
         Trash::Restore { entry, to } => {
@@ -94,7 +94,7 @@ fn say(list: &pb::TrashList, json: bool, words: impl Fn(&pb::TrashList) -> Strin
     output.finish()
 }
 
-async fn ls(master: &str, path: &[u8], json: bool) -> Result<(), CliError> {
+async fn ls(master: &Master, path: &[u8], json: bool) -> Result<(), CliError> {
     let mut rows = Rows::new(json, ["ENTRY", "REMOVED", "SIZE", "PATH"]);
     let mut after = None;
     loop {

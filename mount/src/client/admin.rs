@@ -6,9 +6,11 @@ use bytes::Bytes;
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::pb::admin_service_client::AdminServiceClient;
 use dfs_proto::{MAX_MESSAGE_LEN, pb};
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 
-use super::channel;
+use super::tokens::Carrier;
+use super::{Master, channel};
 
 /// For the connection, for each call, and for each next row.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -16,29 +18,26 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// For the connection alone.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-async fn connect(master: &str) -> Result<AdminServiceClient<Channel>, DfsError> {
-    let channel = channel::open(master, CONNECT_TIMEOUT).await?;
-    Ok(AdminServiceClient::new(channel).max_decoding_message_size(MAX_MESSAGE_LEN))
+async fn connect(
+    master: &Master,
+) -> Result<AdminServiceClient<InterceptedService<Channel, Carrier>>, DfsError> {
+    let carrier = master.tokens.carrier().await?;
+    let channel = channel::open(&master.address, CONNECT_TIMEOUT).await?;
+    Ok(AdminServiceClient::with_interceptor(channel, carrier).max_decoding_message_size(MAX_MESSAGE_LEN))
 }
 
 async fn within<T>(
-    master: &str,
+    master: &Master,
     call: impl Future<Output = Result<T, tonic::Status>>,
 ) -> Result<T, DfsError> {
-    match tokio::time::timeout(TIMEOUT, call).await {
-        Ok(result) => result.map_err(|status| channel::from_status(master, &status)),
-        Err(_) => Err(DfsError::new(
-            ErrorCode::TimedOut,
-            format!("the master at {master} did not answer within {} s; try again", TIMEOUT.as_secs()),
-        )),
-    }
+    channel::within(&master.address, TIMEOUT, call).await
 }
 
-/// The state of the cluster at `master`, HOST:PORT.
+/// The state of the cluster.
 ///
 /// # Errors
 /// `Unavailable`, `TimedOut`, or what the master refused it with.
-pub async fn status(master: &str) -> Result<pb::ClusterStatus, DfsError> {
+pub async fn status(master: &Master) -> Result<pb::ClusterStatus, DfsError> {
     let mut client = connect(master).await?;
     Ok(within(master, client.status(pb::StatusRequest {})).await?.into_inner())
 }
@@ -47,7 +46,7 @@ pub async fn status(master: &str) -> Result<pb::ClusterStatus, DfsError> {
 ///
 /// # Errors
 /// As [`status`].
-pub async fn keepers(master: &str) -> Result<Vec<pb::KeeperRow>, DfsError> {
+pub async fn keepers(master: &Master) -> Result<Vec<pb::KeeperRow>, DfsError> {
     let mut client = connect(master).await?;
     Ok(within(master, client.keepers(pb::KeepersRequest {})).await?.into_inner().keepers)
 }
@@ -56,7 +55,7 @@ pub async fn keepers(master: &str) -> Result<Vec<pb::KeeperRow>, DfsError> {
 ///
 /// # Errors
 /// As [`status`]; `NotFound` or `Io` for a keeper that is unknown or not live.
-pub async fn scrub(master: &str, keepers: &[u64]) -> Result<pb::ScrubStarted, DfsError> {
+pub async fn scrub(master: &Master, keepers: &[u64]) -> Result<pb::ScrubStarted, DfsError> {
     let mut client = connect(master).await?;
     let request = pb::ScrubRequest { keepers: keepers.to_vec() };
     Ok(within(master, client.scrub(request)).await?.into_inner())
@@ -66,7 +65,7 @@ pub async fn scrub(master: &str, keepers: &[u64]) -> Result<pb::ScrubStarted, Df
 ///
 /// # Errors
 /// As [`status`]; `Io` when another is under way, or no keeper is live.
-pub async fn fsck(master: &str, repair: bool) -> Result<u64, DfsError> {
+pub async fn fsck(master: &Master, repair: bool) -> Result<u64, DfsError> {
     let mut client = connect(master).await?;
     Ok(within(master, client.fsck(pb::FsckRequest { repair })).await?.into_inner().number)
 }
@@ -75,7 +74,7 @@ pub async fn fsck(master: &str, repair: bool) -> Result<u64, DfsError> {
 ///
 /// # Errors
 /// As [`status`]; `NotFound` when the master does not know it.
-pub async fn fsck_report(master: &str, number: u64) -> Result<pb::FsckReport, DfsError> {
+pub async fn fsck_report(master: &Master, number: u64) -> Result<pb::FsckReport, DfsError> {
     let mut client = connect(master).await?;
     Ok(within(master, client.fsck_report(pb::FsckReportRequest { number })).await?.into_inner())
 }
@@ -86,7 +85,7 @@ pub async fn fsck_report(master: &str, number: u64) -> Result<pb::FsckReport, Df
 /// # Errors
 /// As [`status`].
 pub async fn trash(
-    master: &str,
+    master: &Master,
     path: &[u8],
     after: Option<pb::TrashCursor>,
 ) -> Result<pb::TrashList, DfsError> {
@@ -99,7 +98,7 @@ pub async fn trash(
 ///
 /// # Errors
 /// As [`status`]; `NotFound`, `Io` when the name is taken or a quota leaves no room.
-pub async fn restore_trash(master: &str, entry: u64, to: &[u8]) -> Result<pb::TrashList, DfsError> {
+pub async fn restore_trash(master: &Master, entry: u64, to: &[u8]) -> Result<pb::TrashList, DfsError> {
     let mut client = connect(master).await?;
     let request = pb::RestoreTrashRequest { entry, to: Bytes::copy_from_slice(to) };
     Ok(within(master, client.restore_trash(request)).await?.into_inner())
@@ -109,7 +108,7 @@ pub async fn restore_trash(master: &str, entry: u64, to: &[u8]) -> Result<pb::Tr
 ///
 /// # Errors
 /// As [`status`]; `NotFound`.
-pub async fn purge_trash(master: &str, entry: u64) -> Result<pb::TrashList, DfsError> {
+pub async fn purge_trash(master: &Master, entry: u64) -> Result<pb::TrashList, DfsError> {
     let mut client = connect(master).await?;
     Ok(within(master, client.purge_trash(pb::PurgeTrashRequest { entry })).await?.into_inner())
 }
@@ -120,7 +119,7 @@ pub async fn purge_trash(master: &str, entry: u64) -> Result<pb::TrashList, DfsE
 /// # Errors
 /// As [`status`], `NotFound` for a path that is not there, and whatever `each` returned.
 pub async fn lookup_table(
-    master: &str,
+    master: &Master,
     path: &[u8],
     mut each: impl FnMut(pb::LookupRow) -> Result<(), DfsError>,
 ) -> Result<(), DfsError> {
@@ -139,7 +138,7 @@ pub async fn lookup_table(
 /// # Errors
 /// As [`status`], and whatever `each` returned. What was handed out is no dump then.
 pub async fn backup(
-    master: &str,
+    master: &Master,
     mut each: impl FnMut(&[u8]) -> Result<(), DfsError>,
 ) -> Result<u64, DfsError> {
     let mut client = connect(master).await?;
@@ -158,7 +157,7 @@ pub async fn backup(
 ///
 /// # Errors
 /// As [`lookup_table`]; `Invalid` for what is no directory.
-pub async fn quotas(master: &str, path: &[u8]) -> Result<Vec<pb::QuotaInfo>, DfsError> {
+pub async fn quotas(master: &Master, path: &[u8]) -> Result<Vec<pb::QuotaInfo>, DfsError> {
     let mut client = connect(master).await?;
     let request = pb::QuotasRequest { path: Bytes::copy_from_slice(path) };
     Ok(within(master, client.quotas(request)).await?.into_inner().quotas)
@@ -169,7 +168,7 @@ pub async fn quotas(master: &str, path: &[u8]) -> Result<Vec<pb::QuotaInfo>, Dfs
 /// # Errors
 /// As [`quotas`].
 pub async fn set_quota(
-    master: &str,
+    master: &Master,
     path: &[u8],
     max_bytes: Option<u64>,
     max_inodes: Option<u64>,
@@ -183,7 +182,7 @@ pub async fn set_quota(
 ///
 /// # Errors
 /// As [`quotas`].
-pub async fn clear_quota(master: &str, path: &[u8]) -> Result<bool, DfsError> {
+pub async fn clear_quota(master: &Master, path: &[u8]) -> Result<bool, DfsError> {
     let mut client = connect(master).await?;
     let request = pb::ClearQuotaRequest { path: Bytes::copy_from_slice(path) };
     Ok(!within(master, client.clear_quota(request)).await?.into_inner().quotas.is_empty())
@@ -193,7 +192,7 @@ pub async fn clear_quota(master: &str, path: &[u8]) -> Result<bool, DfsError> {
 ///
 /// # Errors
 /// As [`status`]; `NotFound`: there is no such keeper.
-pub async fn drain(master: &str, keeper: &str, cancel: bool) -> Result<pb::KeeperRow, DfsError> {
+pub async fn drain(master: &Master, keeper: &str, cancel: bool) -> Result<pb::KeeperRow, DfsError> {
     let mut client = connect(master).await?;
     let request = pb::DrainRequest { keeper: keeper.to_owned(), cancel };
     Ok(within(master, client.drain(request)).await?.into_inner())
@@ -203,7 +202,7 @@ pub async fn drain(master: &str, keeper: &str, cancel: bool) -> Result<pb::Keepe
 ///
 /// # Errors
 /// As [`drain`]; `Invalid`: that is too long.
-pub async fn maintenance(master: &str, keeper: &str, period: Duration) -> Result<pb::KeeperRow, DfsError> {
+pub async fn maintenance(master: &Master, keeper: &str, period: Duration) -> Result<pb::KeeperRow, DfsError> {
     let mut client = connect(master).await?;
     let for_ms = u64::try_from(period.as_millis()).unwrap_or(u64::MAX);
     let request = pb::MaintenanceRequest { keeper: keeper.to_owned(), for_ms };
@@ -214,7 +213,7 @@ pub async fn maintenance(master: &str, keeper: &str, period: Duration) -> Result
 ///
 /// # Errors
 /// As [`drain`]; `Invalid`: it is in use, or has what is needed.
-pub async fn forget(master: &str, keeper: &str) -> Result<pb::KeeperRow, DfsError> {
+pub async fn forget(master: &Master, keeper: &str) -> Result<pb::KeeperRow, DfsError> {
     let mut client = connect(master).await?;
     let request = pb::ForgetRequest { keeper: keeper.to_owned() };
     Ok(within(master, client.forget(request)).await?.into_inner())
@@ -225,7 +224,7 @@ pub async fn forget(master: &str, keeper: &str) -> Result<pb::KeeperRow, DfsErro
 /// # Errors
 /// As [`status`].
 pub async fn rebalance(
-    master: &str,
+    master: &Master,
     action: pb::rebalance_request::Action,
 ) -> Result<pb::RebalanceStatus, DfsError> {
     let mut client = connect(master).await?;

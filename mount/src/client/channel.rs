@@ -59,6 +59,21 @@ fn root_cause(error: &dyn Error) -> String {
     inner.to_string()
 }
 
+/// A call's result, within a deadline.
+pub(super) async fn within<T>(
+    master: &str,
+    limit: Duration,
+    call: impl Future<Output = Result<T, tonic::Status>>,
+) -> Result<T, DfsError> {
+    match tokio::time::timeout(limit, call).await {
+        Ok(result) => result.map_err(|status| from_status(master, &status)),
+        Err(_) => Err(DfsError::new(
+            ErrorCode::TimedOut,
+            format!("the master at {master} did not answer within {} s; try again", limit.as_secs()),
+        )),
+    }
+}
+
 /// A failed call as our error.
 pub(super) fn from_status(master: &str, status: &tonic::Status) -> DfsError {
     let code = match status.code() {
@@ -66,6 +81,9 @@ pub(super) fn from_status(master: &str, status: &tonic::Status) -> DfsError {
         tonic::Code::InvalidArgument => ErrorCode::Invalid,
         tonic::Code::DeadlineExceeded | tonic::Code::Cancelled => ErrorCode::TimedOut,
         tonic::Code::Unimplemented => ErrorCode::Version,
+        tonic::Code::Unauthenticated => ErrorCode::Unauthenticated,
+        tonic::Code::PermissionDenied => ErrorCode::Access,
+        tonic::Code::ResourceExhausted => ErrorCode::Busy,
         tonic::Code::Unavailable => {
             let why = status.source().map_or_else(|| status.message().to_owned(), root_cause);
             return unreachable_master(master, &why);

@@ -79,8 +79,9 @@ async fn shake_hands(
     within: Duration,
 ) -> Result<Link, DfsError> {
     let master = &config.master;
+    let carrier = config.tokens.carrier().await?;
     let channel = channel::open(master, within).await?;
-    let mut client = MountServiceClient::new(channel)
+    let mut client = MountServiceClient::with_interceptor(channel, carrier)
         .max_decoding_message_size(MAX_MESSAGE_LEN)
         .max_encoding_message_size(MAX_MESSAGE_LEN);
     let (up, outgoing) = mpsc::channel(UP_QUEUE);

@@ -10,12 +10,14 @@
 //! - [`data`]: connections to keepers, and the two transfers over them.
 //! - [`lanes`]: on which threads what is done.
 //! - [`admin`]: the operators' calls, which need no session.
+//! - [`auth`]: logging in, users. [`tokens`]: who this process says it is. `renew`: before a token expires.
 //! - `channel`: how the master's address becomes a gRPC channel, and gRPC's errors ours.
 //!
 //! What must hold: requests enter the stream in the order in which the calls are first polled; every wait ends
 //! within a deadline; nothing grows without a bound that the callers set themselves.
 
 pub mod admin;
+pub mod auth;
 mod calls;
 mod channel;
 mod clock;
@@ -25,8 +27,10 @@ mod held_locks;
 mod hello;
 pub mod lanes;
 mod lock_calls;
+pub(crate) mod renew;
 mod requests;
 mod session;
+pub mod tokens;
 mod uploads;
 
 use std::sync::Arc;
@@ -40,10 +44,26 @@ use tokio::sync::{mpsc, oneshot};
 use data::KeeperPool;
 use lanes::{Lane, Lanes};
 use session::Shared;
+use tokens::Tokens;
 pub use uploads::UploadWaiter;
 
 /// Events that may wait for the mount to take them. A mount that takes none for seconds loses the session.
 const EVENT_QUEUE: usize = 4096;
+
+/// A master, for operators' calls.
+#[derive(Clone, Debug)]
+pub struct Master {
+    /// HOST:PORT.
+    pub address: String,
+    /// Who we say we are.
+    pub tokens: Arc<Tokens>,
+}
+
+impl std::fmt::Display for Master {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.address)
+    }
+}
 
 /// How to reach the master, and how long to wait for it.
 #[derive(Clone, Debug)]
@@ -56,6 +76,8 @@ pub struct ClientConfig {
     pub connect_timeout: Duration,
     /// How long one call may take, waits for a lost session included.
     pub op_timeout: Duration,
+    /// Who we say we are.
+    pub tokens: Arc<Tokens>,
 }
 
 impl ClientConfig {
@@ -66,6 +88,7 @@ impl ClientConfig {
             name: name.into(),
             connect_timeout: Duration::from_secs(5),
             op_timeout: Duration::from_secs(30),
+            tokens: Arc::new(Tokens::none()),
         }
     }
 }

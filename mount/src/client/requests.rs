@@ -255,6 +255,15 @@ impl Requests {
         self.in_flight = 0;
     }
 
+    /// Whoever waits gets `error`. What nobody waits for goes out when the master lets us in again: it counts what we have open.
+    pub(super) fn fail_waiting(&mut self, error: &DfsError) {
+        for (_, pending) in self.pending.extract_if(.., |_, pending| pending.reply.is_some()) {
+            if let Some(reply) = pending.reply {
+                let _ = reply.send(Err(error.clone()));
+            }
+        }
+    }
+
     /// The session is over: everybody gets `error`.
     pub(super) fn fail_all(&mut self, error: &DfsError) {
         for pending in std::mem::take(&mut self.pending).into_values() {
@@ -303,6 +312,20 @@ mod tests {
         assert_eq!(out, answers[..MAX_IN_FLIGHT].iter().map(|(id, _)| *id).collect::<Vec<_>>());
         assert!(requests.answer(out[5], Ok(attr(5))));
         assert_eq!(sent(&mut requests), [answers[MAX_IN_FLIGHT].0]);
+    }
+
+    #[test]
+    fn who_waits_can_be_told_that_it_is_in_vain_and_releases_are_kept() {
+        let mut requests = Requests::default();
+        let (opened, _answer) = ask(&mut requests, Op::Open(pb::Open { inode: 5, access: 0 }));
+        sent(&mut requests);
+        requests.answer(opened, Ok(attr(5)));
+        requests.stream_broke();
+        let (_, mut answer) = ask(&mut requests, getattr(5));
+        requests.release(InodeNo(5));
+        requests.fail_waiting(&DfsError::new(ErrorCode::Unauthenticated, "no"));
+        assert_eq!(answer.try_recv().unwrap().unwrap_err().code, ErrorCode::Unauthenticated);
+        assert_eq!(sent(&mut requests).len(), 1, "the release");
     }
 
     #[test]

@@ -19,11 +19,13 @@ use dfs_proto::ids::{InodeNo, SessionId};
 use dfs_proto::looks::LOOK_EVERY;
 use dfs_proto::pb;
 use dfs_proto::pb::{mount_down, mount_up};
+use dfs_proto::secret::Secret;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use super::clock::Clock;
 use super::down::{Down, Seen, Vigil};
 use super::hello::{Link, connect, first_link, hello};
+use super::renew;
 use super::requests::{Asked, Op, Reply, ReplyTo, Requests};
 use super::uploads::Uploads;
 use super::{ClientConfig, ClusterInfo, Event, Lost};
@@ -45,15 +47,19 @@ const CLOSE_WITHIN: Duration = Duration::from_secs(1);
 
 /// What the calls and the session's task share.
 pub(super) struct Shared {
-    config: ClientConfig,
+    pub(super) config: ClientConfig,
     requests: Mutex<Requests>,
     uploads: Mutex<Uploads>,
     clock: Mutex<Clock>,
     info: Mutex<ClusterInfo>,
     /// Invalidations that are forgotten here, which the master does not know yet.
     forgotten: Mutex<Vec<u64>>,
+    /// To be told to the master.
+    pub(super) new_token: Mutex<Option<Secret>>,
+    /// The master does not let us in: everybody is told so at once.
+    pub(super) barred: Mutex<Option<DfsError>>,
     /// There may be something to send.
-    wake: Notify,
+    pub(super) wake: Notify,
     /// The stream is there.
     up: AtomicBool,
     /// Or the master is known to be down.
@@ -62,7 +68,7 @@ pub(super) struct Shared {
     pub(super) locks_lost: AtomicBool,
     close_asked: watch::Sender<bool>,
     /// The session's task has ended.
-    closed: watch::Sender<bool>,
+    pub(super) closed: watch::Sender<bool>,
 }
 
 impl Shared {
@@ -111,6 +117,9 @@ impl Shared {
     fn queue_by_the_way(&self, ask: impl FnOnce(&mut Requests) -> Asked) -> Asked {
         if *self.closed.borrow() {
             return Err(self.closed_error());
+        }
+        if let Some(error) = lock(&self.barred).clone() {
+            return Err(error);
         }
         ask(&mut self.requests())
     }
@@ -181,6 +190,8 @@ pub(super) async fn begin(
         clock: Mutex::new(clock),
         info: Mutex::new(info),
         forgotten: Mutex::default(),
+        new_token: Mutex::default(),
+        barred: Mutex::default(),
         wake: Notify::new(),
         up: AtomicBool::new(true),
         down: Down::default(),
@@ -189,6 +200,9 @@ pub(super) async fn begin(
         closed: watch::Sender::new(false),
     });
     tracing::debug!(session = %info.session, cluster = %info.cluster, "session begun");
+    if shared.config.tokens.is_any() {
+        tokio::spawn(renew::keep(shared.clone()));
+    }
     tokio::spawn(keep(shared.clone(), link, events));
     Ok(shared)
 }
@@ -299,6 +313,9 @@ async fn replace(shared: &Shared, events: &mpsc::Sender<Event>, mut vigil: Vigil
                 "another cluster's master answers at this address; unmount, or bring the right one back"
             ),
             Err(error) if error.code == ErrorCode::Session => session = SessionId(0),
+            Err(error) if matches!(error.code, ErrorCode::Unauthenticated | ErrorCode::Access) => {
+                shared.bar(&error);
+            }
             Err(error) => tracing::debug!(%error, "session not resumed yet"),
         }
         tokio::time::sleep(backoff).await;
@@ -309,6 +326,7 @@ async fn replace(shared: &Shared, events: &mpsc::Sender<Event>, mut vigil: Vigil
 /// Takes over what the new stream's welcome said.
 fn install(shared: &Shared, link: &Link, same_master: bool) {
     *lock(&shared.info) = info_of(link);
+    *lock(&shared.barred) = None;
     {
         let mut clock = lock(&shared.clock);
         if !same_master {
@@ -432,6 +450,9 @@ async fn send(shared: &Shared, up: &mpsc::Sender<pb::MountUp>, pulse: &Pulse) ->
 /// What others wait for goes first.
 async fn next_message(shared: &Shared) -> mount_up::Msg {
     loop {
+        if let Some(token) = lock(&shared.new_token).take() {
+            return mount_up::Msg::NewToken(pb::NewToken { token: token.expose().to_owned() });
+        }
         let seqs = std::mem::take(&mut *lock(&shared.forgotten));
         if !seqs.is_empty() {
             return mount_up::Msg::InvalidateDone(pb::InvalidateDone { seqs });

@@ -5,7 +5,7 @@
 
 use std::io;
 use std::path::Path;
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use super::resident;
 use super::stop::{self, Signals};
 use super::subdir::{self, SubDirError};
 use super::threads::Threads;
+use crate::client::tokens::Tokens;
 use crate::client::{Client, ClientConfig, Event};
 use crate::embedded::{Embedded, EmbeddedError};
 use crate::fuse::{Serve, ServeOptions, Serving};
@@ -171,6 +172,10 @@ fn mount(
         name: client_name(path),
         connect_timeout: FIND_MASTER.min(settings.master_timeout),
         op_timeout: settings.master_timeout,
+        tokens: Arc::new(match cluster {
+            Some(_) => Tokens::none(),
+            None => Tokens::at_or_of_login(settings.token_file.as_deref(), master),
+        }),
     };
     let connecting = Client::connect_on(config, threads.lanes());
     let (client, events) = threads.on_control(connecting).map_err(RunError::Master)?;

@@ -91,6 +91,10 @@ pub(super) struct Flags {
     #[arg(long, env = "DFS_MASTER_TIMEOUT", value_name = "PERIOD", default_value = "30s")]
     pub(super) master_timeout: Period,
 
+    /// The file with the token that says who mounts [default: that of 'dfs login']
+    #[arg(long, env = "DFS_TOKEN_FILE", value_name = "FILE")]
+    pub(super) token_file: Option<PathBuf>,
+
     /// Address and port to serve metrics on over HTTP; port 0 takes a free one (see the log)
     #[arg(long, env = "DFS_HTTP", value_name = "HOST:PORT", value_parser = socket_address)]
     pub(super) http: Option<SocketAddr>,

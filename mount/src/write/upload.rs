@@ -243,6 +243,8 @@ impl Attempt {
                     return Err(DfsError::new(ErrorCode::Session, error.message));
                 }
                 Err(error) if replaces != 0 && error.code == ErrorCode::Session => {}
+                // The master's word, not a keeper's: this user may not write.
+                Err(error) if error.code == ErrorCode::ReadOnly => return Err(error),
                 Err(error) => self.may_go_on(&error)?,
             }
             sleep(backoff(tries)).await;
@@ -445,6 +447,7 @@ fn may_pass(code: ErrorCode) -> bool {
         | ErrorCode::Deadlock
         | ErrorCode::WouldBlock
         | ErrorCode::QuotaExceeded
-        | ErrorCode::CrossesQuota => false,
+        | ErrorCode::CrossesQuota
+        | ErrorCode::Unauthenticated => false,
     }
 }

@@ -129,6 +129,8 @@ fn take(script: &Mutex<Script>, message: pb::MountUp, down: &Sender) -> Option<D
         return None;
     }
     match message.msg? {
+        // Nobody asks who anybody is here.
+        Up::NewToken(_) => None,
         Up::Hello(hello) => {
             if let Some(error) = &script.refuse {
                 return Some(Down::Refused(error.to_wire()));

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use dfs_proto::token::Role;
 use proptest::prelude::*;
 
 use super::*;
@@ -57,7 +58,13 @@ pub(crate) fn samples() -> Vec<Row> {
             TrashRow { path: (*b"/a/b").into(), deleted: pb::Time { sec: -1, nsec: 2 }, bytes: 300 },
         ),
         Row::Session(SessionId(5)),
+        Row::User("anna".into(), user("$argon2id$v=19$x", [Role::Rw, Role::Ro], false, 300)),
+        Row::User("keeper-1".into(), user("", [Role::Keeper, Role::Keeper], true, 0)),
     ]
+}
+
+fn user(hash: &str, roles: [Role; 2], disabled: bool, generation: u32) -> UserRow {
+    UserRow { password_hash: hash.to_owned(), roles: roles.into_iter().collect(), disabled, generation }
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -94,6 +101,8 @@ const GOLDEN: &[&str] = &[
     "8 0000000000000102 010001ac0292cabb45",
     "10 000000000000012c 010102ac022f612f6241e4d9b5",
     "11 0000000000000005 01d39b5252",
+    "12 616e6e61 010600ac02246172676f6e32696424763d31392478a4bac7f8",
+    "12 6b65657065722d31 0108010019c96c6d",
 ];
 
 /// As version 1 wrote it: without labels and duty.
@@ -260,6 +269,12 @@ fn row() -> impl Strategy<Value = Row> {
             }
         ),
         n().prop_map(|id| Row::Session(SessionId(id))),
+        ("[a-z]{1,9}", ".{0,99}", 0..16u8, any::<bool>(), any::<u32>()).prop_map(
+            |(name, password_hash, roles, disabled, generation)| {
+                let roles = Roles::from_bits(roles).unwrap();
+                Row::User(name.into(), UserRow { password_hash, roles, disabled, generation })
+            }
+        ),
     ]
 }
 

@@ -4,7 +4,6 @@
 use std::fs;
 use std::path::Path;
 
-use dfs_proto::ids::SessionId;
 use redb::{ReadableTableMetadata, WriteTransaction};
 
 use super::crash_tests::{deletes, extent, identity, puts, scratch};
@@ -301,9 +300,14 @@ fn of_format(format: u32, dir: &Path, change: impl Fn(&WriteTransaction)) -> Row
     let mut store = open(dir).unwrap();
     fill(&mut store);
     // Tables that only newer programs know.
-    let unknown = if format == 3 { Table::Session } else { Table::Trash };
-    if format == 3 {
-        store.commit(&deletes([Row::Session(SessionId(5))])).unwrap();
+    let unknown = match format {
+        3 => Table::Session,
+        4 => Table::User,
+        _ => Table::Trash,
+    };
+    if format > 2 {
+        let of_it = |row: &Row| codec::encode(row).0 == unknown;
+        store.commit(&deletes(samples().into_iter().filter(of_it))).unwrap();
     }
     let stored = rows(&mut store).unwrap();
     drop(store);
@@ -334,7 +338,7 @@ fn format_of(dir: &Path) -> u32 {
 
 #[test]
 fn stores_of_older_formats_are_read_and_upgraded() {
-    for format in [1, 2, 3] {
+    for format in [1, 2, 3, 4] {
         let dir = scratch();
         let stored = of_format(format, dir.path(), |_| {});
         for _ in 0..2 {

@@ -1,0 +1,245 @@
+//! The auth service: logging in, and who may. Hashes are made on threads of their own; everything that is stored goes through
+//! the core.
+
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use dfs_proto::pb::{self, auth_service_server};
+use dfs_proto::secret::Secret;
+use dfs_proto::token::{Role, Roles};
+use tonic::{Request, Response, Status};
+
+use super::admin::{status, stopped};
+use crate::auth::limiter::Limiter;
+use crate::auth::{Bearer, Gate, no_random, password};
+use crate::core::operator::{Operation, OperatorReply};
+use crate::core::row::UserRow;
+use crate::core::users::UserChange;
+use crate::runtime::Engine;
+
+/// The longest that a join token is good.
+const MAX_KEEPER_TOKEN: Duration = Duration::from_secs(10 * 365 * 86_400);
+
+/// The service.
+pub(super) struct Auth {
+    engine: Engine,
+    gate: Gate,
+    limiter: Mutex<Limiter>,
+}
+
+/// Who asks, and from where.
+pub(super) struct Asker {
+    pub bearer: Bearer,
+    pub from: Option<SocketAddr>,
+}
+
+impl Asker {
+    /// The gate has put the bearer there.
+    pub fn of<T>(request: &Request<T>) -> Result<Asker, Status> {
+        let bearer = request.extensions().get::<Bearer>().cloned();
+        let bearer = bearer.ok_or_else(|| Status::internal("the gate was not asked (a bug)"))?;
+        Ok(Asker { bearer, from: request.remote_addr() })
+    }
+}
+
+impl Auth {
+    pub fn new(engine: Engine, gate: Gate) -> Auth {
+        Auth { engine, gate, limiter: Mutex::default() }
+    }
+
+    /// Is this the user's password? Counts as a try.
+    async fn check(&self, name: &str, password: String, from: Option<SocketAddr>) -> Result<UserRow, Status> {
+        let ip = from.map(|from| from.ip());
+        let tried = self.limiter.lock().unwrap_or_else(PoisonError::into_inner).try_once(name, ip, now_ms());
+        if let Err(wait_ms) = tried {
+            self.gate.note_as("login", name, from, false, "too many tries");
+            let wait_s = wait_ms.div_euclid(1_000) + 1;
+            return Err(Status::resource_exhausted(format!(
+                "too many failed logins; try again in {wait_s} s"
+            )));
+        }
+        let row = self.gate.user(name)?.unwrap_or_default();
+        let right = password::verify(Secret::new(password), row.password_hash.clone()).await?;
+        if !right || row.disabled {
+            self.gate.note_as("login", name, from, false, if right { "disabled" } else { "wrong" });
+            return Err(Status::unauthenticated("wrong user name or password; try again"));
+        }
+        self.limiter.lock().unwrap_or_else(PoisonError::into_inner).succeeded(name, ip);
+        Ok(row)
+    }
+
+    async fn change(
+        &self,
+        event: &'static str,
+        asker: &Asker,
+        name: String,
+        change: UserChange,
+    ) -> Result<UserRow, Status> {
+        let detail = match &change {
+            UserChange::Add(row) => format!("{name}: {}", row.roles),
+            UserChange::Grant { roles, disabled } => {
+                let roles = roles.map(|roles| roles.to_string()).unwrap_or_default();
+                format!("{name}: roles {roles}, disabled {disabled:?}")
+            }
+            _ => name.clone(),
+        };
+        let done = self.engine.operate(Operation::User { name, change }).await.map_err(stopped)?;
+        self.gate.note_as(event, asker.bearer.name(), asker.from, done.is_ok(), detail);
+        match done.map_err(status)? {
+            OperatorReply::User(row) => Ok(row),
+            other => Err(Status::internal(format!("the core answered something else (a bug): {other:?}"))),
+        }
+    }
+
+    fn reply(&self, name: &str, row: &UserRow, lifetime: Option<Duration>) -> Result<pb::TokenReply, Status> {
+        let (token, expires_s) = self.gate.issue(name, row, lifetime)?;
+        let (token, user, roles) = (token.expose().to_owned(), name.to_owned(), names(row.roles));
+        Ok(pb::TokenReply { token, expires_s, user, roles })
+    }
+}
+
+#[tonic::async_trait]
+impl auth_service_server::AuthService for Auth {
+    async fn login(&self, request: Request<pb::LoginRequest>) -> Result<Response<pb::TokenReply>, Status> {
+        let from = request.remote_addr();
+        let pb::LoginRequest { user, password } = request.into_inner();
+        if !self.gate.is_on() {
+            return Err(Status::failed_precondition("auth is off at this master; nobody needs to log in"));
+        }
+        let row = self.check(&user, password, from).await?;
+        self.gate.note_as("login", &user, from, true, "");
+        Ok(Response::new(self.reply(&user, &row, None)?))
+    }
+
+    async fn renew(&self, request: Request<pb::RenewRequest>) -> Result<Response<pb::TokenReply>, Status> {
+        let asker = Asker::of(&request)?;
+        let name = asker.bearer.name();
+        let row =
+            self.gate.user(name)?.ok_or_else(|| Status::failed_precondition("auth is off at this master"))?;
+        Ok(Response::new(self.reply(name, &row, None)?))
+    }
+
+    async fn add_user(&self, request: Request<pb::AddUserRequest>) -> Result<Response<pb::UserInfo>, Status> {
+        let asker = Asker::of(&request)?;
+        let pb::AddUserRequest { user, password, roles } = request.into_inner();
+        let roles = parse(&roles)?;
+        let password_hash = password::hash(Secret::new(password)).await?;
+        let row = UserRow { password_hash, roles, disabled: false, generation: fresh()? };
+        let row = self.change("user add", &asker, user.clone(), UserChange::Add(row)).await?;
+        Ok(Response::new(info(&user, &row)))
+    }
+
+    async fn set_password(
+        &self,
+        request: Request<pb::SetPasswordRequest>,
+    ) -> Result<Response<pb::UserInfo>, Status> {
+        let asker = Asker::of(&request)?;
+        let pb::SetPasswordRequest { user, password, old_password } = request.into_inner();
+        let own = asker
+            .bearer
+            .user
+            .as_deref()
+            .filter(|own| user.is_empty() || user == **own && !asker.bearer.roles.has(Role::Admin));
+        let user = match own {
+            // Whoever finds a token must not be able to keep the account.
+            Some(own) => {
+                let wrong = |status: Status| match status.code() {
+                    tonic::Code::Unauthenticated => {
+                        Status::invalid_argument("the old password is wrong; try again")
+                    }
+                    _ => status,
+                };
+                self.check(own, old_password, asker.from).await.map_err(wrong)?;
+                own.to_owned()
+            }
+            None if asker.bearer.roles.has(Role::Admin) => user,
+            None => {
+                return Err(Status::permission_denied(
+                    "only an admin may set another user's password; ask one",
+                ));
+            }
+        };
+        let hash = password::hash(Secret::new(password)).await?;
+        let change = UserChange::SetPassword { hash, generation: fresh()? };
+        let row = self.change("user passwd", &asker, user.clone(), change).await?;
+        Ok(Response::new(info(&user, &row)))
+    }
+
+    async fn remove_user(
+        &self,
+        request: Request<pb::RemoveUserRequest>,
+    ) -> Result<Response<pb::UserInfo>, Status> {
+        let asker = Asker::of(&request)?;
+        let user = request.into_inner().user;
+        let row = self.change("user rm", &asker, user.clone(), UserChange::Remove).await?;
+        Ok(Response::new(info(&user, &row)))
+    }
+
+    async fn list_users(&self, _: Request<pb::ListUsersRequest>) -> Result<Response<pb::UserList>, Status> {
+        let users = self.engine.read(|state, _| state.all_users()).await.map_err(stopped)?;
+        let users = users.iter().map(|(name, row)| info(name, row)).collect();
+        Ok(Response::new(pb::UserList { users }))
+    }
+
+    async fn grant(&self, request: Request<pb::GrantRequest>) -> Result<Response<pb::UserInfo>, Status> {
+        let asker = Asker::of(&request)?;
+        let pb::GrantRequest { user, roles, disabled } = request.into_inner();
+        let roles = if roles.is_empty() { None } else { Some(parse(&roles)?) };
+        let row =
+            self.change("user grant", &asker, user.clone(), UserChange::Grant { roles, disabled }).await?;
+        Ok(Response::new(info(&user, &row)))
+    }
+
+    async fn revoke(&self, request: Request<pb::RevokeRequest>) -> Result<Response<pb::UserInfo>, Status> {
+        let asker = Asker::of(&request)?;
+        let user = request.into_inner().user;
+        let change = UserChange::Revoke { generation: fresh()? };
+        let row = self.change("user revoke", &asker, user.clone(), change).await?;
+        Ok(Response::new(info(&user, &row)))
+    }
+
+    async fn keeper_token(
+        &self,
+        request: Request<pb::KeeperTokenRequest>,
+    ) -> Result<Response<pb::TokenReply>, Status> {
+        let asker = Asker::of(&request)?;
+        let pb::KeeperTokenRequest { user, for_s } = request.into_inner();
+        let lifetime = Duration::from_secs(for_s);
+        if lifetime.is_zero() || lifetime > MAX_KEEPER_TOKEN {
+            let days = MAX_KEEPER_TOKEN.as_secs() / 86_400;
+            return Err(Status::invalid_argument(format!(
+                "a join token is good for 1 s to {days} days; choose another time"
+            )));
+        }
+        let change = UserChange::AddKeeper { generation: fresh()? };
+        let row = self.change("keeper token", &asker, user.clone(), change).await?;
+        Ok(Response::new(self.reply(&user, &row, Some(lifetime))?))
+    }
+}
+
+fn now_ms() -> i64 {
+    pb::Time::now().as_millis()
+}
+
+fn fresh() -> Result<u32, Status> {
+    getrandom::u32().map_err(no_random)
+}
+
+fn names(roles: Roles) -> Vec<String> {
+    roles.iter().map(|role| role.name().to_owned()).collect()
+}
+
+fn parse(roles: &[String]) -> Result<Roles, Status> {
+    roles.iter().map(|role| Role::from_str(role)).collect::<Result<_, _>>().map_err(Status::invalid_argument)
+}
+
+fn info(name: &str, row: &UserRow) -> pb::UserInfo {
+    pb::UserInfo {
+        user: name.to_owned(),
+        roles: names(row.roles),
+        disabled: row.disabled,
+        has_password: !row.password_hash.is_empty(),
+    }
+}

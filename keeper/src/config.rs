@@ -36,6 +36,8 @@ pub struct Config {
     /// Writes are refused when the file system has fewer free bytes than this. `None`: the larger of
     /// 64 MiB and 1 % of it.
     pub reserve_bytes: Option<u64>,
+    /// Where metrics are served over HTTP, if anywhere; port 0 takes a free one.
+    pub http: Option<SocketAddr>,
     /// Within this, everything is read and checked once. `None`: only when the master asks for it.
     pub scrub_every: Option<Duration>,
     /// Bytes per second that reading everything may take at most.
@@ -56,6 +58,7 @@ impl Config {
             join_timeout: Duration::from_secs(30),
             max_connections: 256,
             reserve_bytes: None,
+            http: None,
             scrub_every: Some(Duration::from_secs(7 * 86_400)),
             scrub_rate: 64 << 20,
         }

@@ -84,6 +84,9 @@ pub enum KeeperError {
         /// Why.
         source: Arc<io::Error>,
     },
+    /// The port for metrics cannot be opened.
+    #[error("{0}")]
+    Http(String),
     /// No master answered in time.
     #[error(
         "cannot join the master at {master}: {why} (tried for {waited_s:.1} s); start the master, or correct --master"

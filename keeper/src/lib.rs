@@ -11,7 +11,7 @@
 //! - `scrub`: reads everything once in a set period.
 //! - `orders`: what the master has us do; `expected`: copies that it announced; `build`: a new chunk of parts of others;
 //!   `syncer`: group sync.
-//! - `node`: what all of those share; `load`: counters; `pace`: how fast background work goes; `queue`: work for threads.
+//! - `node`: what all of those share; `load`: counters; `metrics`: what Prometheus sees; `pace`: how fast background work goes; `queue`: work for threads.
 //!
 //! Control is asynchronous (tokio, tonic); the data plane and the disk are plain threads. Between them
 //! stand the outbox, and the queues of orders and syncs; all are bounded.
@@ -25,6 +25,7 @@ mod fetch;
 pub mod fuzz;
 mod identity;
 mod load;
+mod metrics;
 mod node;
 mod orders;
 mod outbox;
@@ -48,6 +49,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use dfs_files as files;
+use dfs_observe::http::Bound;
 use dfs_proto::ids::{ClusterId, KeeperId};
 use dfs_proto::label;
 use tokio::sync::watch;
@@ -72,6 +74,7 @@ const DISK_PROBE_EVERY: Duration = Duration::from_secs(1);
 pub struct Keeper {
     node: Arc<Node>,
     server: Option<Server>,
+    http: Option<dfs_observe::http::Server>,
     address: SocketAddr,
     threads: Vec<JoinHandle<()>>,
     session: Option<tokio::task::JoinHandle<()>>,
@@ -107,6 +110,12 @@ impl Keeper {
         let server = Server::bind(config.listen)
             .map_err(|error| KeeperError::Listen { address: config.listen, source: error.into() })?;
         let address = server.address();
+        let http = match config.http {
+            Some(address) => {
+                Some(Bound::open(address).await.map_err(|error| KeeperError::Http(error.to_string()))?)
+            }
+            None => None,
+        };
         let node = Arc::new(Node::new(store, tuning));
         node.scrub.plan(config.scrub_every, config.scrub_rate);
         for (chunk, error) in &bad {
@@ -126,6 +135,7 @@ impl Keeper {
         let (stop_session, stopped) = watch::channel(false);
         let (failing, failed) = watch::channel(None);
         let mut keeper = Keeper {
+            http: http.map(|bound| bound.serve(metrics::shown(&node))),
             node,
             server: Some(server),
             address,
@@ -182,6 +192,11 @@ impl Keeper {
         self.address
     }
 
+    /// Where it serves HTTP.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http.as_ref().map(dfs_observe::http::Server::address)
+    }
+
     /// This keeper's id in its cluster.
     pub fn id(&self) -> KeeperId {
         self.node.id()
@@ -213,6 +228,9 @@ impl Keeper {
     pub async fn shutdown(mut self) {
         let by = Instant::now() + SHUTDOWN_WITHIN;
         self.begin_stop();
+        if let Some(http) = self.http.take() {
+            http.shutdown().await;
+        }
         let (node, server) = (self.node.clone(), self.server.take());
         let threads = std::mem::take(&mut self.threads);
         let ended = tokio::task::spawn_blocking(move || {

@@ -14,6 +14,7 @@ use dfs_proto::ticket::TicketChecker;
 use crate::config::Tuning;
 use crate::expected::Expected;
 use crate::load::Load;
+use crate::metrics::Metrics;
 use crate::orders::Orders;
 use crate::outbox::Outbox;
 use crate::pace::Pace;
@@ -86,6 +87,7 @@ pub(crate) struct Member {
 pub(crate) struct Node {
     pub store: Arc<ChunkStore>,
     pub load: Load,
+    pub metrics: Metrics,
     pub pace: Pace,
     pub peers: Peers,
     pub outbox: Outbox,
@@ -104,6 +106,7 @@ impl Node {
         Node {
             store,
             load: Load::new(),
+            metrics: Metrics::default(),
             pace: Pace::new(),
             peers: Peers::default(),
             outbox: Outbox::default(),
@@ -151,6 +154,7 @@ impl Node {
 
     /// The notice of a copy that is bad or gone.
     pub fn bad_copy(&self, chunk: ChunkId, error: &StoreError) -> Msg {
+        self.metrics.bad_copies.inc();
         let error = Some(DfsError::from(error).to_wire());
         Msg::BadCopy(pb::BadCopy { chunk: chunk.0, error, quarantined: self.store.is_quarantined(chunk) })
     }

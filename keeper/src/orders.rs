@@ -227,6 +227,7 @@ fn push(node: &Node, order: &pb::PushChunk) -> Result<(), DfsError> {
     })?;
     let sent = node.store.read_verified(&open, |run| {
         node.spend(run.len(), order.urgent);
+        node.metrics.pushed_bytes.add(run.len() as u64);
         link.data(run).map_err(PushError::Link)
     });
     sent.map_err(|error| match error {

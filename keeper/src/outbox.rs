@@ -112,6 +112,11 @@ impl Outbox {
     }
 
     /// The session is gone.
+    /// Is there a session?
+    pub fn is_connected(&self) -> bool {
+        self.lock().connected
+    }
+
     pub fn session_ended(&self) {
         self.lock().connected = false;
     }

@@ -36,6 +36,8 @@ pub struct Config {
     pub data: PathBuf,
     /// Where to listen. Port 0: any free one.
     pub listen: SocketAddr,
+    /// Where metrics are served over HTTP, if anywhere. Port 0: any free one.
+    pub http: Option<SocketAddr>,
     /// Copies wanted of every chunk.
     pub copies: u32,
     /// Copies needed before an upload is a success.
@@ -95,6 +97,7 @@ impl Config {
         Config {
             data: data.into(),
             listen: SocketAddr::from(([127, 0, 0, 1], 3_000)),
+            http: None,
             copies: 3,
             min_copies: 2,
             chunk_size: 8 * 1024 * 1024,

@@ -6,6 +6,8 @@
 //! - [`config`]: what a user can choose, checked.
 //! - [`archive`]: dumps of a stopped master's directory, and directories made of dumps.
 //! - [`auth`]: who may do what: tokens, passwords, the one gate before all services, the audit log.
+//! - `metrics`: what it counts.
+//! - `web`: the page in a browser.
 //! - [`service`]: gRPC: the sessions of mounts and keepers, and the operators' calls.
 //! - [`runtime`]: owns the clock, the state, the connections and the group commit.
 //! - [`store`]: keeps rows: redb on disk, or memory; and the data directory.
@@ -20,9 +22,11 @@ pub mod config;
 pub mod core;
 #[doc(hidden)]
 pub mod fuzz;
+mod metrics;
 pub mod runtime;
 pub mod service;
 pub mod store;
+mod web;
 
 mod master;
 #[cfg(test)]

@@ -8,8 +8,11 @@
 use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use dfs_observe::axum::Router;
+use dfs_observe::http::{Bound, HttpError, Server, Shown};
 use dfs_proto::ids::ClusterId;
 use dfs_proto::pb;
 use dfs_proto::token::TokenKey;
@@ -24,6 +27,7 @@ use crate::core::Settings;
 use crate::runtime::{Engine, tick_forever};
 use crate::service;
 use crate::store::{DataDir, DataDirError, Identity, JournaledStore, Store, StoreError, unwritable};
+use crate::web;
 
 /// The file in the data directory that holds the address of the running master.
 const ADDRESS_FILE: &str = "address";
@@ -46,6 +50,8 @@ pub enum MasterError {
     PortInUse { address: SocketAddr },
     #[error("listen on {address}: {why}; choose an address of this machine with --listen")]
     Listen { address: SocketAddr, why: io::Error },
+    #[error(transparent)]
+    Http(#[from] HttpError),
     #[error("write {}: {why}; {}", path.display(), unwritable(why.kind()))]
     AddressFile { path: PathBuf, why: io::Error },
     #[error("open the audit log {}: {why}; {}", path.display(), unwritable(why.kind()))]
@@ -69,6 +75,9 @@ pub struct Master {
     stop_serving: Option<oneshot::Sender<()>>,
     server: JoinHandle<()>,
     ticker: JoinHandle<()>,
+    http: Option<Server>,
+    /// Looks at the cluster for the page.
+    watcher: Option<JoinHandle<()>>,
 }
 
 impl Master {
@@ -88,6 +97,10 @@ impl Master {
         .await?;
         let address_file = dir.path().join(ADDRESS_FILE);
         let (listener, address) = listen(config.listen).await?;
+        let bound = match config.http {
+            Some(address) => Some(Bound::open(address).await?),
+            None => None,
+        };
         let listens_since = Instant::now();
         let (for_open, for_rename) = (address_file.clone(), address_file.clone());
         // On a disk that is full, opening the store may take what room there is.
@@ -101,16 +114,27 @@ impl Master {
         blocking(move || publish_address(&for_rename)).await.inspect_err(|_| engine.stop())?;
 
         let (stop_serving, stopped) = oneshot::channel();
+        let gate_of_page = gate.clone();
         let server = tokio::spawn(serve(engine.clone(), gate, cluster, listener, address, stopped));
         let ticker = tokio::spawn(tick_forever(engine.clone()));
         tracing::info!("dfs-master: listening on {address}, cluster {cluster}");
+        let (mut http, mut watcher) = (None, None);
+        if let Some(bound) = bound {
+            let (routes, task) = web::start(engine.clone(), cluster, gate_of_page);
+            (http, watcher) = (Some(bound.serve(shown(&engine, routes))), Some(task));
+        }
         let stop_serving = Some(stop_serving);
-        Ok(Master { address, cluster, address_file, engine, stop_serving, server, ticker })
+        Ok(Master { address, cluster, address_file, engine, stop_serving, server, ticker, http, watcher })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where it serves HTTP.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http.as_ref().map(Server::address)
     }
 
     /// Whom it serves.
@@ -130,6 +154,9 @@ impl Master {
     pub async fn shutdown(mut self) {
         let deadline = Instant::now() + SHUTDOWN_DEADLINE;
         self.begin_to_stop();
+        if let Some(http) = self.http.take() {
+            http.shutdown().await;
+        }
         if tokio::time::timeout_at(deadline.into(), self.engine.finished()).await.is_err() {
             tracing::warn!("the store is still busy; changes that nobody was told of may be lost");
         }
@@ -146,6 +173,9 @@ impl Master {
             let _ = stop.send(());
         }
         self.ticker.abort();
+        if let Some(watcher) = &self.watcher {
+            watcher.abort();
+        }
         self.engine.stop();
     }
 }
@@ -236,6 +266,17 @@ fn open(
     let engine = Engine::start(Box::new(store), settings, listens_since)?;
     let gate = Gate::new(config.auth_is_on(), key, config.token_lifetime, engine.clone(), audit);
     Ok((engine, identity.cluster, gate))
+}
+
+fn shown(engine: &Engine, routes: Router) -> Shown {
+    let (for_metrics, for_ready) = (engine.clone(), engine.clone());
+    Shown {
+        role: "master",
+        version: env!("CARGO_PKG_VERSION"),
+        metrics: Arc::new(move |page| for_metrics.write_metrics(page)),
+        ready: Arc::new(move || for_ready.is_ready()),
+        routes,
+    }
 }
 
 fn fresh_identity() -> Result<Identity, MasterError> {

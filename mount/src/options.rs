@@ -15,6 +15,7 @@ pub mod subdir;
 pub mod words;
 
 use std::ffi::{OsStr, OsString};
+use std::net::SocketAddr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -22,6 +23,7 @@ use std::time::Duration;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use dfs_cmdline::{documents, settings_file};
+use dfs_observe::http::check_exposure;
 
 use self::flags::Flags;
 pub use self::remount::{Remount, parse_remount};
@@ -126,6 +128,8 @@ pub struct Settings {
     pub master_timeout: Duration,
     /// The token file that was named; absolute.
     pub token_file: Option<PathBuf>,
+    /// Where metrics are served over HTTP, if anywhere.
+    pub http: Option<SocketAddr>,
     /// As tracing's `EnvFilter` reads it.
     pub log_filter: String,
     /// The log file that was asked for.
@@ -174,6 +178,7 @@ pub fn parse(args: Vec<OsString>, caller: &Caller) -> Result<Settings, OptionsEr
     let mut words = MountWords {
         read_only: first_pass.read_only,
         root_squash: first_pass.root_squash,
+        insecure: first_pass.insecure,
         ..MountWords::default()
     };
     let mut expanded: Vec<OsString> = args.iter().take(1).cloned().collect();
@@ -243,6 +248,9 @@ fn resolve(
             replicate_every: flags.replicate_every.0,
         }),
     };
+    if let Some(http) = flags.http {
+        check_exposure(http, words.insecure).map_err(|error| OptionsError::Usage(error.to_string()))?;
+    }
     let squash = Squash { uid: flags.anonuid, gid: flags.anongid };
     let squash = words.root_squash.then_some(squash);
     let mount = resolve_mount(words, squash, &cluster, &subdir, caller.is_root, &mut notes)?;
@@ -257,6 +265,7 @@ fn resolve(
         write_buffer_bytes: budget("write_buffer", "--write-buffer", flags.write_buffer)?,
         master_timeout: flags.master_timeout.0,
         token_file: flags.token_file.map(|f| absolute(&f)).transpose()?,
+        http: flags.http,
         log_filter: flags.log,
         log_file: flags.log_file.map(|f| absolute(&f)).transpose()?,
         notes,

@@ -9,6 +9,7 @@
 //! - [`ticket`]: what the master signs and the keepers check.
 //! - [`block_sum`]: the checksums of a chunk.
 //! - [`atime`]: when a read changes an atime.
+//! - [`json`]: what operators are told.
 //! - [`label`]: what keepers are labelled with.
 //! - [`lock_ranges`]: the bytes that one owner has locked.
 //! - [`looks`]: how mounts look for a master that is down, and when one that starts takes changes.
@@ -26,6 +27,7 @@ pub mod frame;
 #[doc(hidden)]
 pub mod fuzz;
 pub mod ids;
+pub mod json;
 pub mod label;
 pub mod lock_ranges;
 pub mod logging;

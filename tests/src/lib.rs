@@ -13,6 +13,7 @@
 //! - [`bench`]: the benchmark. [`bench_master`]: that of the master alone, with many files.
 //!   [`bench_cost`]: what things cost in processor time, to see a regression.
 //! - [`random`]: seeded random numbers and bytes.
+//! - [`http`]: requests. [`prometheus`]: what metrics have to look like.
 //! - [`amount`]: how much a test does.
 //! - [`wait`]: the one way to wait for something.
 //!
@@ -27,9 +28,11 @@ pub mod cluster;
 pub mod faults;
 pub mod faulty;
 pub mod film;
+pub mod http;
 pub mod mount;
 pub mod netns;
 pub mod process;
+pub mod prometheus;
 pub mod random;
 pub mod run;
 pub mod scratch;

@@ -8,6 +8,7 @@ use clap::Parser;
 use clap::builder::FalseyValueParser;
 use dfs_cmdline::readiness;
 use dfs_keeper::{Config, Keeper};
+use dfs_observe::http::check_exposure;
 use dfs_proto::label;
 use dfs_proto::units::{Period, Size, period_or_off, socket_address};
 use tokio::signal::unix::{SignalKind, signal};
@@ -45,6 +46,12 @@ struct Args {
     /// Connections to the data port at once.
     #[arg(long, env = "DFS_MAX_CONNECTIONS", value_name = "NUMBER", default_value_t = 256)]
     max_connections: usize,
+    /// Address and port to serve metrics on over HTTP; port 0 takes a free one, see the log [default: none].
+    #[arg(long, env = "DFS_HTTP", value_name = "HOST:PORT", value_parser = socket_address)]
+    http: Option<SocketAddr>,
+    /// Serve HTTP on an address that others reach, although it asks nobody who he is.
+    #[arg(long, env = "DFS_INSECURE", value_parser = FalseyValueParser::new())]
+    insecure: bool,
     /// Read and check everything once within this time, as 7d or 12h; off: only when 'dfs scrub' asks for it.
     #[arg(long, env = "DFS_SCRUB_EVERY", value_name = "PERIOD", default_value = "7d", value_parser = period_or_off)]
     scrub_every: Period,
@@ -74,6 +81,9 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> Result<(), String> {
+    if let Some(http) = args.http {
+        check_exposure(http, args.insecure).map_err(|error| error.to_string())?;
+    }
     dfs_proto::logging::init(&args.log, args.log_json)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -91,6 +101,7 @@ fn run(args: Args) -> Result<(), String> {
         join_timeout: args.join_timeout.0,
         max_connections: args.max_connections,
         reserve_bytes: None,
+        http: args.http,
         scrub_every: Some(args.scrub_every.0).filter(|period| !period.is_zero()),
         scrub_rate: args.scrub_rate.0,
     }));

@@ -2,11 +2,13 @@
 
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use dfs_observe::metrics::ErrorClass;
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::frame::{Header, Kind};
 
+use crate::metrics::DataOp;
 use crate::node::Node;
 use crate::server::{read, upload};
 use crate::wire::{Wire, WireError};
@@ -46,6 +48,8 @@ pub(super) struct Conn {
     pub node: Arc<Node>,
     pub wire: Wire,
     pub peer: SocketAddr,
+    /// What the request under way is, for the metrics.
+    pub kind: DataOp,
     /// Where an upload's bytes pass through. Grows to one piece at the first upload.
     pub buffer: Vec<u8>,
 }
@@ -60,7 +64,9 @@ impl Conn {
                 return;
             }
         };
-        let mut conn = Conn { node, wire, peer, buffer: Vec::new() };
+        let counted = node.clone();
+        let _held = counted.metrics.connections.hold();
+        let mut conn = Conn { node, wire, peer, kind: DataOp::Other, buffer: Vec::new() };
         let mut request = 0;
         loop {
             match conn.request(&mut request) {
@@ -82,16 +88,36 @@ impl Conn {
     fn request(&mut self, number: &mut u32) -> Result<(), Failure> {
         let header = self.wire.header()?;
         *number = header.request;
+        let began = Instant::now();
+        let served = self.serve_one(&header);
+        self.node.metrics.requests.done(self.kind, began.elapsed());
+        if let Err(Failure::Wire(_)) = &served {
+            self.node.metrics.requests.failed(self.kind, ErrorClass::Io);
+        }
+        served
+    }
+
+    fn serve_one(&mut self, header: &Header) -> Result<(), Failure> {
         match header.kind {
-            Kind::Read => read::serve(self, &header),
-            Kind::WriteOpen => upload::serve(self, &header),
-            kind => Err(protocol(format!("a {kind:?} frame is no request"))),
+            Kind::Read => {
+                self.kind = DataOp::Read;
+                read::serve(self, header)
+            }
+            Kind::WriteOpen => {
+                self.kind = DataOp::Write;
+                upload::serve(self, header)
+            }
+            kind => {
+                self.kind = DataOp::Other;
+                Err(protocol(format!("a {kind:?} frame is no request")))
+            }
         }
     }
 
     /// Answers a request that failed.
     pub fn answer_error(&mut self, request: u32, error: &DfsError) -> Result<(), WireError> {
         tracing::debug!(peer = %self.peer, code = ?error.code, %error, "request refused");
+        self.node.metrics.requests.failed(self.kind, ErrorClass::of_errno(error.code.errno() as i32));
         self.wire.send(Kind::Error, request, &error.to_wire())
     }
 

@@ -30,6 +30,7 @@ pub(super) fn serve(conn: &mut Conn, header: &Header) -> Result<(), Failure> {
     match conn.wire.send_file(head, &open.file, at, length) {
         Ok(()) => {
             node.load.add_read(length);
+            node.metrics.bytes.of(conn.kind).add(length as u64);
             Ok(())
         }
         Err(WireError::File(source)) => {

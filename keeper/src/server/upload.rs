@@ -19,6 +19,7 @@ use dfs_proto::pb::TicketOp;
 use dfs_proto::pb::keeper_up::Msg;
 use dfs_proto::upload_step;
 
+use crate::metrics::DataOp;
 use crate::node::Node;
 use crate::relay::{ChainDone, Relay};
 use crate::server::conn::{Conn, Failure, no_data, protocol};
@@ -46,6 +47,11 @@ pub(super) fn serve(conn: &mut Conn, header: &Header) -> Result<(), Failure> {
     let open: pb::WriteOpen = conn.wire.meta(header)?;
     let node = conn.node.clone();
     let admitted = admit(&node, open)?;
+    conn.kind = match (admitted.copy, admitted.open.relayed) {
+        (true, _) => DataOp::Copy,
+        (false, true) => DataOp::Relayed,
+        (false, false) => DataOp::Write,
+    };
     let _active = node.load.begin_write();
     let incoming = node.store.receive(admitted.chunk, admitted.open.length as usize, admitted.copy);
     let mut incoming = incoming.map_err(|error| DfsError::from(&error))?;
@@ -150,6 +156,7 @@ fn receive_data(
         relay.data(piece);
         incoming.append(piece).map_err(|error| DfsError::from(&error))?;
         conn.node.load.add_written(piece.len());
+        conn.node.metrics.bytes.of(conn.kind).add(piece.len() as u64);
         left -= piece.len();
     }
     Ok(())

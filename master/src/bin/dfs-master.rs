@@ -11,6 +11,7 @@ use clap::builder::FalseyValueParser;
 use dfs_cmdline::readiness;
 use dfs_master::archive::{self, ArchiveError};
 use dfs_master::{Config, ConfigError, Master, MasterError};
+use dfs_observe::http::check_exposure;
 use dfs_proto::units::{Period, Size, period_or_off, socket_address};
 use dfs_proto::{logging, pb};
 use tokio::signal::unix::{SignalKind, signal};
@@ -27,6 +28,10 @@ struct Flags {
     /// Address and port to listen on; port 0 takes a free one (see the file `address` in the data directory)
     #[arg(long, env = "DFS_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:3000", value_parser = socket_address)]
     listen: SocketAddr,
+
+    /// Address and port to serve metrics and a page for the browser on, over HTTP; port 0 takes a free one (see the log)
+    #[arg(long, env = "DFS_HTTP", value_name = "HOST:PORT", value_parser = socket_address)]
+    http: Option<SocketAddr>,
 
     /// Copies wanted of every chunk, 1 to 16
     #[arg(long, env = "DFS_COPIES", value_name = "N", default_value_t = 3)]
@@ -63,7 +68,8 @@ struct Flags {
     #[arg(long, env = "DFS_AUTH", value_name = "on|off", value_parser = on_or_off)]
     auth: Option<bool>,
 
-    /// Let anybody who reaches an address that is not loopback do everything: needed for --auth off there
+    /// Let anybody who reaches an address that is not loopback do everything: needed for --auth off there, and
+    /// for --http on such an address, which shows figures to everybody and encrypts nothing
     #[arg(long, env = "DFS_INSECURE", value_parser = FalseyValueParser::new())]
     insecure: bool,
 
@@ -102,6 +108,7 @@ impl Flags {
         let config = Config {
             data: self.data.clone(),
             listen: self.listen,
+            http: self.http,
             copies: self.copies,
             min_copies: self.min_copies,
             chunk_size: u32::try_from(bytes).map_err(|_| ConfigError::ChunkSize(bytes))?,
@@ -144,6 +151,9 @@ fn main() -> ExitCode {
 
 fn run(flags: &Flags) -> Result<(), Failure> {
     let config = flags.config().map_err(|error| Failure(error.to_string(), 2))?;
+    if let Some(http) = config.http {
+        check_exposure(http, flags.insecure).map_err(|error| Failure(error.to_string(), 2))?;
+    }
     logging::init(&flags.log, flags.log_json).map_err(|message| Failure(message, 2))?;
     std::panic::set_hook(Box::new(|panic| tracing::error!("internal error, please report it: {panic}")));
     if let Some(done) = archive(flags) {

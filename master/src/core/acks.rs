@@ -72,6 +72,11 @@ pub(super) struct Acks {
 }
 
 impl Acks {
+    /// Replies that are held back.
+    pub fn waiting(&self) -> usize {
+        self.waits.len()
+    }
+
     /// For one more invalidation.
     pub fn next_seq(&mut self) -> u64 {
         self.last_seq += 1;

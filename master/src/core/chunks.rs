@@ -103,6 +103,11 @@ impl Wanting {
         self.0.range(from.0..).find_map(first)
     }
 
+    /// How many have fewer live copies than this.
+    pub fn count_below(&self, live: u32) -> u64 {
+        self.0.range(..live).map(|(_, chunks)| chunks.len() as u64).sum()
+    }
+
     /// Those with fewer live copies than this.
     pub fn below(&self, live: u32) -> impl Iterator<Item = ChunkId> {
         self.0.range(..live).flat_map(|(_, chunks)| chunks.iter())

@@ -24,6 +24,33 @@ pub struct LookupCursor {
     from: Option<u64>,
 }
 
+impl LookupCursor {
+    /// As text without anything that has a meaning in an address.
+    pub fn encode(&self) -> String {
+        use std::fmt::Write;
+        let mut text = self.from.map_or("-".to_owned(), |from| from.to_string());
+        text.push('.');
+        for byte in &self.path {
+            // A String takes everything.
+            let _ = write!(text, "{byte:02x}");
+        }
+        text
+    }
+
+    /// What [`LookupCursor::encode`] made. `None`: it made nothing of the kind.
+    pub fn decode(text: &str) -> Option<LookupCursor> {
+        let (from, path) = text.split_once('.')?;
+        let from = if from == "-" { None } else { Some(from.parse().ok()?) };
+        let digits = path.as_bytes();
+        if !digits.len().is_multiple_of(2) || !digits.iter().all(u8::is_ascii_hexdigit) {
+            return None;
+        }
+        let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+        let path: Vec<u8> = digits.chunks(2).map(byte).collect::<Option<_>>()?;
+        path.starts_with(b"/").then_some(LookupCursor { path, from })
+    }
+}
+
 /// All entries below a directory, in the order of paths, a directory before what is in it.
 pub(super) struct Walk<'a> {
     state: &'a State,

@@ -121,6 +121,7 @@ use dfs_proto::pb;
 pub use command::{Applied, Command, Effect, Now, Settings, Spared};
 pub use load::CorruptRow;
 pub use lookup_table::LookupCursor;
+pub use report::{Figures, KeeperFigures};
 pub(crate) use roll::TRUST_AFTER_START_MS;
 pub use row::{Row, RowChange, RowKey};
 

@@ -60,8 +60,10 @@ pub(super) struct Orders {
     left_out: bool,
     trim_cursor: Option<ChunkId>,
     next_pass_ms: i64,
-    /// No pass before this.
     quiet_until_ms: i64,
+    /// Copied since the start.
+    pub copied_chunks: u64,
+    pub copied_bytes: u64,
 }
 
 impl Orders {
@@ -374,6 +376,8 @@ impl State {
                 if self.chunks.get(chunk).is_none() {
                     self.copy_under_way(chunk, by, out);
                 } else if self.add_copy(chunk, by, out) {
+                    self.orders.copied_chunks += u64::from(ordered);
+                    self.orders.copied_bytes += u64::from(ordered) * u64::from(info.length);
                     self.syncs.add(chunk, by);
                     if !ordered {
                         // Old news: it may have been deleted since.

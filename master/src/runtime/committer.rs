@@ -67,18 +67,30 @@ fn commit_batches(shared: &Shared, store: &mut dyn Store) -> Result<(), StoreErr
             }
             continue;
         };
-        if !changes.is_empty()
-            && let Err(error) = store.commit(&changes)
-        {
-            until_it_works(shared, store, &changes, error)?;
-        }
+        commit(shared, store, &changes)?;
         let Ok(mut inner) = shared.inner.lock() else { return Ok(()) };
         let committed = inner.group.committed();
+        inner.count_replies(shared);
         inner.deliver(committed.effects);
         shared.durable.send_replace(inner.group.durable());
         drop(inner);
         shared.room.add_permits(committed.commands);
     }
+}
+
+/// However long it takes.
+fn commit(shared: &Shared, store: &mut dyn Store, changes: &[RowChange]) -> Result<(), StoreError> {
+    if changes.is_empty() {
+        return Ok(());
+    }
+    let began = Instant::now();
+    if let Err(error) = store.commit(changes) {
+        shared.metrics.commit_failures.inc();
+        until_it_works(shared, store, changes, error)?;
+    }
+    shared.metrics.commits.observe(began.elapsed());
+    shared.metrics.commit_rows.add(changes.len() as u64);
+    Ok(())
 }
 
 /// The store takes nothing: tries to commit again and again, until the disk takes writes or the engine stops. The same
@@ -98,7 +110,10 @@ fn until_it_works(
         // Whatever the commit made of the file in memory, what is on the disk counts.
         error = match store.reopen().and_then(|()| store.commit(changes)) {
             Ok(()) => break,
-            Err(error) if may_pass(&error) => error,
+            Err(error) if may_pass(&error) => {
+                shared.metrics.commit_failures.inc();
+                error
+            }
             Err(error) => return Err(error),
         };
     }

@@ -12,6 +12,7 @@
 //! shown. Every connection is closed, every call returns [`Stopped`], and [`Engine::failed`] says why.
 
 mod connect;
+mod counted;
 pub(crate) mod quiet;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -23,6 +24,7 @@ use dfs_proto::pb::{self, keeper_down, mount_down};
 use tokio::sync::{Semaphore, TryAcquireError, oneshot, watch};
 
 use connect::no_answer;
+use counted::{Counted, Waiting};
 use quiet::{Quiet, has_to_be_stored};
 
 use super::clock::Clock;
@@ -31,6 +33,7 @@ use super::group::{self, Admitted, GroupCommit};
 use super::outbox::{ConnectionNo, Outboxes};
 use crate::core::operator::{Operation, OperatorReply};
 use crate::core::{Applied, Command, CorruptRow, Effect, Now, Settings, State};
+use crate::metrics::{self, Metrics};
 use crate::store::{Snapshot, Store, StoreError};
 
 /// Commands that may wait for their batch. The next ones wait to be applied.
@@ -76,6 +79,7 @@ pub(super) struct Shared {
     pub(super) durable: watch::Sender<u64>,
     /// The store takes nothing at the moment.
     pub(super) in_trouble: watch::Sender<bool>,
+    pub(super) metrics: Metrics,
     quiet: Quiet,
     failed: watch::Sender<Option<String>>,
     /// The commit thread has ended, and the store is closed.
@@ -88,6 +92,8 @@ pub(super) struct Inner {
     state: State,
     clock: Clock,
     pub(super) group: GroupCommit,
+    /// Requests whose replies wait in a batch.
+    waiting: Waiting,
     mounts: Outboxes<SessionId, mount_down::Msg>,
     keepers: Outboxes<KeeperId, keeper_down::Msg>,
     connections: u64,
@@ -116,6 +122,7 @@ impl Engine {
             state,
             clock,
             group: GroupCommit::default(),
+            waiting: Waiting::default(),
             mounts: Outboxes::default(),
             keepers: Outboxes::default(),
             connections: 0,
@@ -129,6 +136,7 @@ impl Engine {
             room: Semaphore::new(MAX_QUEUED_COMMANDS),
             durable: watch::Sender::new(0),
             in_trouble: watch::Sender::new(false),
+            metrics: Metrics::default(),
             quiet,
             failed: watch::Sender::new(None),
             finished: watch::Sender::new(false),
@@ -155,12 +163,13 @@ impl Engine {
         link: &Link<SessionId>,
         request: pb::MountRequest,
     ) -> Result<(), Stopped> {
+        let counted = Counted::request(&request);
         if self.has_to_wait(&request) {
             self.quiet_is_over().await;
         }
         let (session, connection) = (link.peer, link.connection);
-        self.run_if(|inner| inner.mounts.is_open(session, connection), Command::Mount { session, request })
-            .await
+        let command = Command::Mount { session, request };
+        self.run_counted(|inner| inner.mounts.is_open(session, connection), command, counted).await
     }
 
     /// A mount has forgotten what these invalidations were about.
@@ -183,6 +192,7 @@ impl Engine {
         msg: pb::keeper_up::Msg,
     ) -> Result<(), Stopped> {
         let (keeper, connection) = (link.peer, link.connection);
+        self.shared.metrics.keeper_messages.of(metrics::said(&msg)).inc();
         self.run_if(|inner| inner.keepers.is_open(keeper, connection), Command::Keeper { keeper, msg }).await
     }
 
@@ -215,7 +225,7 @@ impl Engine {
                 if inner.trouble.is_some() && crowded {
                     return Ok(());
                 }
-                if self.shared.submit(&mut inner, Command::Tick) {
+                if self.shared.submit(&mut inner, Command::Tick, None) {
                     permit.forget();
                 }
                 Ok(())
@@ -364,12 +374,7 @@ impl Engine {
         condition: impl FnOnce(&mut Inner) -> bool,
         command: Command,
     ) -> Result<(), Stopped> {
-        let permit = self.shared.room.acquire().await.map_err(|_| Stopped)?;
-        let mut inner = self.shared.lock()?;
-        if condition(&mut inner) && self.shared.submit(&mut inner, command) {
-            permit.forget();
-        }
-        Ok(())
+        self.run_counted(condition, command, None).await
     }
 }
 
@@ -433,10 +438,13 @@ impl Shared {
     }
 
     /// Applies a command. True if its effects wait in a batch.
-    fn submit(&self, inner: &mut Inner, command: Command) -> bool {
+    fn submit(&self, inner: &mut Inner, command: Command, counted: Option<Counted>) -> bool {
         if let (Some(trouble), Command::Mount { session, request }) = (&inner.trouble, &command)
             && has_to_be_stored(request)
         {
+            if let Some(counted) = counted {
+                counted.refused(&self.metrics, trouble.code);
+            }
             let result = Some(pb::mount_reply::Result::Error(trouble.clone()));
             let (session, reply) = (*session, pb::MountReply { id: request.id, result });
             inner.mounts.send(session, mount_down::Msg::Reply(reply));
@@ -445,7 +453,16 @@ impl Shared {
         let (asks, may_wait) = (group::asks(&command), group::may_wait(&command));
         let applied = inner.apply(command);
         let only_answers = asks && group::effects_answer(&applied.effects);
-        self.admit(inner, only_answers, may_wait, applied)
+        if let Some(counted) = &counted {
+            counted.applied(&self.metrics, &applied.effects);
+        }
+        let queued = self.admit(inner, only_answers, may_wait, applied);
+        match counted {
+            Some(counted) if queued => inner.waiting.push(inner.group.newest_batch(), counted),
+            Some(counted) => counted.over(&self.metrics),
+            None => {}
+        }
+        queued
     }
 
     fn admit(&self, inner: &mut Inner, only_answers: bool, may_wait: bool, applied: Applied) -> bool {

@@ -104,6 +104,12 @@ impl<K: Copy + Eq + Hash + Debug + Display, M> Outboxes<K, M> {
         }
     }
 
+    /// Messages that wait, on the connection where most do.
+    pub fn longest(&self) -> usize {
+        let open = self.peers.values().filter_map(|outbox| outbox.open.as_ref());
+        open.map(|open| CAPACITY.saturating_sub(open.messages.capacity())).max().unwrap_or(0)
+    }
+
     /// Ends every connection.
     pub fn close_all(&mut self) {
         self.peers.clear();

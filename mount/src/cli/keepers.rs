@@ -1,12 +1,11 @@
 //! `dfs keepers`, and what is ordered of one: `dfs drain`, `dfs maintenance`, `dfs forget`.
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clap::Subcommand;
+use dfs_proto::json::Keeper;
 use dfs_proto::pb;
 use dfs_proto::units::Period;
-use serde::Serialize;
 
 use super::CliError;
 use super::output::{Cell, Output, Rows, human, printable};
@@ -26,59 +25,6 @@ pub(super) enum Switch {
     },
     /// It may not any more
     Off,
-}
-
-#[derive(Serialize)]
-struct Keeper<'a> {
-    keeper: u64,
-    address: &'a str,
-    data_dir: &'a str,
-    host: &'a str,
-    version: &'a str,
-    alive: bool,
-    last_heard_ms: u64,
-    total: u64,
-    used: u64,
-    free: u64,
-    chunks: u64,
-    bytes_read: u64,
-    bytes_written: u64,
-    read_only: bool,
-    quarantine_bytes: u64,
-    quarantine_files: u64,
-    labels: BTreeMap<&'a str, &'a str>,
-    draining: bool,
-    drained: bool,
-    maintenance_left_ms: u64,
-    stuck: &'a str,
-}
-
-impl<'a> From<&'a pb::KeeperRow> for Keeper<'a> {
-    fn from(keeper: &'a pb::KeeperRow) -> Keeper<'a> {
-        Keeper {
-            keeper: keeper.keeper,
-            address: &keeper.address,
-            data_dir: &keeper.data_dir,
-            host: &keeper.host,
-            version: &keeper.version,
-            alive: keeper.alive,
-            last_heard_ms: keeper.last_heard_ms,
-            total: keeper.total,
-            used: keeper.used,
-            free: keeper.free,
-            chunks: keeper.chunks,
-            bytes_read: keeper.bytes_read,
-            bytes_written: keeper.bytes_written,
-            read_only: keeper.read_only,
-            quarantine_bytes: keeper.quarantine_bytes,
-            quarantine_files: keeper.quarantine_files,
-            labels: keeper.labels.iter().map(|label| (&*label.name, &*label.value)).collect(),
-            draining: keeper.draining,
-            drained: keeper.drained,
-            maintenance_left_ms: keeper.maintenance_left_ms,
-            stuck: &keeper.stuck,
-        }
-    }
 }
 
 pub(super) async fn keepers(master: &Master, json: bool) -> Result<(), CliError> {

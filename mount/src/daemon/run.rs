@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use dfs_cmdline::readiness;
+use dfs_observe::http::{Bound, HttpError};
 use dfs_proto::error::DfsError;
 use dfs_proto::ids::InodeNo;
 use tokio::runtime::Runtime;
@@ -53,6 +54,9 @@ pub enum RunError {
     /// The master.
     #[error("{0}")]
     Master(DfsError),
+    /// The port for metrics.
+    #[error(transparent)]
+    Http(#[from] HttpError),
     /// The directory that is to be mounted.
     #[error(transparent)]
     SubDir(#[from] SubDirError),
@@ -177,10 +181,15 @@ fn mount(
     let (client, events) = threads.on_control(connecting).map_err(RunError::Master)?;
     let root = threads.on_control(subdir::find(&client, &settings.subdir))?;
     let runtime = threads.bytes();
+    let http = settings.http.map(|address| runtime.block_on(Bound::open(address))).transpose()?;
     // Before anything is mounted: from here on a signal must not end the process and leave a dead mount.
     let signals =
         Signals::new(runtime.handle()).map_err(|error| RunError::Start { what: "signal handlers", error })?;
     let (attached, serving) = attach_and_serve(settings, path, root, (client, events))?;
+    let http = http.map(|bound| {
+        let _on_runtime = runtime.enter();
+        bound.serve(serving.shown())
+    });
     // Without a guard it is still a mount.
     let guard = Guard::start(&attached)
         .inspect_err(|error| tracing::warn!("no guard: {error}; should this process be killed, it may hang"))
@@ -199,7 +208,7 @@ fn mount(
         Err(_) => stop::end(runtime, serving, &attached, signals),
     };
     readiness::stopping();
-    drop(guard);
+    drop((guard, http));
     tracing::info!(mountpoint = %path.display(), "unmounted");
     usable.and(ended)
 }

@@ -20,6 +20,7 @@
 //! - [`extent_ops`]: fallocate and copy_file_range.
 //! - [`atime`]: which reads change an atime, and telling the master.
 //! - [`virtual_xattr`]: attributes that are computed when they are asked for. `digest`: the one that is an MD5.
+//! - `gauges`: how full and how well all of it is.
 //! - here: the operations.
 //!
 //! What must hold: an answer never shows less than what this mount wrote and the master has not yet taken;
@@ -36,6 +37,7 @@ mod digest;
 pub mod dir;
 pub mod events;
 pub mod extent_ops;
+pub mod gauges;
 mod lacking;
 pub mod lists;
 mod locks;

@@ -288,6 +288,11 @@ impl OpenFiles {
         }
     }
 
+    /// What all files read through.
+    pub fn readers(&self) -> &Readers {
+        &self.readers
+    }
+
     /// A read was answered with these bytes.
     pub fn answered(&self, bytes: Bytes) {
         self.readers.buffers().give_back(bytes);

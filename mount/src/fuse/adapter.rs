@@ -21,7 +21,8 @@ use super::answers::open_flags;
 use super::convert::given;
 use super::greeting::{Greeted, greet};
 use super::lock_requests::{self, LockRequest};
-use super::requester::{self, Call};
+use super::metrics::{FuseOp, Metrics};
+use super::requester;
 use super::root::Root;
 use crate::client::lanes::{Lane, Lanes};
 use crate::fs::extent_ops::Allocate;
@@ -35,6 +36,7 @@ pub struct Adapter {
     pub(super) lanes: Lanes,
     /// There as soon as the kernel was greeted.
     pub(super) notifier: Arc<OnceLock<fuser::Notifier>>,
+    pub(super) metrics: Arc<Metrics>,
     /// What the kernel can do.
     pub(super) greeted: Greeted,
 }
@@ -46,9 +48,10 @@ impl Adapter {
         options: ServeOptions,
         lanes: Lanes,
         notifier: Arc<OnceLock<fuser::Notifier>>,
+        metrics: Arc<Metrics>,
     ) -> Adapter {
         let root = Root::new(options.root);
-        Adapter { fs, options, root, lanes, notifier, greeted: Greeted::default() }
+        Adapter { fs, options, root, lanes, notifier, metrics, greeted: Greeted::default() }
     }
 
     fn caller(&self, request: &Request) -> Caller {
@@ -66,17 +69,18 @@ impl Filesystem for Adapter {
         let (fs, caller, parent_inode, name) =
             (self.fs.clone(), self.caller(request), self.root.inward(parent), name.as_bytes().to_vec());
         let asked = name.clone();
-        self.entry(Call::new(request, "lookup", parent), name, reply, async move {
+        self.entry(self.call(request, FuseOp::Lookup, parent), name, reply, async move {
             fs.lookup(caller, parent_inode, &asked).await
         });
     }
 
     fn getattr(&self, request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let (fs, inode) = (self.fs.clone(), self.root.inward(ino));
+        let call = self.call(request, FuseOp::Getattr, ino);
         if let Some((attr, ttl)) = fs.known_attr(inode) {
             return reply.attr(&ttl.min(self.options.attr_timeout), &self.root.attr(&attr));
         }
-        self.attr(Call::new(request, "getattr", ino), reply, async move { fs.getattr(inode).await });
+        self.attr(call, reply, async move { fs.getattr(inode).await });
     }
 
     fn setattr(
@@ -113,19 +117,21 @@ impl Filesystem for Adapter {
         };
         let caller = requester::setattr_caller(self.caller(request), &setattr, fh);
         let fs = self.fs.clone();
-        self.attr(
-            Call::new(request, "setattr", ino),
-            reply,
-            async move { fs.setattr(caller, setattr).await },
-        );
+        self.attr(self.call(request, FuseOp::Setattr, ino), reply, async move {
+            fs.setattr(caller, setattr).await
+        });
     }
 
     fn readlink(&self, request: &Request, ino: INodeNo, reply: ReplyData) {
         let fs = self.fs.clone();
         let work = async move { fs.readlink(InodeNo(ino.0)).await };
-        self.answer(Lane::Control, Call::new(request, "readlink", ino), reply, work, |reply, target| {
-            reply.data(&target)
-        });
+        self.answer(
+            Lane::Control,
+            self.call(request, FuseOp::Readlink, ino),
+            reply,
+            work,
+            |reply, target| reply.data(&target),
+        );
     }
 
     fn mknod(
@@ -141,7 +147,7 @@ impl Filesystem for Adapter {
         let (fs, parent_inode, caller, name) =
             (self.fs.clone(), self.root.inward(parent), self.caller(request), name.as_bytes().to_vec());
         let given = name.clone();
-        self.entry(Call::new(request, "mknod", parent), given, reply, async move {
+        self.entry(self.call(request, FuseOp::Mknod, parent), given, reply, async move {
             fs.mknod(caller, parent_inode, &name, mode, umask, rdev).await
         });
     }
@@ -158,7 +164,7 @@ impl Filesystem for Adapter {
         let (fs, parent_inode, caller, name) =
             (self.fs.clone(), self.root.inward(parent), self.caller(request), name.as_bytes().to_vec());
         let given = name.clone();
-        self.entry(Call::new(request, "mkdir", parent), given, reply, async move {
+        self.entry(self.call(request, FuseOp::Mkdir, parent), given, reply, async move {
             fs.mkdir(caller, parent_inode, &name, mode, umask).await
         });
     }
@@ -166,7 +172,7 @@ impl Filesystem for Adapter {
     fn unlink(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (fs, caller, parent_inode, name) =
             (self.fs.clone(), self.caller(request), self.root.inward(parent), name.as_bytes().to_vec());
-        self.removed(Call::new(request, "unlink", parent), reply, async move {
+        self.removed(self.call(request, FuseOp::Unlink, parent), reply, async move {
             fs.unlink(caller, parent_inode, &name).await
         });
     }
@@ -174,7 +180,7 @@ impl Filesystem for Adapter {
     fn rmdir(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEmpty) {
         let (fs, caller, parent_inode, name) =
             (self.fs.clone(), self.caller(request), self.root.inward(parent), name.as_bytes().to_vec());
-        self.done(Call::new(request, "rmdir", parent), reply, async move {
+        self.done(self.call(request, FuseOp::Rmdir, parent), reply, async move {
             fs.rmdir(caller, parent_inode, &name).await
         });
     }
@@ -184,7 +190,7 @@ impl Filesystem for Adapter {
             (self.fs.clone(), self.root.inward(parent), self.caller(request), name.as_bytes().to_vec());
         let target = target.as_os_str().as_bytes().to_vec();
         let given = name.clone();
-        self.entry(Call::new(request, "symlink", parent), given, reply, async move {
+        self.entry(self.call(request, FuseOp::Symlink, parent), given, reply, async move {
             fs.symlink(caller, parent_inode, &name, &target).await
         });
     }
@@ -212,18 +218,16 @@ impl Filesystem for Adapter {
             exchange: flags.contains(RenameFlags::RENAME_EXCHANGE),
         };
         let (fs, caller) = (self.fs.clone(), self.caller(request));
-        self.removed(
-            Call::new(request, "rename", parent),
-            reply,
-            async move { fs.rename(caller, rename).await },
-        );
+        self.removed(self.call(request, FuseOp::Rename, parent), reply, async move {
+            fs.rename(caller, rename).await
+        });
     }
 
     fn link(&self, request: &Request, ino: INodeNo, newparent: INodeNo, newname: &OsStr, reply: ReplyEntry) {
         let (fs, caller, new_parent, name) =
             (self.fs.clone(), self.caller(request), self.root.inward(newparent), newname.as_bytes().to_vec());
         let given = name.clone();
-        self.entry(Call::new(request, "link", newparent), given, reply, async move {
+        self.entry(self.call(request, FuseOp::Link, newparent), given, reply, async move {
             fs.link(caller, InodeNo(ino.0), new_parent, &name).await
         });
     }
@@ -232,9 +236,15 @@ impl Filesystem for Adapter {
         let (fs, caller) = (self.fs.clone(), self.caller(request));
         let work = async move { fs.open(caller, InodeNo(ino.0), flags.0).await };
         let uncached = self.greeted.uncached;
-        self.answer(Lane::Control, Call::new(request, "open", ino), reply, work, move |reply, opened| {
-            reply.opened(FileHandle(opened.handle), open_flags(opened, uncached));
-        });
+        self.answer(
+            Lane::Control,
+            self.call(request, FuseOp::Open, ino),
+            reply,
+            work,
+            move |reply, opened| {
+                reply.opened(FileHandle(opened.handle), open_flags(opened, uncached));
+            },
+        );
     }
 
     fn create(
@@ -250,7 +260,7 @@ impl Filesystem for Adapter {
         let (fs, parent_inode, caller, name) =
             (self.fs.clone(), self.root.inward(parent), self.caller(request), name.as_bytes().to_vec());
         let given = name.clone();
-        self.created(Call::new(request, "create", parent), given, reply, async move {
+        self.created(self.call(request, FuseOp::Create, parent), given, reply, async move {
             fs.create(caller, parent_inode, &name, mode, umask, flags).await
         });
     }
@@ -266,7 +276,7 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyData,
     ) {
-        self.read_data(Call::new(request, "read", ino), fh, offset, size as usize, reply);
+        self.read_data(self.call(request, FuseOp::Read, ino), fh, offset, size as usize, reply);
     }
 
     fn write(
@@ -281,22 +291,28 @@ impl Filesystem for Adapter {
         _owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        self.write_data(Call::new(request, "write", ino), fh, offset, data, (write_flags, flags), reply);
+        self.write_data(
+            self.call(request, FuseOp::Write, ino),
+            fh,
+            offset,
+            data,
+            (write_flags, flags),
+            reply,
+        );
     }
 
     fn flush(&self, request: &Request, ino: INodeNo, fh: FileHandle, owner: LockOwner, reply: ReplyEmpty) {
+        let call = self.call(request, FuseOp::Flush, ino);
         if self.fs.closes_at_once(fh.0, InodeNo(ino.0)) {
             return reply.ok();
         }
         let fs = self.fs.clone();
-        self.done(Call::new(request, "flush", ino), reply, async move {
-            fs.close_and_unlock(fh.0, InodeNo(ino.0), owner.0).await
-        });
+        self.done(call, reply, async move { fs.close_and_unlock(fh.0, InodeNo(ino.0), owner.0).await });
     }
 
     fn fsync(&self, request: &Request, ino: INodeNo, fh: FileHandle, _datasync: bool, reply: ReplyEmpty) {
         let fs = self.fs.clone();
-        self.done(Call::new(request, "fsync", ino), reply, async move { fs.fsync(fh.0).await });
+        self.done(self.call(request, FuseOp::Fsync, ino), reply, async move { fs.fsync(fh.0).await });
     }
 
     fn release(
@@ -309,11 +325,12 @@ impl Filesystem for Adapter {
         _flush: bool,
         reply: ReplyEmpty,
     ) {
+        let call = self.call(request, FuseOp::Release, ino);
         if self.fs.try_release(fh.0) {
             return reply.ok();
         }
         let (fs, unlocked) = (self.fs.clone(), self.fs.unlock_handle(InodeNo(ino.0), fh.0));
-        self.done(Call::new(request, "release", ino), reply, async move {
+        self.done(call, reply, async move {
             unlocked.await;
             fs.release(fh.0).await;
             Ok(())
@@ -335,7 +352,7 @@ impl Filesystem for Adapter {
         let Some(wanted) = LockRequest::decode(ino, lock_owner, (start, end), typ, pid) else {
             return reply.error(Errno::EINVAL);
         };
-        let (fs, call) = (self.fs.clone(), Call::new(request, "getlk", ino));
+        let (fs, call) = (self.fs.clone(), self.call(request, FuseOp::Getlk, ino));
         self.control().spawn(async move { lock_requests::get(&fs, call, wanted, reply).await });
     }
 
@@ -355,7 +372,7 @@ impl Filesystem for Adapter {
         let Some(wanted) = LockRequest::decode(ino, lock_owner, (start, end), typ, pid) else {
             return reply.error(Errno::EINVAL);
         };
-        self.lock(Call::new(request, "setlk", ino), fh, wanted, sleep, reply);
+        self.lock(self.call(request, FuseOp::Setlk, ino), fh, wanted, sleep, reply);
     }
 
     fn lseek(
@@ -367,7 +384,7 @@ impl Filesystem for Adapter {
         whence: i32,
         reply: ReplyLseek,
     ) {
-        self.find_data(Call::new(request, "lseek", ino), fh, offset, whence, reply);
+        self.find_data(self.call(request, FuseOp::Lseek, ino), fh, offset, whence, reply);
     }
 
     fn fallocate(
@@ -382,7 +399,7 @@ impl Filesystem for Adapter {
     ) {
         let Some(how) = Allocate::from_mode(mode) else { return reply.error(Errno::EOPNOTSUPP) };
         let fs = self.fs.clone();
-        self.done(Call::new(request, "fallocate", ino), reply, async move {
+        self.done(self.call(request, FuseOp::Fallocate, ino), reply, async move {
             fs.fallocate(fh.0, offset, length, how).await
         });
     }
@@ -407,7 +424,7 @@ impl Filesystem for Adapter {
         let fs = self.fs.clone();
         let work = async move { fs.copy_file_range((fh_in.0, offset_in), (fh_out.0, offset_out), len).await };
         self.answer_change(
-            Call::new(request, "copy_file_range", ino_out),
+            self.call(request, FuseOp::CopyFileRange, ino_out),
             reply,
             work,
             |reply: ReplyWrite, copied| reply.written(copied),
@@ -415,11 +432,11 @@ impl Filesystem for Adapter {
     }
 
     fn opendir(&self, request: &Request, ino: INodeNo, flags: OpenFlags, reply: ReplyOpen) {
-        self.open_directory(Call::new(request, "opendir", ino), self.caller(request), flags.0, reply);
+        self.open_directory(self.call(request, FuseOp::Opendir, ino), self.caller(request), flags.0, reply);
     }
 
     fn readdir(&self, request: &Request, ino: INodeNo, fh: FileHandle, offset: u64, reply: ReplyDirectory) {
-        self.list(Call::new(request, "readdir", ino), fh, offset, reply);
+        self.list(self.call(request, FuseOp::Readdir, ino), fh, offset, reply);
     }
 
     fn readdirplus(
@@ -430,7 +447,7 @@ impl Filesystem for Adapter {
         offset: u64,
         reply: ReplyDirectoryPlus,
     ) {
-        self.list_plus(Call::new(request, "readdirplus", ino), fh, offset, reply);
+        self.list_plus(self.call(request, FuseOp::Readdirplus, ino), fh, offset, reply);
     }
 
     fn releasedir(
@@ -458,7 +475,7 @@ impl Filesystem for Adapter {
     }
 
     fn statfs(&self, request: &Request, ino: INodeNo, reply: ReplyStatfs) {
-        self.space(Call::new(request, "statfs", ino), reply);
+        self.space(self.call(request, FuseOp::Statfs, ino), reply);
     }
 
     fn setxattr(
@@ -471,21 +488,21 @@ impl Filesystem for Adapter {
         _position: u32,
         reply: ReplyEmpty,
     ) {
-        let (call, named) = (Call::new(request, "setxattr", ino), (name.as_bytes(), value));
+        let (call, named) = (self.call(request, FuseOp::Setxattr, ino), (name.as_bytes(), value));
         self.set_value(call, self.caller(request), named, flags, reply);
     }
 
     fn getxattr(&self, request: &Request, ino: INodeNo, name: &OsStr, size: u32, reply: ReplyXattr) {
-        let call = Call::new(request, "getxattr", ino);
+        let call = self.call(request, FuseOp::Getxattr, ino);
         self.value(call, self.caller(request), name.as_bytes(), size, reply);
     }
 
     fn listxattr(&self, request: &Request, ino: INodeNo, size: u32, reply: ReplyXattr) {
-        self.value_names(Call::new(request, "listxattr", ino), self.caller(request), size, reply);
+        self.value_names(self.call(request, FuseOp::Listxattr, ino), self.caller(request), size, reply);
     }
 
     fn removexattr(&self, request: &Request, ino: INodeNo, name: &OsStr, reply: ReplyEmpty) {
-        let call = Call::new(request, "removexattr", ino);
+        let call = self.call(request, FuseOp::Removexattr, ino);
         self.remove_value(call, self.caller(request), name.as_bytes(), reply);
     }
 }

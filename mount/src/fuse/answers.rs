@@ -21,6 +21,7 @@ use super::adapter::Adapter;
 use tokio::runtime::Handle;
 
 use super::convert::file_attr;
+use super::metrics::FuseOp;
 use super::requester::Call;
 use crate::client::lanes::Lane;
 use crate::fs::{Fs, Opened, Seek};
@@ -70,7 +71,7 @@ impl Adapter {
                     Err(error) => reply.refuse(call.errno(&error)),
                 },
                 () = call.ended(&fs) => {
-                    reply.refuse(Errno::EINTR);
+                    reply.refuse(call.counted(Errno::EINTR));
                     // Nobody is left to hear of an error.
                     let _ = work.await;
                 }
@@ -90,14 +91,14 @@ impl Adapter {
         let (fs, asked, root) = (self.fs.clone(), self.fs.ask(), self.root);
         let (parent, notifier) = (call.inode, self.notifier.clone());
         let directory = root.inward(parent);
-        let finds_nothing = call.operation == "lookup";
+        let finds_nothing = call.operation == FuseOp::Lookup;
         self.control().spawn(async move {
             let mut work = pin!(counted(fs.clone(), call.thread, work));
             let done = tokio::select! {
                 biased;
                 done = &mut work => done,
                 () = call.ended(&fs) => {
-                    reply.error(Errno::EINTR);
+                    reply.error(call.counted(Errno::EINTR));
                     if !finds_nothing {
                         let _ = work.await;
                         forget_entry(&notifier, parent, name).await;
@@ -142,7 +143,7 @@ impl Adapter {
                 biased;
                 done = &mut work => done,
                 () = call.ended(&fs) => {
-                    reply.error(Errno::EINTR);
+                    reply.error(call.counted(Errno::EINTR));
                     if let Ok((_, opened)) = work.await {
                         fs.release(opened.handle).await;
                     }
@@ -171,7 +172,7 @@ impl Adapter {
         let longest = self.options.attr_timeout;
         let (fs, asked, root) = (self.fs.clone(), self.fs.ask(), self.root);
         // The kernel takes in the answer to a change even if a notice came before it. So it asks again.
-        let asks = call.operation == "getattr";
+        let asks = call.operation == FuseOp::Getattr;
         let work = counted(self.fs.clone(), call.thread, work);
         self.answer_change(call, reply, work, move |reply: ReplyAttr, attr| {
             let ttl = if asks { fs.may_cache_attr(asked, &attr).min(longest) } else { Duration::ZERO };

@@ -67,7 +67,7 @@ impl Adapter {
     ) {
         let (fs, notifier, ino) = (self.fs.clone(), self.notifier.clone(), call.inode);
         self.control().spawn(async move {
-            match set(&fs, handle.0, wanted, call, sleep).await {
+            match set(&fs, handle.0, wanted, &call, sleep).await {
                 Ok(fresh) => {
                     if !fresh {
                         // What others wrote before they unlocked must be seen by who has the lock now.
@@ -93,7 +93,7 @@ pub async fn get(fs: &Fs, call: Call, wanted: LockRequest, reply: ReplyLock) {
             reply.locked(held.start, held.end, typ, held.pid);
         }
         Ok(None) => reply.locked(lock.start, lock.end, libc::F_UNLCK, 0),
-        Err(error) => reply.error(lock_errno(call, &error)),
+        Err(error) => reply.error(lock_errno(&call, &error)),
     }
 }
 
@@ -101,7 +101,7 @@ pub async fn get(fs: &Fs, call: Call, wanted: LockRequest, reply: ReplyLock) {
 ///
 /// # Errors
 /// As the program gets it.
-async fn set(fs: &Fs, handle: u64, wanted: LockRequest, call: Call, wait: bool) -> Result<bool, Errno> {
+async fn set(fs: &Fs, handle: u64, wanted: LockRequest, call: &Call, wait: bool) -> Result<bool, Errno> {
     let whole = wanted.is_whole();
     let LockRequest(mut lock) = wanted;
     let kind = if whole { kind_of_call(call.thread).await } else { Some(pb::LockKind::Fcntl) };
@@ -117,9 +117,9 @@ async fn set(fs: &Fs, handle: u64, wanted: LockRequest, call: Call, wait: bool) 
 }
 
 /// fcntl(2) and flock(2) have a word of their own for too many locks.
-fn lock_errno(call: Call, error: &DfsError) -> Errno {
+fn lock_errno(call: &Call, error: &DfsError) -> Errno {
     match error.code {
-        ErrorCode::Busy => Errno::from_i32(libc::ENOLCK),
+        ErrorCode::Busy => call.counted(Errno::from_i32(libc::ENOLCK)),
         _ => call.errno(error),
     }
 }

@@ -11,6 +11,7 @@ mod convert;
 mod directories;
 mod greeting;
 mod lock_requests;
+pub mod metrics;
 mod notices;
 mod reads;
 mod requester;
@@ -36,6 +37,7 @@ use crate::fs::caller::Squash;
 use crate::fs::events;
 use adapter::Adapter;
 use dfs_proto::ids::InodeNo;
+use metrics::Metrics;
 use root::Root;
 
 /// The longest that the kernel may use what it was told without asking. What this process could not take back, should
@@ -95,6 +97,7 @@ pub struct Serve {
 /// A mount being served.
 pub struct Serving {
     fs: Arc<Fs>,
+    metrics: Arc<Metrics>,
     session: Mutex<Option<JoinHandle<io::Result<()>>>>,
 }
 
@@ -116,7 +119,9 @@ impl Serve {
         let acl = config.acl;
         let root = Root::new(self.options.root);
         let shared_notifier = Arc::new(OnceLock::new());
-        let adapter = Adapter::new(fs.clone(), self.options, lanes.clone(), shared_notifier.clone());
+        let metrics = Arc::new(Metrics::default());
+        let adapter =
+            Adapter::new(fs.clone(), self.options, lanes.clone(), shared_notifier.clone(), metrics.clone());
         let device = self.fd.try_clone()?;
         let session = fuser::Session::from_fd(adapter, self.fd, acl, config)?.spawn()?;
         // Empty until now.
@@ -125,11 +130,16 @@ impl Serve {
         lanes.of(Lane::Control).spawn(events::follow(fs.clone(), self.events));
         let session =
             std::thread::Builder::new().name("fuse-session".into()).spawn(move || session.join())?;
-        Ok(Serving { fs, session: Mutex::new(Some(session)) })
+        Ok(Serving { fs, metrics, session: Mutex::new(Some(session)) })
     }
 }
 
 impl Serving {
+    /// What this mount shows over HTTP.
+    pub fn shown(&self) -> dfs_observe::http::Shown {
+        metrics::shown(self.metrics.clone(), self.fs.clone())
+    }
+
     /// Returns when the kernel has let go of the mount. Blocks; only the first caller waits.
     ///
     /// # Errors

@@ -1,13 +1,26 @@
 //! Who sent a request, what the mount makes of root, and when nobody waits for the answer any more.
 
+use std::sync::Arc;
+use std::time::Instant;
+
+use dfs_observe::metrics::{ErrorClass, Label};
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::pb;
 use fuser::{Errno, FileHandle, INodeNo, Request};
 
+use super::adapter::Adapter;
 use super::convert::errno;
+use super::metrics::{FuseOp, Metrics};
 use super::signals;
 use crate::fs::caller::Squash;
 use crate::fs::{Caller, Fs};
+
+impl Adapter {
+    /// A request that has come.
+    pub(super) fn call(&self, request: &Request, operation: FuseOp, inode: INodeNo) -> Call {
+        Call::new(request, operation, inode, self.metrics.clone())
+    }
+}
 
 /// Who sent a request. `squash`: root counts as that user.
 pub fn caller(request: &Request, squash: Option<Squash>) -> Caller {
@@ -21,25 +34,49 @@ pub fn setattr_caller(caller: Caller, setattr: &pb::Setattr, handle: Option<File
     (!through_handle).then_some(caller)
 }
 
-/// A request, and the thread that waits for its answer.
-#[derive(Clone, Copy, Debug)]
+/// A request, and the thread that waits for its answer. It counts as over when this is dropped, so it is to live until the
+/// answer is given.
+#[derive(Debug)]
 pub struct Call {
-    /// As the log names it.
-    pub operation: &'static str,
+    pub operation: FuseOp,
     pub inode: INodeNo,
     /// 0 when it cannot be seen from here.
     pub thread: u32,
+    came: Instant,
+    metrics: Arc<Metrics>,
+}
+
+impl Drop for Call {
+    fn drop(&mut self) {
+        self.metrics.operations.done(self.operation, self.came.elapsed());
+    }
 }
 
 impl Call {
     /// `operation` on `inode`, for the thread that asks.
-    pub fn new(request: &Request, operation: &'static str, inode: INodeNo) -> Call {
-        Call { operation, inode, thread: request.pid() }
+    pub fn new(request: &Request, operation: FuseOp, inode: INodeNo, metrics: Arc<Metrics>) -> Call {
+        Call { operation, inode, thread: request.pid(), came: Instant::now(), metrics }
     }
 
     /// For this error.
     pub fn errno(&self, error: &DfsError) -> Errno {
-        errno(self.operation, self.inode.0, error)
+        self.counted(errno(self.operation.name(), self.inode.0, error))
+    }
+
+    /// Ends with this.
+    pub fn counted(&self, errno: Errno) -> Errno {
+        self.metrics.operations.failed(self.operation, ErrorClass::of_errno(errno.into()));
+        errno
+    }
+
+    /// So many bytes were read for it.
+    pub fn has_read(&self, bytes: usize) {
+        self.metrics.bytes_read.add(bytes as u64);
+    }
+
+    /// So many bytes were taken in.
+    pub fn has_written(&self, bytes: u32) {
+        self.metrics.bytes_written.add(u64::from(bytes));
     }
 
     /// Does `work`, which is dropped when its caller is ended by a signal before it is done.

@@ -20,7 +20,7 @@ impl Adapter {
         reply: ReplyWrite,
     ) {
         if self.fs.lost_lock(fh.0) {
-            return reply.error(Errno::EIO);
+            return reply.error(call.counted(Errno::EIO));
         }
         // Not of the kernel's pages: what mmap wrote has its place.
         let appends = flags.0 & libc::O_APPEND != 0 && !write_flags.contains(WriteFlags::FUSE_WRITE_CACHE);
@@ -35,13 +35,17 @@ impl Adapter {
         // The kernel never sends more than MAX_WRITE.
         let length = data.len() as u32;
         match self.fs.try_write(fh.0, offset, data) {
-            Some(Ok(())) => reply.written(length),
+            Some(Ok(())) => {
+                call.has_written(length);
+                reply.written(length);
+            }
             Some(Err(error)) => reply.error(call.errno(&error)),
             None => {
-                let (fs, data) = (self.fs.clone(), data.to_vec());
+                let (fs, data, metrics) = (self.fs.clone(), data.to_vec(), self.metrics.clone());
                 let work = async move { fs.write(fh.0, offset, &data).await };
                 self.answer(Lane::carrying(length as usize), call, reply, work, move |reply, ()| {
-                    reply.written(length)
+                    metrics.bytes_written.add(u64::from(length));
+                    reply.written(length);
                 });
             }
         }
@@ -53,8 +57,12 @@ impl Adapter {
         // The kernel never sends more than MAX_WRITE.
         let length = data.len() as u32;
         match self.fs.try_append(fh.0, data) {
-            Some(Ok(at)) if at == offset => return reply.written(length),
+            Some(Ok(at)) if at == offset => {
+                call.has_written(length);
+                return reply.written(length);
+            }
             Some(Ok(_)) => {
+                call.has_written(length);
                 reply.written(length);
                 let notifier = self.notifier.clone();
                 self.control().spawn(async move { forget_pages(&notifier, ino).await });
@@ -67,6 +75,7 @@ impl Adapter {
         self.control().spawn(async move {
             match call.unless_ended(&fs, fs.append(fh.0, &data)).await {
                 Ok(at) => {
+                    call.has_written(length);
                     reply.written(length);
                     if at != offset {
                         forget_pages(&notifier, ino).await;
@@ -103,10 +112,12 @@ impl Adapter {
                 }
             };
             match call.unless_ended(&fs, written).await {
-                Ok(None) => reply.written(length),
-                Ok(Some(_)) => {
+                Ok(at) => {
+                    call.has_written(length);
                     reply.written(length);
-                    forget_pages(&notifier, ino).await;
+                    if at.is_some() {
+                        forget_pages(&notifier, ino).await;
+                    }
                 }
                 Err(error) => reply.error(call.errno(&error)),
             }

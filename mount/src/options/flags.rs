@@ -1,11 +1,12 @@
 //! The flags of the command line, and their words for `--help`.
 
 use std::ffi::OsString;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Parser};
-use dfs_proto::units::{Period, Size};
+use dfs_proto::units::{Period, Size, socket_address};
 
 /// The flags, as they are typed. [`super::Settings`] is what they come to.
 #[derive(Parser, Debug)]
@@ -93,6 +94,14 @@ pub(super) struct Flags {
     /// The file with the token that says who mounts [default: that of 'dfs login']
     #[arg(long, env = "DFS_TOKEN_FILE", value_name = "FILE")]
     pub(super) token_file: Option<PathBuf>,
+
+    /// Address and port to serve metrics on over HTTP; port 0 takes a free one (see the log)
+    #[arg(long, env = "DFS_HTTP", value_name = "HOST:PORT", value_parser = socket_address)]
+    pub(super) http: Option<SocketAddr>,
+
+    /// Serve HTTP on an address that others reach, although it asks nobody who he is
+    #[arg(long, env = "DFS_INSECURE", action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
+    pub(super) insecure: bool,
 
     /// What to log: error, warn, info, debug, trace, or per module (dfs_mount=debug,info)
     #[arg(long, env = "DFS_LOG", value_name = "FILTER", default_value = "info")]

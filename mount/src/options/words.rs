@@ -18,6 +18,7 @@ pub const LONG_FLAGS: &[&str] = &[
     "min-copies",
     "chunk-size",
     "replicate-every",
+    "http",
     "log",
     "log-file",
     "token-file",
@@ -74,6 +75,8 @@ pub struct MountWords {
     pub dirsync: bool,
     /// `root_squash`.
     pub root_squash: bool,
+    /// `insecure`: HTTP may be served on an address that others reach.
+    pub insecure: bool,
     /// `fsname=`: what the mount table shows as the source.
     pub fsname: Option<String>,
     /// `subtype=`: what the mount table shows after `fuse.`.
@@ -162,6 +165,7 @@ impl MountWords {
             "async" => self.sync = false,
             "dirsync" => self.dirsync = true,
             "remount" if self.remount => {}
+            "insecure" => self.insecure = true,
             "root_squash" => self.root_squash = true,
             "no_root_squash" => self.root_squash = false,
             "remount" | "bind" | "rbind" | "move" => return Err(WordError::Running(word.to_owned())),

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use dfs_observe::metrics::Counter;
 use dfs_proto::block_sum::{BLOCK_SIZE, block_count};
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::{ChunkId, InodeNo, KeeperId};
@@ -42,6 +43,9 @@ pub(super) struct Fetcher {
     pub(super) client: Client,
     pub(super) cache: BlockCache,
     pub(super) buffers: Arc<Buffers>,
+    /// Attempts beside the first: because one was late, and because one failed.
+    pub(super) hedges: Counter,
+    pub(super) retries: Counter,
     sums: SumsCache,
     flights: Flights,
     latency: Mutex<Latency>,
@@ -83,6 +87,8 @@ impl Fetcher {
             client,
             cache: BlockCache::new(cache_bytes),
             buffers: Arc::default(),
+            hedges: Counter::default(),
+            retries: Counter::default(),
             sums: SumsCache::new(),
             flights: Flights::default(),
             latency: Mutex::default(),
@@ -193,6 +199,7 @@ impl Fetcher {
                         continue;
                     }
                     more = start(&mut running, &mut asked).is_some();
+                    self.hedges.add(u64::from(more));
                     continue;
                 }
             };
@@ -210,6 +217,7 @@ impl Fetcher {
                     self.learn_from_failure(job, &ended.keeper, &error, &mut asked);
                     errors.push(error);
                     more = start(&mut running, &mut asked).is_some();
+                    self.retries.add(u64::from(more));
                 }
             }
         }

@@ -89,6 +89,11 @@ impl Readers {
         &self.fetcher.buffers
     }
 
+    /// Ranges that were asked of one more keeper: because one was late, and because one failed.
+    pub fn second_attempts(&self) -> (u64, u64) {
+        (self.fetcher.hedges.get(), self.fetcher.retries.get())
+    }
+
     /// Hits, misses and bytes of the block cache.
     pub fn cache_counters(&self) -> CacheCounters {
         self.fetcher.cache.counters()

@@ -22,6 +22,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
+use dfs_observe::metrics::Counter;
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::InodeNo;
 use dfs_proto::{MAX_FILE_SIZE, pb};
@@ -55,6 +56,9 @@ pub struct Writers {
     client: Client,
     /// One permit is one byte of dirty or frozen data.
     budget: Semaphore,
+    budget_bytes: usize,
+    /// Transfers that began anew, since one failed.
+    retries: Counter,
     transfers: Arc<Semaphore>,
     /// When an upload of any file last succeeded.
     last_success: Mutex<Instant>,
@@ -93,6 +97,8 @@ impl Writers {
         let writers = Arc::new(Writers {
             client,
             budget: Semaphore::new(budget),
+            budget_bytes: budget,
+            retries: Counter::default(),
             transfers: Arc::new(Semaphore::new(TRANSFERS)),
             last_success: Mutex::new(Instant::now()),
             freeze_at: chunk_size.min(budget / 4).max(1),
@@ -100,6 +106,17 @@ impl Writers {
         });
         writers.client.lanes().of(Lane::Control).spawn(freeze_by_age(Arc::downgrade(&writers)));
         writers
+    }
+
+    /// Bytes that are dirty or frozen now, and as many as there may be.
+    pub fn budget(&self) -> (u64, u64) {
+        let used = self.budget_bytes.saturating_sub(self.budget.available_permits());
+        (used as u64, self.budget_bytes as u64)
+    }
+
+    /// Transfers that began anew, since one failed.
+    pub fn retries(&self) -> u64 {
+        self.retries.get()
     }
 
     /// For the only one who writes `inode` through these writers.

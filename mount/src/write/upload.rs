@@ -338,6 +338,7 @@ impl Attempt {
                 (Err(_), Ok(_)) => return Err(self.late("was stored, but not recorded")),
             };
             tries += 1;
+            writers.retries.inc();
             placed = match (self.place(chunk.0, &avoid).await, success) {
                 (Ok(placed), _) => placed,
                 // It is in the file: the message came before this answer.

@@ -50,7 +50,7 @@ impl Engine {
         let permit = self.shared.room.acquire().await.map_err(|_| Stopped)?;
         let need = {
             let mut inner = self.shared.lock()?;
-            if self.shared.submit(&mut inner, Command::Enroll(session)) {
+            if self.shared.submit(&mut inner, Command::Enroll(session), None) {
                 permit.forget();
             }
             self.shared.hurry(&mut inner);

@@ -1,0 +1,47 @@
+//! The page of the master in a browser, and the JSON that it shows.
+//!
+//! - `api`: `/api/v1/...`. What operators can ask comes from the same calls on the state as `dfs status`, `dfs keepers` and
+//!   `dfs lookup`, in the same JSON.
+//! - `watch`: looks at the figures once a second, and keeps a ring of samples, and one of events.
+//! - `danger`: finds the names of files with lost or endangered chunks.
+//! - here: the files of the page, which are in the program.
+//!
+//! What must hold: all memory is bounded; nobody is held up for long, however many files there are and however many browsers
+//! look: what looks at every file is done seldom, or a page at a time; nothing can be changed from here;
+//! where auth is on, nothing of the cluster is told but to who shows a token that may ask the same with `dfs`.
+
+mod api;
+mod danger;
+mod watch;
+
+use std::sync::Arc;
+
+use dfs_observe::axum::Router;
+use dfs_observe::axum::http::header::CONTENT_TYPE;
+use dfs_observe::axum::response::IntoResponse;
+use dfs_observe::axum::routing::get;
+use dfs_proto::ids::ClusterId;
+use tokio::task::JoinHandle;
+
+use crate::auth::Gate;
+use crate::runtime::Engine;
+
+/// Path, type, text.
+const FILES: [(&str, &str, &str); 4] = [
+    ("/", "text/html; charset=utf-8", include_str!("../../web/index.html")),
+    ("/app.js", "text/javascript; charset=utf-8", include_str!("../../web/app.js")),
+    ("/style.css", "text/css; charset=utf-8", include_str!("../../web/style.css")),
+    ("/icon.svg", "image/svg+xml", include_str!("../../web/icon.svg")),
+];
+
+/// The routes, and the task that watches the cluster for them until it is aborted or the engine stops.
+pub(crate) fn start(engine: Engine, cluster: ClusterId, gate: Gate) -> (Router, JoinHandle<()>) {
+    let watched = Arc::new(watch::Watched::default());
+    let watcher = tokio::spawn(watch::watch(engine.clone(), watched.clone()));
+    let mut routes = api::routes(Arc::new(api::Api::new(engine, cluster, watched)), gate);
+    for (path, kind, text) in FILES {
+        routes =
+            routes.route(path, get(move || async move { ([(CONTENT_TYPE, kind)], text).into_response() }));
+    }
+    (routes, watcher)
+}

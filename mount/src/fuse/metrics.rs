@@ -1,0 +1,120 @@
+//! What a mount counts, and how Prometheus sees it.
+
+use std::sync::Arc;
+
+use dfs_observe::axum::Router;
+use dfs_observe::http::Shown;
+use dfs_observe::labels;
+use dfs_observe::metrics::{Counter, Kind, Operations, Page};
+
+use crate::fs::Fs;
+use crate::fs::gauges::Gauges;
+
+labels! {
+    /// Requests of the kernel.
+    pub enum FuseOp {
+        Lookup = "lookup",
+        Getattr = "getattr",
+        Setattr = "setattr",
+        Readlink = "readlink",
+        Mknod = "mknod",
+        Mkdir = "mkdir",
+        Unlink = "unlink",
+        Rmdir = "rmdir",
+        Symlink = "symlink",
+        Rename = "rename",
+        Link = "link",
+        Open = "open",
+        Create = "create",
+        Read = "read",
+        Write = "write",
+        Flush = "flush",
+        Fsync = "fsync",
+        Release = "release",
+        Getlk = "getlk",
+        Setlk = "setlk",
+        Lseek = "lseek",
+        Fallocate = "fallocate",
+        CopyFileRange = "copy_file_range",
+        Opendir = "opendir",
+        Readdir = "readdir",
+        Readdirplus = "readdirplus",
+        Statfs = "statfs",
+        Setxattr = "setxattr",
+        Getxattr = "getxattr",
+        Listxattr = "listxattr",
+        Removexattr = "removexattr",
+    }
+}
+
+/// What one mount counts by itself; the rest is with whoever does it.
+#[derive(Debug, Default)]
+#[allow(missing_docs)]
+pub struct Metrics {
+    pub operations: Operations<FuseOp>,
+    /// That the kernel was given, and that were taken from it.
+    pub bytes_read: Counter,
+    pub bytes_written: Counter,
+}
+
+/// For the HTTP server.
+pub fn shown(metrics: Arc<Metrics>, fs: Arc<Fs>) -> Shown {
+    let for_ready = fs.clone();
+    Shown {
+        role: "mount",
+        version: env!("CARGO_PKG_VERSION"),
+        metrics: Arc::new(move |page| write(&metrics, &fs.gauges(), page)),
+        ready: Arc::new(move || match for_ready.gauges().session_up {
+            true => Ok(()),
+            false => Err("there is no connection to the master".to_owned()),
+        }),
+        routes: Router::new(),
+    }
+}
+
+fn write(metrics: &Metrics, now: &Gauges, page: &mut Page) {
+    metrics.operations.write(page, "dfs_mount_operation", "Requests of the kernel");
+    page.counter("dfs_mount_read_bytes_total", "Bytes that programs read", &metrics.bytes_read);
+    page.counter("dfs_mount_written_bytes_total", "Bytes that programs wrote", &metrics.bytes_written);
+    let counters = [
+        ("dfs_mount_cache_hits_total", "Blocks that were asked for and in the cache", now.cache_hits),
+        ("dfs_mount_cache_misses_total", "Blocks that were asked for and not in the cache", now.cache_misses),
+        (
+            "dfs_mount_hedges_total",
+            "Ranges that were asked of one more keeper, since one was late",
+            now.hedges,
+        ),
+        (
+            "dfs_mount_read_retries_total",
+            "Ranges that were asked of one more keeper, since one failed",
+            now.read_retries,
+        ),
+        (
+            "dfs_mount_upload_retries_total",
+            "Uploads that began anew, since a keeper failed",
+            now.upload_retries,
+        ),
+        ("dfs_mount_streams_total", "Connections to the master that there have been", now.streams),
+    ];
+    for (name, help, value) in counters {
+        page.value(name, Kind::Counter, help, value);
+    }
+    let gauges = [
+        ("dfs_mount_cache_bytes", "Memory that the cache of blocks takes", now.cache_bytes),
+        (
+            "dfs_mount_write_buffer_used_bytes",
+            "Bytes that were written and are on their way",
+            now.write_buffer_used,
+        ),
+        ("dfs_mount_write_buffer_size_bytes", "As many as there may be of them", now.write_buffer_size),
+        ("dfs_mount_session_up", "1 while there is a session with the master", u64::from(now.session_up)),
+        (
+            "dfs_mount_master_down",
+            "1 while the master is known not to run, so that nothing can change",
+            u64::from(now.master_down),
+        ),
+    ];
+    for (name, help, value) in gauges {
+        page.value(name, Kind::Gauge, help, value);
+    }
+}

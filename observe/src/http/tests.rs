@@ -1,0 +1,151 @@
+use std::io::ErrorKind;
+use std::time::Instant;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::*;
+
+fn deadlines() -> Deadlines {
+    let ms = Duration::from_millis;
+    Deadlines { head: ms(300), answer: ms(300), reading: ms(300) }
+}
+
+async fn server(routes: Router) -> Server {
+    let bound = Bound::open(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+    let shown = Shown {
+        role: "test",
+        version: "1",
+        metrics: Arc::new(|page| page.value("x", Kind::Gauge, "X", 5)),
+        ready: Arc::new(|| Err("not yet".to_owned())),
+        routes,
+    };
+    bound.serve_within(shown, deadlines())
+}
+
+async fn ask(server: &Server, request: &str) -> String {
+    let mut stream = TcpStream::connect(server.address()).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    let read = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut answer));
+    read.await.expect("an answer and an end within 10 s").unwrap();
+    String::from_utf8(answer).unwrap()
+}
+
+async fn get(server: &Server, path: &str) -> String {
+    ask(server, &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).await
+}
+
+#[tokio::test]
+async fn metrics_health_and_readiness() {
+    let server = server(Router::new()).await;
+    let metrics = get(&server, "/metrics").await;
+    assert!(metrics.starts_with("HTTP/1.1 200 "), "{metrics}");
+    assert!(metrics.contains("\ncontent-type: text/plain; version=0.0.4"), "{metrics}");
+    assert!(metrics.contains("\nx 5\n") && metrics.contains("dfs_build_info{role=\"test\",version=\"1\"} 1"));
+    assert!(metrics.contains("content-security-policy: default-src 'none'"), "{metrics}");
+    assert!(get(&server, "/healthz").await.ends_with("\r\n\r\nok\n"));
+    let ready = get(&server, "/readyz").await;
+    assert!(ready.starts_with("HTTP/1.1 503 ") && ready.ends_with("not yet\n"), "{ready}");
+    assert!(get(&server, "/nothing").await.starts_with("HTTP/1.1 404 "));
+    server.shutdown().await;
+}
+
+#[tokio::test]
+async fn on_loopback_other_names_than_this_machines_are_refused() {
+    let server = server(Router::new()).await;
+    for (host, good) in [
+        ("localhost", true),
+        ("LOCALHOST:80", true),
+        ("127.0.0.1:80", true),
+        ("127.0.0.1", true),
+        ("[::1]:80", true),
+        ("evil.example", false),
+        ("localhost.evil.example:80", false),
+        ("", false),
+    ] {
+        let answer =
+            ask(&server, &format!("GET /healthz HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"))
+                .await;
+        assert_eq!(answer.starts_with("HTTP/1.1 200 "), good, "{host}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn only_loopback_is_served_without_consent() {
+    let outside = SocketAddr::from(([0, 0, 0, 0], 80));
+    let error = check_exposure(outside, false).unwrap_err().to_string();
+    assert!(error.contains("--insecure") && error.contains("0.0.0.0:80"), "{error}");
+    assert!(check_exposure(outside, true).is_ok());
+    assert!(check_exposure(SocketAddr::from(([127, 0, 0, 5], 80)), false).is_ok());
+}
+
+#[tokio::test]
+async fn who_says_nothing_is_cut_off_also_on_a_connection_that_was_used() {
+    let server = server(Router::new()).await;
+    for first in ["", "GET /hea", "GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"] {
+        let begun = Instant::now();
+        ask(&server, first).await;
+        assert!(begun.elapsed() >= deadlines().head, "{first:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_come_is_given_up() {
+    let never = || std::future::pending::<()>();
+    let server = server(Router::new().route("/never", axum::routing::get(never))).await;
+    assert!(get(&server, "/never").await.starts_with("HTTP/1.1 503 "));
+}
+
+#[tokio::test]
+async fn who_does_not_read_is_cut_off() {
+    let large = || async { vec![b'x'; 64 << 20] };
+    let server = server(Router::new().route("/large", axum::routing::get(large))).await;
+    let mut stream = TcpStream::connect(server.address()).await.unwrap();
+    stream.write_all(b"GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    tokio::time::sleep(4 * deadlines().reading).await;
+    let mut all = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut all)).await.unwrap();
+    let reset = ended.as_ref().is_err_and(|error| error.kind() == ErrorKind::ConnectionReset);
+    assert!(reset || all.len() < 64 << 20, "{} bytes, {ended:?}", all.len());
+}
+
+#[tokio::test]
+async fn a_connection_too_many_is_told_so_and_there_is_room_again_later() {
+    let server = server(Router::new()).await;
+    let mut held = Vec::new();
+    for _ in 0..MAX_CONNECTIONS {
+        let mut stream = TcpStream::connect(server.address()).await.unwrap();
+        stream.write_all(b"GET ").await.unwrap();
+        held.push(stream);
+    }
+    let mut refused = String::new();
+    let mut stream = TcpStream::connect(server.address()).await.unwrap();
+    stream.read_to_string(&mut refused).await.unwrap();
+    assert!(refused.starts_with("HTTP/1.1 503 "), "{refused}");
+    drop(held);
+    let begun = Instant::now();
+    loop {
+        // Whoever comes too early is refused, or cut off while he writes.
+        let mut stream = TcpStream::connect(server.address()).await.unwrap();
+        let _ =
+            stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").await;
+        let mut answer = String::new();
+        if stream.read_to_string(&mut answer).await.is_ok() && answer.starts_with("HTTP/1.1 200 ") {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(10), "no room again: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_shutdown_ends_what_is_under_way() {
+    let never = || std::future::pending::<()>();
+    let server = server(Router::new().route("/never", axum::routing::get(never))).await;
+    let address = server.address();
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+    let begun = Instant::now();
+    server.shutdown().await;
+    assert!(begun.elapsed() < SHUTDOWN_WITHIN + Duration::from_secs(2));
+    assert!(TcpStream::connect(address).await.is_err());
+}

@@ -73,9 +73,9 @@ impl Tokens {
         let Some(file) = &self.file else { return Ok(None) };
         let read = match token_file::read(file) {
             Ok(token) => token,
-            Err(TokenFileError::Read { why, .. })
-                if !self.must && why.kind() == std::io::ErrorKind::NotFound =>
-            {
+            // Nobody named it, and it may be in another user's home.
+            Err(error @ TokenFileError::Read { .. }) if !self.must => {
+                tracing::debug!("there is no login: {error}");
                 return Ok(None);
             }
             Err(error) => return Err(DfsError::new(ErrorCode::Unauthenticated, error.to_string())),
@@ -172,8 +172,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("none");
         assert_eq!(Tokens::at(&path).read().unwrap_err().code, ErrorCode::Unauthenticated);
-        let of_login = Tokens { must: false, ..Tokens::at(&path) };
-        assert_eq!(of_login.read().unwrap(), None);
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        for nowhere in [path, dir.path().join("file/token")] {
+            let of_login = Tokens { must: false, ..Tokens::at(nowhere) };
+            assert_eq!(of_login.read().unwrap(), None);
+        }
         assert_eq!(Tokens::none().read().unwrap(), None);
     }
 }

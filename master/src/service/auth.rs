@@ -93,6 +93,18 @@ impl Auth {
         }
     }
 
+    /// The same, and the user as it is then.
+    async fn changed(
+        &self,
+        event: &'static str,
+        asker: &Asker,
+        name: String,
+        change: UserChange,
+    ) -> Result<Response<pb::UserInfo>, Status> {
+        let row = self.change(event, asker, name.clone(), change).await?;
+        Ok(Response::new(info(&name, &row)))
+    }
+
     fn reply(&self, name: &str, row: &UserRow, lifetime: Option<Duration>) -> Result<pb::TokenReply, Status> {
         let (token, expires_s) = self.gate.issue(name, row, lifetime)?;
         let (token, user, roles) = (token.expose().to_owned(), name.to_owned(), names(row.roles));
@@ -127,8 +139,7 @@ impl auth_service_server::AuthService for Auth {
         let roles = parse(&roles)?;
         let password_hash = password::hash(Secret::new(password)).await?;
         let row = UserRow { password_hash, roles, disabled: false, generation: fresh()? };
-        let row = self.change("user add", &asker, user.clone(), UserChange::Add(row)).await?;
-        Ok(Response::new(info(&user, &row)))
+        self.changed("user add", &asker, user, UserChange::Add(row)).await
     }
 
     async fn set_password(
@@ -163,8 +174,7 @@ impl auth_service_server::AuthService for Auth {
         };
         let hash = password::hash(Secret::new(password)).await?;
         let change = UserChange::SetPassword { hash, generation: fresh()? };
-        let row = self.change("user passwd", &asker, user.clone(), change).await?;
-        Ok(Response::new(info(&user, &row)))
+        self.changed("user passwd", &asker, user, change).await
     }
 
     async fn remove_user(
@@ -173,8 +183,7 @@ impl auth_service_server::AuthService for Auth {
     ) -> Result<Response<pb::UserInfo>, Status> {
         let asker = Asker::of(&request)?;
         let user = request.into_inner().user;
-        let row = self.change("user rm", &asker, user.clone(), UserChange::Remove).await?;
-        Ok(Response::new(info(&user, &row)))
+        self.changed("user rm", &asker, user, UserChange::Remove).await
     }
 
     async fn list_users(&self, _: Request<pb::ListUsersRequest>) -> Result<Response<pb::UserList>, Status> {
@@ -187,17 +196,14 @@ impl auth_service_server::AuthService for Auth {
         let asker = Asker::of(&request)?;
         let pb::GrantRequest { user, roles, disabled } = request.into_inner();
         let roles = if roles.is_empty() { None } else { Some(parse(&roles)?) };
-        let row =
-            self.change("user grant", &asker, user.clone(), UserChange::Grant { roles, disabled }).await?;
-        Ok(Response::new(info(&user, &row)))
+        self.changed("user grant", &asker, user, UserChange::Grant { roles, disabled }).await
     }
 
     async fn revoke(&self, request: Request<pb::RevokeRequest>) -> Result<Response<pb::UserInfo>, Status> {
         let asker = Asker::of(&request)?;
         let user = request.into_inner().user;
         let change = UserChange::Revoke { generation: fresh()? };
-        let row = self.change("user revoke", &asker, user.clone(), change).await?;
-        Ok(Response::new(info(&user, &row)))
+        self.changed("user revoke", &asker, user, change).await
     }
 
     async fn keeper_token(

@@ -19,6 +19,8 @@ pub struct Config {
     pub master: String,
     /// The file with the join token. `None`: the master asks nobody.
     pub token_file: Option<PathBuf>,
+    /// The directory with the keeper's certificate; the session with the master is encrypted then.
+    pub tls_dir: Option<PathBuf>,
     /// Where the data port listens; port 0 takes a free one.
     pub listen: SocketAddr,
     /// `HOST:PORT` under which clients and other keepers reach the data port. `None`: the address
@@ -51,6 +53,7 @@ impl Config {
             data: data.into(),
             master: master.into(),
             token_file: None,
+            tls_dir: None,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             advertise: None,
             host: None,

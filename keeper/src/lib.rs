@@ -52,6 +52,7 @@ use dfs_files as files;
 use dfs_observe::http::Bound;
 use dfs_proto::ids::{ClusterId, KeeperId};
 use dfs_proto::label;
+use dfs_tls::{Role, TlsDir};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -99,13 +100,14 @@ impl Keeper {
     pub async fn start_tuned(config: Config, tuning: Tuning) -> Result<Keeper, KeeperError> {
         config.validate()?;
         let mut labels = config.all_labels()?;
-        let (data, reserve) = (config.data.clone(), config.reserve_bytes);
+        let (data, reserve, tls_dir) = (config.data.clone(), config.reserve_bytes, config.tls_dir.clone());
         let opened = tokio::task::spawn_blocking(move || {
+            let tls = tls_dir.map(|dir| TlsDir::load(&dir, Some(Role::Keeper))).transpose()?;
             let dir = DataDir::open(&data)?;
             let identity = dir.identity()?;
-            Ok((identity, ChunkStore::open(dir, reserve)?))
+            Ok::<_, KeeperError>((tls, identity, ChunkStore::open(dir, reserve)?))
         });
-        let (identity, (store, bad)) =
+        let (tls, identity, (store, bad)) =
             opened.await.map_err(|error| no_thread("the data directory", io::Error::other(error)))??;
         let server = Server::bind(config.listen)
             .map_err(|error| KeeperError::Listen { address: config.listen, source: error.into() })?;
@@ -126,6 +128,7 @@ impl Keeper {
             identity: Mutex::new(identity),
             master: config.master.clone(),
             token_file: config.token_file.clone(),
+            tls: tls.map(|dir| dir.to_master()).transpose()?,
             listen: address,
             advertise: config.advertise.clone(),
             host: labels.remove(label::HOST).unwrap_or_else(host_name),

@@ -26,6 +26,9 @@ struct Args {
     /// The file with the token of 'dfs keeper token', with which this keeper joins.
     #[arg(long, env = "DFS_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// Directory with the keeper's certificate, as 'dfs tls init' makes it: needed where the master has one.
+    #[arg(long, env = "DFS_TLS_DIR", value_name = "DIR")]
+    tls_dir: Option<PathBuf>,
     /// Address of the data port; port 0 takes a free one.
     #[arg(long, env = "DFS_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:0", value_parser = socket_address)]
     listen: SocketAddr,
@@ -94,6 +97,7 @@ fn run(args: Args) -> Result<(), String> {
         data: args.data,
         master: args.master,
         token_file: args.token_file,
+        tls_dir: args.tls_dir,
         listen: args.listen,
         advertise: args.advertise,
         host: args.host,

@@ -10,6 +10,7 @@
 //! - [`data`]: connections to keepers, and the two transfers over them.
 //! - [`lanes`]: on which threads what is done.
 //! - [`admin`]: the operators' calls, which need no session.
+//! - [`tls`]: what it takes where connections are encrypted.
 //! - [`auth`]: logging in, users. [`tokens`]: who this process says it is. `renew`: before a token expires.
 //! - `channel`: how the master's address becomes a gRPC channel, and gRPC's errors ours.
 //!
@@ -30,6 +31,7 @@ mod lock_calls;
 pub(crate) mod renew;
 mod requests;
 mod session;
+pub mod tls;
 pub mod tokens;
 mod uploads;
 
@@ -44,6 +46,7 @@ use tokio::sync::{mpsc, oneshot};
 use data::KeeperPool;
 use lanes::{Lane, Lanes};
 use session::Shared;
+use tls::Tls;
 use tokens::Tokens;
 pub use uploads::UploadWaiter;
 
@@ -57,6 +60,8 @@ pub struct Master {
     pub address: String,
     /// Who we say we are.
     pub tokens: Arc<Tokens>,
+    /// Connections are encrypted.
+    pub tls: Option<Tls>,
 }
 
 impl std::fmt::Display for Master {
@@ -78,9 +83,17 @@ pub struct ClientConfig {
     pub op_timeout: Duration,
     /// Who we say we are.
     pub tokens: Arc<Tokens>,
+    /// Connections are encrypted.
+    pub tls: Option<Tls>,
 }
 
 impl ClientConfig {
+    /// For calls of their own.
+    fn as_master(&self) -> Master {
+        let (address, tokens, tls) = (self.master.clone(), self.tokens.clone(), self.tls.clone());
+        Master { address, tokens, tls }
+    }
+
     /// With the default deadlines: 5 s to connect, 30 s for a call.
     pub fn new(master: impl Into<String>, name: impl Into<String>) -> Self {
         Self {
@@ -89,6 +102,7 @@ impl ClientConfig {
             connect_timeout: Duration::from_secs(5),
             op_timeout: Duration::from_secs(30),
             tokens: Arc::new(Tokens::none()),
+            tls: None,
         }
     }
 }

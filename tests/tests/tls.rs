@@ -2,16 +2,27 @@
 //!
 //! Covers: upload and film read over an encrypted cluster; a client without TLS at a port with it, and the other way
 //! round; another CA; a keeper without a certificate, with the master's, and with another CA's; what expired and what
-//! others can read is refused at the start.
+//! others can read is refused at the start; a keeper that passes for the master.
 
 use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
+use std::sync::Arc;
 
+use dfs_proto::pb::keeper_service_client::KeeperServiceClient;
 use dfs_tests::process::binary;
 use dfs_tests::wait::secs;
 use dfs_tests::{Cluster, Ran, Scratch, film, run, run_ok};
+use dfs_tls::rustls::crypto::ring;
+use dfs_tls::rustls::pki_types::pem::PemObject;
+use dfs_tls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use dfs_tls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use dfs_tls::{Protocol, Role, TlsDir, grpc};
+use tonic::Code;
+use tonic::transport::Endpoint;
 
 /// Runs one of our programs to its end.
 fn program(name: &str, args: &[&str]) -> Ran {
@@ -69,6 +80,26 @@ fn whoever_speaks_otherwise_is_told_so() {
     told(&format!("127.0.0.2:{port}"), Some(&encrypted.tls_dir("client")), &["127.0.0."]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_keeper_cannot_pass_for_the_master() {
+    let scratch = Scratch::new();
+    let tls = scratch.path("tls");
+    init(&tls);
+    let acceptor = TlsDir::load(&tls.join("keeper"), Some(Role::Keeper)).unwrap();
+    let acceptor = acceptor.acceptor(Protocol::Control).unwrap();
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let impostor = tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            assert!(acceptor.accept(stream).await.is_err(), "somebody believed it");
+        }
+    });
+    let client = tls.join("client");
+    tokio::task::block_in_place(|| told(&address, Some(&client), &["no master's"]));
+    assert!(!impostor.is_finished());
+    impostor.abort();
+}
+
 /// What a keeper is told that wants to join.
 fn keeper_told(address: &str, data: &Path, tls_dir: Option<&Path>, needles: &[&str]) {
     let data = data.to_str().unwrap();
@@ -92,6 +123,63 @@ fn a_keeper_without_a_keepers_certificate_of_this_ca_is_not_let_in() {
     fs::copy(cluster.tls_dir("ca.pem"), other.join("keeper/ca.pem")).unwrap();
     keeper_told(address, &data, Some(&other.join("keeper")), &["keeper/cert.pem", "not signed by the CA"]);
     assert_eq!(cluster.live(), 0);
+}
+
+/// How the master answers who wants to be a keeper, and shows what is in this directory, whatever it is.
+async fn as_keeper(cluster: &Cluster, shows: Option<(&Path, Role)>) -> Code {
+    let dir = cluster.tls_dir("client");
+    let (dir, role) = shows.map_or((dir.as_path(), None), |(dir, role)| (dir, Some(role)));
+    let connector = TlsDir::load(dir, role).unwrap().to_master().unwrap();
+    let endpoint = Endpoint::from_shared(format!("http://{}", cluster.address())).unwrap();
+    let channel = grpc::connect(&endpoint, cluster.address(), &connector).await.unwrap();
+    let mut client = KeeperServiceClient::new(channel);
+    let (_up, messages) = tokio::sync::mpsc::channel(1);
+    let stream = tokio_stream::wrappers::ReceiverStream::new(messages);
+    // Nobody says anything, so one who is let in waits for his hello.
+    match tokio::time::timeout(secs(3), client.session(stream)).await {
+        Ok(answer) => answer.map_or_else(|status| status.code(), |_| Code::Ok),
+        Err(_) => Code::Ok,
+    }
+}
+
+#[tokio::test]
+async fn the_master_itself_looks_at_what_a_keeper_shows() {
+    let cluster = Cluster::builder().keepers(0).tls().start();
+    let (master, keeper) = (cluster.tls_dir("master"), cluster.tls_dir("keeper"));
+    assert_eq!(as_keeper(&cluster, None).await, Code::PermissionDenied);
+    assert_eq!(as_keeper(&cluster, Some((&master, Role::Master))).await, Code::PermissionDenied);
+    assert_eq!(as_keeper(&cluster, Some((&keeper, Role::Keeper))).await, Code::Ok);
+}
+
+#[tokio::test]
+async fn a_certificate_of_another_ca_is_refused_in_the_handshake() {
+    let cluster = Cluster::builder().keepers(0).tls().start();
+    let other = cluster.scratch.path("other");
+    init(&other);
+    let hand = |shown: &Path| {
+        let read = |path: &Path| fs::read(path).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(&read(&cluster.tls_dir("ca.pem"))).unwrap()).unwrap();
+        let chain = vec![CertificateDer::from_pem_slice(&read(&shown.join("cert.pem"))).unwrap()];
+        let key = PrivateKeyDer::from_pem_slice(&read(&shown.join("key.pem"))).unwrap();
+        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, key)
+            .unwrap();
+        let name = ServerName::try_from("127.0.0.1").unwrap();
+        let session = ClientConnection::new(Arc::new(config), name).unwrap();
+        let mut stream = StreamOwned::new(session, TcpStream::connect(cluster.address()).unwrap());
+        stream.sock.set_read_timeout(Some(secs(5))).unwrap();
+        // The handshake's end is behind the first bytes that are read: HTTP/2 begins with the server's settings.
+        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")?;
+        stream.read_exact(&mut [0; 9])
+    };
+    assert!(hand(&cluster.tls_dir("keeper")).is_ok());
+    let refused = hand(&other.join("keeper")).unwrap_err();
+    // Two CAs of ours have the same name, so that it is the signature that is wrong.
+    assert!(refused.to_string().contains("DecryptError"), "{refused}");
 }
 
 #[test]

@@ -25,7 +25,7 @@ pub enum TlsError {
     WrongRole { path: PathBuf, wanted: Role },
     #[error("TLS: {}: the key is not that of the certificate beside it; copy both from one directory", path.display())]
     OtherKey { path: PathBuf },
-    #[error("TLS: '{0}' is no name of a host and no IP address")]
+    #[error("TLS: '{0}' is no name of a host and no IP address; give --host one of these, without a port")]
     Host(String),
     #[error("TLS: {}: there is a CA already; 'dfs tls issue' makes certificates of it, and for a new CA name another directory", path.display())]
     Exists { path: PathBuf },

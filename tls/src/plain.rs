@@ -2,6 +2,7 @@
 //!
 //! Nothing that such a peer sends is believed or acted on.
 
+use std::io;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -14,6 +15,12 @@ const HANDSHAKE: u8 = 0x16;
 const HTTP2: &[u8] = b"PRI * HT";
 /// For the peer to take the answer.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long that is in all.
+const PREFACE_LEN: usize = 24;
+/// Of a frame of HTTP/2: three bytes of length, one of kind, one of flags, four for the stream.
+const FRAME_HEAD_LEN: usize = 9;
+/// The kind of the frame with which a call begins.
+const HEADERS: u8 = 1;
 /// HTTP/2's own code for this.
 const INADEQUATE_SECURITY: u32 = 0xc;
 
@@ -39,17 +46,34 @@ pub(crate) async fn speaks_tls(stream: &mut TcpStream, within: Duration) -> bool
     false
 }
 
-/// Lets the peer finish sending: bytes that nobody reads would reset the connection, and could take the answer with them.
-async fn turn_away(stream: &mut TcpStream) {
-    if stream.write_all(&goaway()).await.is_err() || stream.shutdown().await.is_err() {
-        return;
-    }
+/// Waits for a call, since clients keep the reason to themselves when there is none. Then lets the peer finish sending: bytes
+/// that nobody reads would reset the connection, and could take the answer with them.
+async fn turn_away(stream: &mut TcpStream) -> io::Result<()> {
+    let (settings, goaway) = frames();
+    stream.write_all(&settings).await?;
     let mut sink = [0; 1024];
-    while let Ok(1..) = stream.read(&mut sink).await {}
+    stream.read_exact(&mut sink[..PREFACE_LEN]).await?;
+    loop {
+        let mut head = [0; FRAME_HEAD_LEN];
+        stream.read_exact(&mut head).await?;
+        if head[3] == HEADERS {
+            break;
+        }
+        let mut left = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
+        while left > 0 {
+            let take = left.min(sink.len());
+            stream.read_exact(&mut sink[..take]).await?;
+            left -= take;
+        }
+    }
+    stream.write_all(&goaway).await?;
+    stream.shutdown().await?;
+    while stream.read(&mut sink).await? > 0 {}
+    Ok(())
 }
 
-/// HTTP/2: our settings, which come first, and that the connection ends, with the reason.
-fn goaway() -> Vec<u8> {
+/// Of HTTP/2: our settings, which come first, and that the connection ends, with the reason.
+fn frames() -> (Vec<u8>, Vec<u8>) {
     let frame = |kind: u8, payload: &[u8]| {
         let length = (payload.len() as u32).to_be_bytes();
         [&length[1..], &[kind, 0, 0, 0, 0, 0], payload].concat()
@@ -58,5 +82,5 @@ fn goaway() -> Vec<u8> {
         frame(4, &[]),
         [&0u32.to_be_bytes()[..], &INADEQUATE_SECURITY.to_be_bytes(), REASON.as_bytes()].concat(),
     );
-    [settings, frame(7, &ends)].concat()
+    (settings, frame(7, &ends))
 }

@@ -260,6 +260,7 @@ impl Session {
             host: self.host.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             load: Some(self.node.report_load()),
+            data_tls: self.node.tls.is_some(),
             labels: self.labels.clone().into_iter().map(|(name, value)| pb::Label { name, value }).collect(),
         })
     }
@@ -307,6 +308,7 @@ impl Session {
         }
         if let Some(now) = welcome.now {
             self.node.clock.set(now);
+            self.node.used.welcomed(now.as_millis());
         }
         // What a chunk file's header can hold, whatever the master says.
         let chunk_size = MAX_CHUNK_SIZE.min(welcome.chunk_size as usize);

@@ -2,25 +2,30 @@
 //!
 //! Covers: upload and film read over an encrypted cluster; a client without TLS at a port with it, and the other way
 //! round; another CA; a keeper without a certificate, with the master's, and with another CA's; what expired and what
-//! others can read is refused at the start; a keeper that passes for the master.
+//! others can read is refused at the start; what a wire sees of file bytes, with TLS for all and for control alone; a
+//! data-port client without TLS; keepers of both kinds among each other; an impostor at a keeper's port; a keeper that passes for the master.
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
+use dfs_proto::frame::{self, HEADER_LEN, Header, Kind};
+use dfs_proto::pb;
 use dfs_proto::pb::keeper_service_client::KeeperServiceClient;
 use dfs_tests::process::binary;
 use dfs_tests::wait::secs;
-use dfs_tests::{Cluster, Ran, Scratch, film, run, run_ok};
+use dfs_tests::{Cluster, Ran, Scratch, film, run, run_ok, wait_until};
 use dfs_tls::rustls::crypto::ring;
 use dfs_tls::rustls::pki_types::pem::PemObject;
 use dfs_tls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use dfs_tls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use dfs_tls::{Protocol, Role, TlsDir, grpc};
+use prost::Message;
 use tonic::Code;
 use tonic::transport::Endpoint;
 
@@ -98,6 +103,142 @@ async fn a_keeper_cannot_pass_for_the_master() {
     tokio::task::block_in_place(|| told(&address, Some(&client), &["no master's"]));
     assert!(!impostor.is_finished());
     impostor.abort();
+}
+
+/// The first bytes that the data port of keeper `index` answers these bytes with, up to its end.
+fn answer(cluster: &Cluster, index: usize, bytes: &[u8]) -> Vec<u8> {
+    let address = cluster.keeper_row(index)["address"].as_str().unwrap().to_owned();
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(secs(15))).unwrap();
+    stream.write_all(bytes).unwrap();
+    let mut got = Vec::new();
+    // A reset ends it, too.
+    let _ = stream.read_to_end(&mut got);
+    got
+}
+
+#[test]
+fn the_data_port_speaks_tls_alone_and_says_so() {
+    let mut cluster = Cluster::builder().keepers(1).copies(1).min_copies(1).tls().start();
+    let mount = cluster.mount();
+    let secret = b"nobody on the network reads this".repeat(1000);
+    fs::write(mount.path("file"), &secret).unwrap();
+    // A request as it is without TLS is refused before it is looked at; so are other bytes.
+    let request = frame::encode(Kind::Read, 1, &pb::ReadRequest::default(), 0);
+    let got = answer(&cluster, 0, &request);
+    let header = Header::decode(got[..HEADER_LEN].try_into().unwrap()).unwrap();
+    assert_eq!(header.kind, Kind::Error);
+    let error = pb::Error::decode(&got[HEADER_LEN..HEADER_LEN + header.meta_len]).unwrap();
+    assert!(error.message.contains("speaks TLS alone"), "{error:?}");
+    answer(&cluster, 0, &[7; 1000]);
+    // A handshake that never ends holds nobody up, and is cut off.
+    answer(&cluster, 0, &[0x16, 3, 1, 2, 0, 1]);
+    let other = cluster.mount();
+    assert_eq!(fs::read(other.path("file")).unwrap(), secret);
+}
+
+/// Do the first connections between two processes carry these bytes as they are? Looks at what a relay between a mount and a
+/// keeper sees.
+fn seen_on_the_wire(tls_for: &str, content: &[u8]) -> bool {
+    let mut cluster = Cluster::builder().keepers(0).copies(1).min_copies(1).tls().start();
+    let relay = TcpListener::bind("127.0.0.1:0").unwrap();
+    let at = relay.local_addr().unwrap().to_string();
+    let keeper = cluster.add_keeper_with(&["--advertise", &at, "--tls", tls_for]);
+    let log = cluster.keeper(keeper).log();
+    let port = log.split("data port ").nth(1).unwrap().split_whitespace().next().unwrap().to_owned();
+    let seen: Arc<Mutex<Vec<u8>>> = Arc::default();
+    let all = seen.clone();
+    std::thread::spawn(move || {
+        for near in relay.incoming().flatten() {
+            let far = TcpStream::connect(&port).unwrap();
+            for (from, to) in [(&near, &far), (&far, &near)] {
+                let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
+                let all = all.clone();
+                std::thread::spawn(move || {
+                    let mut buffer = vec![0; 1 << 16];
+                    while let Ok(n @ 1..) = from.read(&mut buffer) {
+                        all.lock().unwrap().extend_from_slice(&buffer[..n]);
+                        if to.write_all(&buffer[..n]).is_err() {
+                            return;
+                        }
+                    }
+                    let _ = to.shutdown(std::net::Shutdown::Write);
+                });
+            }
+        }
+    });
+    let mount = cluster.mount();
+    fs::write(mount.path("file"), content).unwrap();
+    let other = cluster.mount();
+    assert_eq!(fs::read(other.path("file")).unwrap(), content);
+    let seen = seen.lock().unwrap();
+    assert!(seen.len() > 2 * content.len(), "the relay was gone round");
+    seen.windows(content.len()).any(|bytes| bytes == content)
+}
+
+#[test]
+fn bytes_travel_as_they_are_only_where_tls_is_for_control_alone() {
+    let content = b"what a wire has seen ".repeat(50);
+    assert!(!seen_on_the_wire("all", &content));
+    assert!(seen_on_the_wire("control", &content));
+}
+
+#[test]
+fn keepers_of_both_kinds_copy_to_each_other() {
+    let mut cluster = Cluster::builder().keepers(0).copies(3).min_copies(3).tls().start();
+    for tls_for in ["all", "control", "all"] {
+        cluster.add_keeper_with(&["--tls", tls_for]);
+    }
+    let mount = cluster.mount();
+    run_ok(&[Path::new("cp"), &film::small(), &mount.path("movie.mp4")]);
+    // Without the relays there would be copies too, later: the master ordered none.
+    assert!(cluster.live_copies("/movie.mp4").iter().all(|(_, live)| *live == 3));
+    for index in 0..3 {
+        let log = cluster.keeper(index).log();
+        assert!(!log.contains("goes on without the companion"), "{log}");
+    }
+    // A copy is made anew, by a push.
+    cluster.keeper(1).kill();
+    let index = cluster.add_keeper_with(&[]);
+    cluster.wait_copies("/movie.mp4", 3, secs(60));
+    wait_until(secs(60), "copies are made on the new keeper", || !cluster.chunk_files(index).is_empty());
+}
+
+#[test]
+fn a_keeper_of_another_ca_gets_no_bytes() {
+    // Its master lets it in, as only its own certificate is another one: the CA of the cluster was made anew.
+    let mut cluster = Cluster::builder().keepers(1).copies(1).min_copies(1).tls().start();
+    let other = cluster.scratch.path("other");
+    init(&other);
+    let mount = cluster.mount();
+    fs::write(mount.path("before"), "x").unwrap();
+    // A mount that trusts another CA for keepers trusts it for masters, too, so what is left to try is an impostor at the
+    // keeper's address: a port that shows another CA's certificate.
+    let address = cluster.keeper_row(0)["address"].as_str().unwrap().to_owned();
+    cluster.keeper(0).stop();
+    cluster.keeper(0).kill();
+    let listener = TcpListener::bind(&address).unwrap();
+    let acceptor = TlsDir::load(&other.join("keeper"), Some(Role::Keeper)).unwrap();
+    let acceptor = acceptor.acceptor(Protocol::Data).unwrap();
+    let believed = Arc::new(AtomicBool::new(false));
+    let seen = believed.clone();
+    let came = Arc::new(AtomicBool::new(false));
+    let there = came.clone();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            there.store(true, Ordering::SeqCst);
+            let mut session = acceptor.session().unwrap();
+            if session.complete_io(&mut stream).is_ok() && !session.is_handshaking() {
+                seen.store(true, Ordering::SeqCst);
+            }
+        }
+    });
+    // The layout is asked for while the keeper still counts as live.
+    let other_mount = cluster.mount();
+    let error = fs::read(other_mount.path("before")).unwrap_err();
+    println!("{error}");
+    assert!(came.load(Ordering::SeqCst), "nobody came");
+    assert!(!believed.load(Ordering::SeqCst), "somebody believed it");
 }
 
 /// What a keeper is told that wants to join.

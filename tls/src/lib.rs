@@ -31,3 +31,4 @@ pub use error::TlsError;
 pub use role::Role;
 pub use rustls;
 pub use stream::{Acceptor, Connector};
+pub use tokio_rustls;

@@ -153,6 +153,7 @@ impl Master {
             keeper: *id,
             address: address.clone(),
             mac: TicketKey::derive(&SECRET, KeeperId(*id)).sign(&ticket),
+            tls: false,
         };
         pb::Grant { keepers: keepers.iter().map(share).collect(), ticket: ticket.clone() }
     }

@@ -213,7 +213,8 @@ impl Client {
     ) -> Result<(Client, mpsc::Receiver<Event>), DfsError> {
         let (events, receiver) = mpsc::channel(EVENT_QUEUE);
         let shared = session::begin(config, events).await?;
-        let (control_keepers, bytes_keepers) = (KeeperPool::new(), KeeperPool::new());
+        let to_keepers = || KeeperPool::with_tls(shared.to_keepers());
+        let (control_keepers, bytes_keepers) = (to_keepers(), to_keepers());
         let inner = Arc::new(Inner { shared, lanes, control_keepers, bytes_keepers });
         Ok((Client { inner, caller: None }, receiver))
     }

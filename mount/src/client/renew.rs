@@ -9,6 +9,7 @@ use dfs_proto::pb;
 use dfs_proto::pb::auth_service_client::AuthServiceClient;
 use dfs_proto::secret::Secret;
 use dfs_proto::token::unchecked_claims;
+use dfs_tls::Connector;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 
@@ -25,6 +26,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(15);
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 impl Shared {
+    /// What encrypts connections to keepers, where that is wanted.
+    pub(super) fn to_keepers(&self) -> Option<Connector> {
+        self.config.tls.as_ref().map(|tls| tls.to_keepers.clone())
+    }
+
     pub(super) fn tokens(&self) -> &Arc<Tokens> {
         &self.config.tokens
     }

@@ -254,7 +254,7 @@ mod tests {
             (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
         let address = |listener: &TcpListener| listener.local_addr().unwrap().to_string();
         let (tuning, stop, peers) = (Tuning::default(), Arc::new(Stop::default()), Peers::new(None));
-        let grant = |at| pb::KeeperGrant { address: address(at), ..Default::default() };
+        let grant = |at: &TcpListener| pb::KeeperGrant { address: address(at), ..Default::default() };
         let check_out = |at: &TcpListener| peers.check_out(&grant(at), &tuning, IDLE_FOR, &stop).unwrap();
         let (first, second, third, of_other) =
             (check_out(&silent), check_out(&silent), check_out(&silent), check_out(&other));

@@ -242,9 +242,10 @@ mod tests {
         let tls = dir.path().join("tls");
         let request = Request { role: Role::Keeper, hosts: vec!["h".to_owned()], days: 1 };
         let out = tls.join("old");
-        authority::issue_at(&tls, &request, &out, time::OffsetDateTime::UNIX_EPOCH).unwrap();
+        authority::issue_at(&tls, &request, &out, time::OffsetDateTime::UNIX_EPOCH + time::Duration::days(1))
+            .unwrap();
         let error = TlsDir::load(&out, Some(Role::Keeper)).unwrap_err();
-        assert!(matches!(&error, TlsError::Expired { on, .. } if on == "1970-01-02"), "{error}");
+        assert!(matches!(&error, TlsError::Expired { on, .. } if on == "1970-01-03"), "{error}");
         assert!(error.to_string().contains("dfs tls issue"), "{error}");
     }
 

@@ -10,12 +10,14 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex};
 
 use dfs_proto::atime::is_due;
+use dfs_proto::error::DfsError;
 use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
 use tokio::runtime::Handle;
 
 use super::board::{Board, Job};
 use super::events::Notice;
+use super::known::Known;
 use super::lists::Lists;
 use super::open_file::OpenFile;
 use crate::client::Client;
@@ -48,6 +50,7 @@ pub struct Atimes {
     options: AtimeOptions,
     board: Arc<Board>,
     lists: Arc<Lists>,
+    known: Arc<Known>,
     runtime: Handle,
     /// Inodes whose request is under way; true: read again since.
     under_way: Mutex<HashMap<InodeNo, bool>>,
@@ -55,9 +58,15 @@ pub struct Atimes {
 
 impl Atimes {
     /// Must be called inside a tokio runtime.
-    pub fn new(client: Client, options: AtimeOptions, board: Arc<Board>, lists: Arc<Lists>) -> Arc<Atimes> {
+    pub fn new(
+        client: Client,
+        options: AtimeOptions,
+        board: Arc<Board>,
+        lists: Arc<Lists>,
+        known: Arc<Known>,
+    ) -> Arc<Atimes> {
         let runtime = Handle::current();
-        Arc::new(Atimes { client, options, board, lists, runtime, under_way: Mutex::default() })
+        Arc::new(Atimes { client, options, board, lists, known, runtime, under_way: Mutex::default() })
     }
 
     fn is_due(&self, policy: AtimePolicy, attr: &pb::Attr) -> bool {
@@ -107,7 +116,7 @@ impl Atimes {
             Entry::Vacant(none) => none.insert(false),
         };
         let always = policy == AtimePolicy::Always;
-        let mut asked = self.client.touch_atime(inode, always);
+        let mut asked = self.ask(inode, always);
         let atimes = self.clone();
         self.runtime.spawn(async move {
             let mut gathered = false;
@@ -132,9 +141,20 @@ impl Atimes {
                     return;
                 }
                 gathered = true;
-                asked = atimes.client.touch_atime(inode, always);
+                asked = atimes.ask(inode, always);
             }
         });
+    }
+
+    /// What the master says of the inode from now on has the new atime; what it said before is old.
+    fn ask(
+        &self,
+        inode: InodeNo,
+        always: bool,
+    ) -> impl Future<Output = Result<pb::Attr, DfsError>> + Send + use<> {
+        let asked = self.client.touch_atime(inode, always);
+        self.known.atime_changes(inode);
+        asked
     }
 
     /// A request is over: is another one needed? If not, the next read begins anew.

@@ -274,8 +274,7 @@ fn directories(kit: &mut Kit, by: SessionId, op: Op) -> Vec<pb::Attr> {
 fn the_reply_to_a_change_of_names_tells_of_the_directories_and_of_their_changes_from_then_on() {
     let mut kit = Kit::new();
     let (from, to) = (kit.mkdir(ROOT, "from"), kit.mkdir(ROOT, "to"));
-    let make =
-        Op::Mkdir(pb::Mkdir { parent: from.0, name: "d".into(), mode: 0o755, ..Default::default() });
+    let make = Op::Mkdir(pb::Mkdir { parent: from.0, name: "d".into(), mode: 0o755, ..Default::default() });
     let shown = directories(&mut kit, SESSION, make);
     assert_eq!(shown, [kit.attr(from)]);
     assert_eq!(shown[0].nlink, 3);

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use dfs_proto::atime::is_due;
 use dfs_proto::error::DfsError;
@@ -20,6 +21,7 @@ use super::events::Notice;
 use super::known::Known;
 use super::lists::Lists;
 use super::open_file::OpenFile;
+use super::trust::{Asked, Trust};
 use crate::client::Client;
 use crate::lock::lock;
 
@@ -51,6 +53,7 @@ pub struct Atimes {
     board: Arc<Board>,
     lists: Arc<Lists>,
     known: Arc<Known>,
+    trust: Arc<Trust>,
     runtime: Handle,
     /// Inodes whose request is under way; true: read again since.
     under_way: Mutex<HashMap<InodeNo, bool>>,
@@ -64,9 +67,10 @@ impl Atimes {
         board: Arc<Board>,
         lists: Arc<Lists>,
         known: Arc<Known>,
+        trust: Arc<Trust>,
     ) -> Arc<Atimes> {
         let runtime = Handle::current();
-        Arc::new(Atimes { client, options, board, lists, known, runtime, under_way: Mutex::default() })
+        Arc::new(Atimes { client, options, board, lists, known, trust, runtime, under_way: Mutex::default() })
     }
 
     fn is_due(&self, policy: AtimePolicy, attr: &pb::Attr) -> bool {
@@ -116,15 +120,16 @@ impl Atimes {
             Entry::Vacant(none) => none.insert(false),
         };
         let always = policy == AtimePolicy::Always;
-        let mut asked = self.ask(inode, always);
+        let (mut at, mut answer) = self.ask(inode, always);
         let atimes = self.clone();
         self.runtime.spawn(async move {
             let mut gathered = false;
             loop {
-                match asked.await {
+                match answer.await {
                     Ok(attr) => {
                         file.iter().for_each(|file| file.learn(&attr));
                         atimes.lists.atime_changed(inode);
+                        atimes.known.atime_changed(&atimes.trust, at.0, at.1, &attr);
                     }
                     // An atime that stays old harms nobody.
                     Err(error) => {
@@ -141,7 +146,7 @@ impl Atimes {
                     return;
                 }
                 gathered = true;
-                asked = atimes.ask(inode, always);
+                (at, answer) = atimes.ask(inode, always);
             }
         });
     }
@@ -151,10 +156,11 @@ impl Atimes {
         &self,
         inode: InodeNo,
         always: bool,
-    ) -> impl Future<Output = Result<pb::Attr, DfsError>> + Send + use<> {
-        let asked = self.client.touch_atime(inode, always);
-        self.known.atime_changes(inode);
-        asked
+    ) -> ((Instant, Asked), impl Future<Output = Result<pb::Attr, DfsError>> + Send + use<>) {
+        let asked = self.trust.ask();
+        let answer = self.client.touch_atime(inode, always);
+        // After it has its place in the order: what has an earlier one was asked for before now.
+        ((self.known.atime_changes(inode), asked), answer)
     }
 
     /// A request is over: is another one needed? If not, the next read begins anew.

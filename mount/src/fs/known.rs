@@ -57,9 +57,22 @@ impl Known {
         }
     }
 
-    /// The master was asked to change the atime of an inode.
-    pub fn atime_changes(&self, inode: InodeNo) {
-        lock(&self.nodes).put(inode, Node { attr: None, atime_since: Some(Instant::now()) });
+    /// The master was asked to change the atime of an inode. Returns what `atime_changed` wants.
+    pub fn atime_changes(&self, inode: InodeNo) -> Instant {
+        let since = Instant::now();
+        lock(&self.nodes).put(inode, Node { attr: None, atime_since: Some(since) });
+        since
+    }
+
+    /// It did, was asked to at `asked`, and said this of the inode. Other answers that came meanwhile may be older or newer.
+    pub fn atime_changed(&self, trust: &Trust, since: Instant, asked: Asked, attr: &pb::Attr) {
+        let inode = InodeNo(attr.inode);
+        if let Some(node) = lock(&self.nodes).peek_mut(&inode)
+            && node.atime_since == Some(since)
+            && trust.is_attr_right(asked, inode)
+        {
+            *node = Node { attr: Some((asked, *attr)), atime_since: None };
+        }
     }
 
     /// The attributes of an inode, and as of when they count, if they are known.
@@ -125,6 +138,20 @@ mod tests {
         std::thread::sleep(Duration::from_millis(1));
         known.changed(&trust, trust.ask(), &attr(4));
         assert_eq!(known_nlink(&known, &trust), Some(4));
+    }
+
+    #[test]
+    fn what_is_told_with_a_new_atime_is_known_if_nothing_else_happened_meanwhile() {
+        let (known, trust) = (Known::default(), Trust::new(LONGEST));
+        let (asked, first) = (trust.ask(), known.atime_changes(DIR));
+        known.atime_changed(&trust, first, asked, &attr(4));
+        assert_eq!(known_nlink(&known, &trust), Some(4));
+        let (asked, second) = (trust.ask(), known.atime_changes(DIR));
+        known.atime_changed(&trust, first, asked, &attr(4));
+        assert_eq!(known_nlink(&known, &trust), None, "it was read again since");
+        trust.attrs_changed(DIR);
+        known.atime_changed(&trust, second, asked, &attr(4));
+        assert_eq!(known_nlink(&known, &trust), None, "it was changed since");
     }
 
     #[test]

@@ -149,7 +149,14 @@ impl Fs {
         let forgot = client.clone();
         let board = Board::new(move |seq| forgot.forgot(seq));
         Arc::new(Fs {
-            atimes: Atimes::new(client.clone(), atime, board.clone(), lists.clone(), known.clone()),
+            atimes: Atimes::new(
+                client.clone(),
+                atime,
+                board.clone(),
+                lists.clone(),
+                known.clone(),
+                trust.clone(),
+            ),
             digests: Digests::default(),
             board,
             trust,

@@ -2,7 +2,7 @@
 //!
 //! - `admin`: status, lookup: what the master knows, as tables or as JSON.
 //! - `keepers`: the keepers, and what is ordered of one.
-//! - `ls`, `rm`, `put`, `get`: files of the cluster, without a mount.
+//! - `files`: `ls`, `tree`, `du`, `find`, `info`, `cat`, `mv`, `cp`, `rm`, `put`, `get`: files of the cluster, without a mount.
 //! - `backup`: a dump of all metadata.
 //! - `rebalance`: evens out how full keepers are.
 //! - `quota`: limits of what is below a directory.
@@ -13,23 +13,23 @@
 //! - `output`: tables, JSON, and what to do when the reader of stdout goes away.
 //! - `progress`: the bar that `put` and `get` show on a terminal.
 //!
-//! What must hold: a failed command leaves with 1 (a wrong command line with 2) and one line on stderr that says
-//! what failed, why, and what to do; one that looked for faults and found some leaves with 3, or with 4 when they are left; a half-done transfer is never seen under its name, neither here nor there.
+//! Exit codes: 0 done; 1 failed; 2 the command line is wrong; 3 it looked for faults and found some (and mended them, where it mends);
+//! 4 they are left; 130 ended by a signal.
+//!
+//! What must hold: a failed command says in one line on stderr what failed, on what, why, and what to do; a half-done transfer is never
+//! seen under its name, neither here nor there.
 
 mod admin;
 mod backup;
+mod files;
 mod fsck;
-mod get;
 mod keepers;
-mod ls;
 mod output;
 mod password;
 mod path;
 mod progress;
-mod put;
 mod quota;
 mod rebalance;
-mod rm;
 mod scrub;
 mod trash;
 mod users;
@@ -47,7 +47,7 @@ use dfs_proto::error::DfsError;
 use dfs_proto::units::Period;
 
 use crate::client::tokens::Tokens;
-use crate::client::{Client, ClientConfig, Master, renew};
+use crate::client::{Client, ClientConfig, Event, Master, renew};
 
 /// How long the master is looked for.
 const FIND_MASTER: Duration = Duration::from_secs(1);
@@ -93,31 +93,8 @@ enum Command {
         #[arg(default_value = "/")]
         path: OsString,
     },
-    /// List a directory
-    Ls {
-        /// A directory or a file
-        #[arg(default_value = "/")]
-        path: OsString,
-    },
-    /// Store a file; one that is there already is replaced
-    Put {
-        /// A local file, or - for stdin
-        file: OsString,
-        /// Where to; a directory gets the file under its own name [default: /NAME-OF-FILE]
-        path: Option<OsString>,
-    },
-    /// Fetch a file
-    Get {
-        /// A file of the cluster
-        path: OsString,
-        /// Where to, or - for stdout; a directory gets the file under its own name [default: ./NAME-OF-PATH]
-        file: Option<OsString>,
-    },
-    /// Remove a file
-    Rm {
-        /// A file of the cluster
-        path: OsString,
-    },
+    #[command(flatten)]
+    Files(files::Files),
     /// Write a dump of all metadata to a local file, for dfs-master --restore
     Backup {
         /// A local file; one that is there is replaced when the dump is whole
@@ -232,7 +209,8 @@ impl CliError {
 
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
-    let args = dfs_cmdline::parse::<Args>("dfs", std::env::args_os().collect());
+    let args = files::find::with_two_dashes(std::env::args_os().collect());
+    let args = dfs_cmdline::parse::<Args>("dfs", args);
     let args = args.unwrap_or_else(|error| error.exit());
     if let Err(error) = dfs_proto::logging::init(&args.log, false) {
         return report(&CliError::Usage(format!("{error}; see dfs --help")));
@@ -261,7 +239,12 @@ fn report(error: &CliError) -> ExitCode {
         CliError::LeftWrong => return ExitCode::from(4),
         _ => eprintln!("dfs: {}", one_line(&error.to_string())),
     }
-    ExitCode::from(if matches!(error, CliError::Usage(_)) { 2 } else { 1 })
+    ExitCode::from(match error {
+        CliError::Usage(_) => 2,
+        // As a shell says it of a program that ^C ended.
+        CliError::Interrupted => 130,
+        _ => 1,
+    })
 }
 
 fn one_line(text: &str) -> String {
@@ -285,11 +268,7 @@ async fn command(args: &Args) -> Result<(), CliError> {
         Command::Rebalance(command) => rebalance::rebalance(master, command, *json).await,
         Command::Forget { keeper } => keepers::forget(master, keeper, *json).await,
         Command::Lookup { path } => admin::lookup(master, path, *json).await,
-        Command::Ls { path } => in_session(master, async |client| ls::ls(client, path, *json).await).await,
-        Command::Put { file, path } => put::put(master, file, path.as_deref()).await,
-        Command::Get { path, file } => {
-            in_session(master, async |client| get::get(client, path, file.as_deref()).await).await
-        }
+        Command::Files(command) => files::files(master, command, *json).await,
         Command::Backup { file } => backup::backup(master, file.as_ref(), *json).await,
         Command::Scrub { keepers } => scrub::scrub(master, keepers, *json).await,
         Command::Fsck { repair, timeout } => fsck::fsck(master, *repair, timeout.0, *json).await,
@@ -301,7 +280,6 @@ async fn command(args: &Args) -> Result<(), CliError> {
         Command::Logout => users::logout(address),
         Command::User(command) => users::user(master, command, *json).await,
         Command::Keeper(command) => users::keeper(master, command, *json).await,
-        Command::Rm { path } => in_session(master, async |client| rm::rm(client, path).await).await,
     }
 }
 
@@ -317,11 +295,18 @@ async fn in_session<T>(
         ..ClientConfig::new(&master.address, session_name())
     };
     let (client, mut events) = Client::connect(config).await?;
-    // Nothing is cached here for longer than the command takes.
-    let ignore = tokio::spawn(async move { while events.recv().await.is_some() {} });
+    // Nothing is cached here that anybody must wait for; who changes what was looked at does wait to hear so.
+    let forgets = client.clone();
+    let forgetting = tokio::spawn(async move {
+        while let Some(event) = events.recv().await {
+            if let Event::Invalidate(change) = event {
+                forgets.forgot(change.seq);
+            }
+        }
+    });
     let outcome = work(&client).await;
     client.close().await;
-    ignore.abort();
+    forgetting.abort();
     outcome
 }
 

@@ -14,10 +14,11 @@ use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
 use tokio::sync::mpsc;
 
-use super::output::printable;
-use super::path::{base_name, is_directory, name_it, resolve, split_last};
-use super::progress::Progress;
-use super::{CliError, in_session, interrupted};
+use super::make::temporary_name;
+use crate::cli::output::printable;
+use crate::cli::path::{Target, base_name, is_directory, name_it, target};
+use crate::cli::progress::Progress;
+use crate::cli::{CliError, in_session, interrupted};
 use crate::client::{Client, Master};
 use crate::write::Writers;
 
@@ -37,12 +38,6 @@ struct Source {
     mode: u32,
 }
 
-/// Where it goes to.
-struct Target {
-    parent: InodeNo,
-    name: Vec<u8>,
-}
-
 pub(super) async fn put(master: &Master, file: &OsStr, path: Option<&OsStr>) -> Result<(), CliError> {
     // Before the session, so that a missing file is said at once.
     let source = open(file)?;
@@ -56,7 +51,8 @@ pub(super) async fn put(master: &Master, file: &OsStr, path: Option<&OsStr>) -> 
     };
     in_session(master, async |client| {
         let named = |error| name_it(error, "put to", &path);
-        let target = target(client, &path, base).await.map_err(named)?;
+        let target = target(client, &path, base.as_deref()).await.map_err(named)?;
+        refuse_directory(&target).map_err(named)?;
         wait_for_keepers(client).await.map_err(named)?;
         store(client, source, &target, &path).await
     })
@@ -97,33 +93,12 @@ fn open(file: &OsStr) -> Result<Source, CliError> {
     Ok(Source { input: Box::new(input), length, mode: meta.permissions().mode() & 0o777 })
 }
 
-/// `base` is the local file's own name.
-async fn target(client: &Client, path: &[u8], base: Option<Vec<u8>>) -> Result<Target, DfsError> {
-    match resolve(client, path, true).await {
-        Ok(found) if is_directory(&found.attr) => {
-            let parent = InodeNo(found.attr.inode);
-            let needs_name = || DfsError::new(ErrorCode::IsDirectory, "it is a directory; say a name in it");
-            let name = base.ok_or_else(needs_name)?;
-            match client.lookup(parent, &name).await {
-                Ok(attr) if is_directory(&attr) => {
-                    let message = format!("it has a directory named {}; give another PATH", printable(&name));
-                    Err(DfsError::new(ErrorCode::IsDirectory, message))
-                }
-                Err(error) if error.code != ErrorCode::NotFound => Err(error),
-                _ => Ok(Target { parent, name }),
-            }
-        }
-        Ok(found) => Ok(Target { parent: found.parent, name: found.name }),
-        Err(error) if error.code == ErrorCode::NotFound => {
-            let (parent, name) = split_last(path).ok_or(error)?;
-            let parent = resolve(client, parent, true).await?;
-            if !is_directory(&parent.attr) {
-                return Err(DfsError::new(ErrorCode::NotDirectory, "its parent is no directory"));
-            }
-            Ok(Target { parent: InodeNo(parent.attr.inode), name: name.to_vec() })
-        }
-        Err(error) => Err(error),
+fn refuse_directory(target: &Target) -> Result<(), DfsError> {
+    if target.there.as_ref().is_none_or(|there| !is_directory(there)) {
+        return Ok(());
     }
+    let message = format!("it has a directory named {}; give another PATH", printable(&target.name));
+    Err(DfsError::new(ErrorCode::IsDirectory, message))
 }
 
 async fn store(client: &Client, source: Source, target: &Target, path: &[u8]) -> Result<(), CliError> {
@@ -162,13 +137,6 @@ async fn store(client: &Client, source: Source, target: &Target, path: &[u8]) ->
     }
     client.release(inode);
     outcome
-}
-
-fn temporary_name() -> Result<Vec<u8>, CliError> {
-    let mut random = [0; 8];
-    getrandom::fill(&mut random)
-        .map_err(|error| CliError::Local(format!("choosing a temporary name: {error}; try again")))?;
-    Ok(format!(".{:016x}.dfs-put", u64::from_le_bytes(random)).into_bytes())
 }
 
 async fn transfer(client: &Client, inode: InodeNo, source: Source, path: &[u8]) -> Result<(), CliError> {

@@ -12,10 +12,10 @@ use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
 use tokio::sync::mpsc;
 
-use super::output::printable;
-use super::path::{base_name, is_directory, is_regular, name_it, resolve};
-use super::progress::Progress;
-use super::{CliError, interrupted};
+use crate::cli::output::printable;
+use crate::cli::path::{base_name, is_directory, is_regular, name_it, resolve};
+use crate::cli::progress::Progress;
+use crate::cli::{CliError, interrupted};
 use crate::client::Client;
 use crate::read::{ReadStream, Readers};
 
@@ -27,28 +27,45 @@ const PIECES: usize = 8;
 
 pub(super) async fn get(client: &Client, path: &OsStr, file: Option<&OsStr>) -> Result<(), CliError> {
     let path = path.as_bytes();
-    let named = |error: DfsError| name_it(error, "get", path);
+    match local_target(path, file)? {
+        None => fetch_open(client, "get", path, None).await,
+        Some(to) => {
+            let outcome = fetch_open(client, "get", path, Some(&to)).await;
+            if outcome.is_err() {
+                // It may not have been made yet.
+                let _ = std::fs::remove_file(part_of(&to));
+            }
+            outcome
+        }
+    }
+}
+
+/// A file, to stdout.
+pub(super) async fn to_stdout(client: &Client, what: &'static str, path: &[u8]) -> Result<(), CliError> {
+    fetch_open(client, what, path, None).await
+}
+
+async fn fetch_open(
+    client: &Client,
+    what: &'static str,
+    path: &[u8],
+    to: Option<&Path>,
+) -> Result<(), CliError> {
+    let named = |error: DfsError| name_it(error, what, path);
     let found = resolve(client, path, true).await.map_err(named)?;
     if !is_regular(&found.attr) {
-        let what = if is_directory(&found.attr) { "a directory" } else { "no regular file" };
+        let is = if is_directory(&found.attr) { "a directory" } else { "no regular file" };
         return Err(CliError::Local(format!(
-            "get {}: it is {what}; give the path of a file",
+            "{what} {}: it is {is}; give the path of a file",
             printable(path)
         )));
     }
-    let to = local_target(path, file)?;
     let attr = client.open(InodeNo(found.attr.inode), 0).await.map_err(named)?;
     let outcome = tokio::select! {
-        outcome = fetch(client, &attr, to.as_deref(), path) => outcome,
+        outcome = fetch(client, &attr, to, path) => outcome,
         () = interrupted() => Err(CliError::Interrupted),
     };
     client.release(InodeNo(attr.inode));
-    if outcome.is_err()
-        && let Some(to) = &to
-    {
-        // It may not have been made yet.
-        let _ = std::fs::remove_file(part_of(to));
-    }
     outcome
 }
 

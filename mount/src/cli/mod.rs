@@ -11,7 +11,7 @@
 //! - `users`: logging in, and who may. `password`: where passwords come from.
 //! - `path`: from a path to an inode, by the session's calls.
 //! - `output`: tables, JSON, and what to do when the reader of stdout goes away.
-//! - `progress`: the bar that `put` and `get` show on a terminal.
+//! - `progress`: the bar that `put` and `get` show on a terminal. `stop`: whether somebody wants the end.
 //!
 //! Exit codes: 0 done; 1 failed; 2 the command line is wrong; 3 it looked for faults and found some (and mended them, where it mends);
 //! 4 they are left; 130 ended by a signal.
@@ -31,6 +31,7 @@ mod progress;
 mod quota;
 mod rebalance;
 mod scrub;
+mod stop;
 mod trash;
 mod users;
 
@@ -185,7 +186,7 @@ enum CliError {
     #[error("something is wrong; see what was printed")]
     LeftWrong,
     /// A signal.
-    #[error("interrupted; nothing was left behind")]
+    #[error("interrupted; nothing half-done has the name that it was to have")]
     Interrupted,
     /// Whoever read our stdout has seen enough.
     #[error("stdout was closed")]

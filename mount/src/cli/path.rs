@@ -57,6 +57,7 @@ pub(super) fn name_it(error: DfsError, what: &str, path: &[u8]) -> CliError {
         )),
         // These name address and remedy themselves.
         ErrorCode::Unavailable | ErrorCode::TimedOut => CliError::Dfs(error),
+        ErrorCode::Interrupted => CliError::Interrupted,
         _ => CliError::Local(format!("{what} {path}: {}", error.message)),
     }
 }

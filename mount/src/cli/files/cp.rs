@@ -2,8 +2,8 @@
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::InodeNo;
@@ -14,11 +14,13 @@ use super::attributes::{kept, owner, without_set_id};
 use super::crew::{Crew, Job};
 use super::make::{create, directory, rename, special, temporary_name};
 use super::mv::needs_directory;
-use super::walk::{Entry, Step, Walk};
+use super::walk::{Entry, Walk};
+use crate::cli::CliError;
 use crate::cli::output::{Output, printable};
-use crate::cli::path::{Found, Target, is_directory, is_regular, is_symlink, name_it, resolve, target};
-use crate::cli::{CliError, interrupted};
+use crate::cli::path::{Target, is_directory, is_regular, is_symlink, name_it, resolve, target};
+use crate::cli::stop::Stop;
 use crate::client::Client;
+use crate::lock::lock;
 
 /// Files under way at once.
 const AT_ONCE: usize = 16;
@@ -47,11 +49,9 @@ pub(super) async fn cp(
 ) -> Result<(), CliError> {
     let keep = how.keep || how.whole_trees;
     let (files, bytes) = (AtomicU64::new(0), AtomicU64::new(0));
-    let job = Arc::new(Copying { client: client.clone(), keep, files, bytes });
-    tokio::select! {
-        copied = all(client, &job, from, to.as_bytes(), how) => copied?,
-        () = interrupted() => return Err(CliError::Interrupted),
-    }
+    let (client, stop) = (client.clone(), Stop::on_signal());
+    let job = Arc::new(Copying { client: client.clone(), keep, stop, top: Mutex::default(), files, bytes });
+    all(&client, &job, from, to.as_bytes(), how).await?;
     let mut output = Output::new();
     if json {
         let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
@@ -89,7 +89,9 @@ async fn all(
         } else if target.above.contains(&InodeNo(found.attr.inode)) {
             return refuse("a directory cannot be copied into itself; choose another place");
         } else {
-            tree(client, job.clone(), found, from, target).await?;
+            let walk = Walk::new(client, "cp", found, from);
+            *lock(&job.top) = Some(target);
+            Crew::new(job.clone(), AT_ONCE).work(walk, &job.stop).await.into_result("cp")?;
         }
     }
     Ok(())
@@ -98,6 +100,9 @@ async fn all(
 struct Copying {
     client: Client,
     keep: bool,
+    stop: Stop,
+    /// Where the tree goes that is being copied.
+    top: Mutex<Option<Target>>,
     files: AtomicU64,
     bytes: AtomicU64,
 }
@@ -112,6 +117,18 @@ struct Dir {
 impl Job for Copying {
     type Dir = Dir;
     type Item = Entry;
+
+    async fn enter(&self, above: Option<&Dir>, entry: Entry) -> Result<Dir, CliError> {
+        let (parent, name) = match (above, lock(&self.top).take()) {
+            (None, Some(top)) => (top.parent, top.name),
+            (Some(above), _) => (above.inode, entry.name),
+            // There is a top for each tree.
+            (None, None) => return Err(CliError::Interrupted),
+        };
+        let made = directory(&self.client, parent, &name, &entry.attr).await;
+        let (inode, _) = made.map_err(|error| name_it(error, "cp", &entry.path))?;
+        Ok(Dir { inode, like: entry.attr, path: entry.path })
+    }
 
     async fn one(&self, dir: &Dir, entry: Entry) -> Result<(), CliError> {
         let copied = self.entry(dir.inode, &entry.name, &entry.attr).await;
@@ -151,7 +168,10 @@ impl Copying {
             }
             rename(client, parent, &temporary, name).await
         };
-        let done = whole.await;
+        let done = tokio::select! {
+            done = whole => done,
+            () = self.stop.wait() => Err(DfsError::new(ErrorCode::Interrupted, "a signal ended it")),
+        };
         if done.is_err() {
             // What matters is the error before it.
             let _ = client.unlink(parent, &temporary).await;
@@ -178,52 +198,4 @@ impl Copying {
         self.bytes.fetch_add(at, Ordering::Relaxed);
         Ok(())
     }
-}
-
-async fn tree(
-    client: &Client,
-    job: Arc<Copying>,
-    top: Found,
-    path: &[u8],
-    target: Target,
-) -> Result<(), CliError> {
-    let mut crew = Crew::new(job, AT_ONCE);
-    let mut walk = Walk::new(client, "cp", top, path);
-    let mut within: Vec<Arc<super::crew::Node<Dir>>> = Vec::new();
-    while !crew.is_hopeless() {
-        match walk.next().await {
-            Ok(Some(Step::Entry(entry))) if is_directory(&entry.attr) => {
-                let (parent, name) = match within.last() {
-                    Some(node) => (node.dir.inode, &entry.name[..]),
-                    None => (target.parent, &target.name[..]),
-                };
-                let made = directory(client, parent, name, &entry.attr).await;
-                let (inode, _) = match made.map_err(|error| name_it(error, "cp", &entry.path)) {
-                    Ok(made) => made,
-                    Err(error) => {
-                        crew.failed(within.last(), error);
-                        break;
-                    }
-                };
-                let dir = Dir { inode, like: entry.attr, path: entry.path };
-                within.push(crew.enter(within.last(), dir));
-            }
-            Ok(Some(Step::Entry(entry))) => {
-                if let Some(node) = within.last() {
-                    crew.add(node, entry).await;
-                }
-            }
-            Ok(Some(Step::Left)) => {
-                if let Some(node) = within.pop() {
-                    crew.leave(node).await;
-                }
-            }
-            Ok(None) => break,
-            Err(error) => {
-                crew.failed(within.last(), error);
-                break;
-            }
-        }
-    }
-    crew.end().await.into_result("cp")
 }

@@ -10,6 +10,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use crate::cli::CliError;
+use crate::cli::stop::Stop;
 use crate::lock::lock;
 
 /// So many failures are no accident.
@@ -22,16 +23,44 @@ pub(super) trait Job: Send + Sync + 'static {
     /// Of an entry.
     type Item: Send + 'static;
 
-    /// An entry that is no directory, or that is not looked into.
+    /// The beginning of a directory, which is in `above`.
+    fn enter(
+        &self,
+        above: Option<&Self::Dir>,
+        item: Self::Item,
+    ) -> impl Future<Output = Result<Self::Dir, CliError>> + Send;
+
+    /// An entry that is no directory.
     fn one(&self, dir: &Self::Dir, item: Self::Item) -> impl Future<Output = Result<(), CliError>> + Send;
 
     /// The end of a directory.
     fn leave(&self, dir: &Self::Dir) -> impl Future<Output = Result<(), CliError>> + Send;
 }
 
+/// What a walk comes by.
+#[derive(Debug)]
+pub(super) enum Step<I> {
+    /// A directory. What follows is in it, until it is left.
+    Enter(I),
+    /// Anything else.
+    One(I),
+    /// All below the directory that was entered last, and not left yet, has been seen.
+    Left,
+    /// Something could not be looked at.
+    Failed(CliError),
+}
+
+/// A walk.
+pub(super) trait Steps {
+    type Item;
+
+    /// The next step; `None` when there is none any more. An error ends the walk.
+    fn next(&mut self) -> impl Future<Output = Result<Option<Step<Self::Item>>, CliError>> + Send;
+}
+
 /// A directory that is being worked on.
-pub(super) struct Node<D> {
-    pub(super) dir: D,
+struct Node<D> {
+    dir: D,
     above: Option<Arc<Node<D>>>,
     /// Entries that are not done, and one for whoever walks through it.
     left: AtomicUsize,
@@ -78,22 +107,64 @@ pub(super) struct Crew<J: Job> {
 }
 
 impl<J: Job> Crew<J> {
+    /// For so many entries at once.
     pub(super) fn new(job: Arc<J>, at_once: usize) -> Crew<J> {
         let places = Arc::new(Semaphore::new(at_once));
         Crew { job, places, tasks: JoinSet::new(), failures: Arc::default() }
     }
 
-    /// A directory is looked into; it must be left.
-    pub(super) fn enter(&self, above: Option<&Arc<Node<J::Dir>>>, dir: J::Dir) -> Arc<Node<J::Dir>> {
-        if let Some(above) = above {
-            above.left.fetch_add(1, Ordering::AcqRel);
+    /// Works on all that the walk comes by. What is in a directory that could not be entered is left out.
+    pub(super) async fn work(mut self, mut steps: impl Steps<Item = J::Item>, stop: &Stop) -> Failures {
+        let mut within: Vec<Option<Arc<Node<J::Dir>>>> = Vec::new();
+        while !self.is_hopeless() {
+            let step = tokio::select! {
+                step = steps.next() => step,
+                () = stop.wait() => Err(CliError::Interrupted),
+            };
+            let here = within.last().cloned();
+            match (step, here) {
+                (Ok(Some(Step::Enter(_))), Some(None)) => within.push(None),
+                (Ok(Some(Step::Enter(item))), here) => {
+                    let above = here.flatten();
+                    let node = self.enter(above, item).await;
+                    within.push(node);
+                }
+                (Ok(Some(Step::One(item))), Some(Some(node))) => self.add(&node, item).await,
+                (Ok(Some(Step::Left)), Some(Some(node))) => {
+                    within.pop();
+                    self.leave(node).await;
+                }
+                (Ok(Some(Step::Left)), _) => drop(within.pop()),
+                (Ok(Some(Step::Failed(error))), here) => self.failed(here.flatten().as_ref(), error),
+                (Ok(Some(Step::One(_))), _) => {}
+                (Ok(None), _) => break,
+                (Err(error), here) => {
+                    self.failed(here.flatten().as_ref(), error);
+                    break;
+                }
+            }
         }
-        let (left, has_failed) = (AtomicUsize::new(1), AtomicBool::new(false));
-        Arc::new(Node { dir, above: above.cloned(), left, has_failed })
+        self.end().await
+    }
+
+    async fn enter(&self, above: Option<Arc<Node<J::Dir>>>, item: J::Item) -> Option<Arc<Node<J::Dir>>> {
+        match self.job.enter(above.as_ref().map(|node| &node.dir), item).await {
+            Ok(dir) => {
+                if let Some(above) = &above {
+                    above.left.fetch_add(1, Ordering::AcqRel);
+                }
+                let (left, has_failed) = (AtomicUsize::new(1), AtomicBool::new(false));
+                Some(Arc::new(Node { dir, above, left, has_failed }))
+            }
+            Err(error) => {
+                self.failed(above.as_ref(), error);
+                None
+            }
+        }
     }
 
     /// Begins with an entry, when there is a place.
-    pub(super) async fn add(&mut self, node: &Arc<Node<J::Dir>>, item: J::Item) {
+    async fn add(&mut self, node: &Arc<Node<J::Dir>>, item: J::Item) {
         node.left.fetch_add(1, Ordering::AcqRel);
         let (job, node, failures) = (self.job.clone(), node.clone(), self.failures.clone());
         self.spawn(async move {
@@ -107,7 +178,7 @@ impl<J: Job> Crew<J> {
     }
 
     /// No more entries of this directory come.
-    pub(super) async fn leave(&mut self, node: Arc<Node<J::Dir>>) {
+    async fn leave(&mut self, node: Arc<Node<J::Dir>>) {
         let (job, failures) = (self.job.clone(), self.failures.clone());
         self.spawn(async move { settle(&*job, node, &failures).await }).await;
     }
@@ -123,7 +194,7 @@ impl<J: Job> Crew<J> {
     }
 
     /// Something of the walk itself, which belongs to this directory.
-    pub(super) fn failed(&self, node: Option<&Arc<Node<J::Dir>>>, error: CliError) {
+    fn failed(&self, node: Option<&Arc<Node<J::Dir>>>, error: CliError) {
         if let Some(node) = node {
             node.has_failed.store(true, Ordering::Release);
         }
@@ -131,12 +202,12 @@ impl<J: Job> Crew<J> {
     }
 
     /// Is there no point in going on?
-    pub(super) fn is_hopeless(&self) -> bool {
+    fn is_hopeless(&self) -> bool {
         lock(&self.failures).is_hopeless
     }
 
     /// Waits for all that is under way.
-    pub(super) async fn end(mut self) -> Failures {
+    async fn end(mut self) -> Failures {
         while let Some(ended) = self.tasks.join_next().await {
             if let Err(error) = ended {
                 lock(&self.failures).note(CliError::Local(format!("a task broke: {error}; report this")));
@@ -175,6 +246,17 @@ mod tests {
         type Dir = &'static str;
         type Item = &'static str;
 
+        async fn enter(
+            &self,
+            _: Option<&&'static str>,
+            item: &'static str,
+        ) -> Result<&'static str, CliError> {
+            match item {
+                "!closed" => Err(CliError::Local(item.to_owned())),
+                item => Ok(item),
+            }
+        }
+
         async fn one(&self, dir: &&'static str, item: &'static str) -> Result<(), CliError> {
             let now = self.1.fetch_add(1, Ordering::SeqCst) + 1;
             self.2.fetch_max(now, Ordering::SeqCst);
@@ -193,18 +275,33 @@ mod tests {
         }
     }
 
+    struct Script(std::vec::IntoIter<Step<&'static str>>);
+
+    impl Steps for Script {
+        type Item = &'static str;
+
+        async fn next(&mut self) -> Result<Option<Step<&'static str>>, CliError> {
+            Ok(self.0.next())
+        }
+    }
+
     async fn run(items: &[&'static str]) -> (Vec<String>, usize, Failures) {
         let log = Arc::new(Log::default());
-        let mut crew = Crew::new(log.clone(), 3);
-        let top = crew.enter(None, "top");
-        let below = crew.enter(Some(&top), "below");
-        for item in items {
-            crew.add(&below, item).await;
+        let mut steps = vec![Step::Enter("top"), Step::Enter("below")];
+        steps.extend(items.iter().map(|item| Step::One(*item)));
+        steps.extend([
+            Step::Left,
+            Step::One("x"),
+            Step::Enter("!closed"),
+            Step::Enter("deep"),
+            Step::One("y"),
+        ]);
+        steps.extend([Step::Left, Step::Left, Step::One("z"), Step::Left]);
+        // The directory that cannot be entered is there only where something else fails.
+        if items.iter().all(|item| !item.starts_with('!')) {
+            steps.drain(items.len() + 4..items.len() + 9);
         }
-        crew.leave(below).await;
-        crew.add(&top, "x").await;
-        crew.leave(top).await;
-        let failures = crew.end().await;
+        let failures = Crew::new(log.clone(), 3).work(Script(steps.into_iter()), &Stop::on_signal()).await;
         let done = lock(&log.0).clone();
         (done, log.2.load(Ordering::SeqCst), failures)
     }
@@ -222,9 +319,12 @@ mod tests {
     #[tokio::test]
     async fn a_failure_keeps_its_directory_and_those_above_and_nothing_else() {
         let (done, _, failures) = run(&["a", "!b", "c"]).await;
-        assert!(done.contains(&"below/c".to_owned()) && done.contains(&"top/x".to_owned()));
-        assert!(!done.iter().any(|line| line.starts_with("left")), "{done:?}");
-        assert_eq!(failures.count, 1);
-        assert_eq!(failures.into_result("w").unwrap_err().to_string(), "!b");
+        for there in ["below/c", "top/x", "top/z"] {
+            assert!(done.contains(&there.to_owned()), "{there}: {done:?}");
+        }
+        assert!(!done.iter().any(|line| line.starts_with("left") || line.starts_with("deep")), "{done:?}");
+        assert_eq!(failures.count, 2);
+        let told = failures.into_result("w").unwrap_err().to_string();
+        assert!(told.starts_with("w: 2 failed, the first: !"), "{told}");
     }
 }

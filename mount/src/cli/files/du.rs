@@ -6,10 +6,11 @@ use std::os::unix::ffi::OsStrExt;
 
 use serde::Serialize;
 
-use super::walk::{Step, Walk};
+use super::crew::{Step, Steps};
+use super::walk::Walk;
 use crate::cli::CliError;
 use crate::cli::output::{Cell, Rows, human, printable};
-use crate::cli::path::{is_directory, name_it, resolve};
+use crate::cli::path::{name_it, resolve};
 use crate::client::Client;
 
 /// Of a directory, all below it included.
@@ -49,11 +50,11 @@ pub(super) async fn du(
     let mut open: Vec<Sum> = Vec::new();
     while let Some(step) = walk.next().await? {
         match step {
-            Step::Entry(entry) if is_directory(&entry.attr) => {
+            Step::Enter(entry) => {
                 let path = String::from_utf8_lossy(&entry.path).into_owned();
                 open.push(Sum { path, directories: 1, ..Sum::default() });
             }
-            Step::Entry(entry) => {
+            Step::One(entry) => {
                 let is_new = entry.attr.nlink < 2 || counted.insert(entry.attr.inode);
                 let mut alone =
                     Sum { path: String::from_utf8_lossy(&entry.path).into_owned(), ..Sum::default() };
@@ -68,6 +69,7 @@ pub(super) async fn du(
                     show(&alone)?;
                 }
             }
+            Step::Failed(error) => return Err(error),
             Step::Left => {
                 let Some(sum) = open.pop() else { continue };
                 if let Some(above) = open.last_mut() {

@@ -13,7 +13,7 @@ use serde::Serialize;
 use super::glob::matches;
 use super::names::Names;
 use super::row::{Row, type_of};
-use super::walk::{Step, Walk};
+use super::walk::Walk;
 use crate::cli::CliError;
 use crate::cli::output::{Cell, Rows, printable};
 use crate::cli::path::{name_it, resolve};
@@ -138,8 +138,7 @@ pub(super) async fn find(client: &Client, wanted: &Find, json: bool) -> Result<(
     let mut walk = Walk::new(client, "find", found, path).at_most(wanted.maxdepth.unwrap_or(usize::MAX));
     let (names, mut rows) = (Names::of_machine(), Rows::new(json, [""]));
     let now = client.now();
-    while let Some(step) = walk.next().await? {
-        let Step::Entry(entry) = step else { continue };
+    while let Some(entry) = walk.next_entry().await? {
         if wanted.wants(&entry.name, &entry.attr, now) {
             let row = Row::new(&entry.name, &entry.attr, &names);
             let value = FoundRow { path: String::from_utf8_lossy(&entry.path), row };

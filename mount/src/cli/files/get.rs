@@ -1,72 +1,88 @@
-//! `dfs get`: fetches a file from all keepers that have it, under a temporary name at first.
+//! `dfs get`: fetches files from all keepers that have them, each under another name until it is whole.
+//!
+//! The part of a long file that is broken off stays as `NAME.part`; the next get takes it up again from the first chunk on that is not as in
+//! the cluster. Whoever writes to a part has it locked.
 
-use std::ffi::OsStr;
-use std::fs::File;
-use std::io::Write;
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Seek, Write};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
+use rustix::fs::FlockOperation;
 use tokio::sync::mpsc;
 
+use super::attributes::give_local;
+use super::get_tree;
+use super::moving::{How, Moving, count, print};
+use super::same::Pair;
+use crate::cli::CliError;
 use crate::cli::output::printable;
 use crate::cli::path::{base_name, is_directory, is_regular, name_it, resolve};
-use crate::cli::progress::Progress;
-use crate::cli::{CliError, interrupted};
+use crate::cli::progress::{Progress, Tally};
 use crate::client::Client;
-use crate::read::{ReadStream, Readers};
+use crate::read::ReadStream;
 
-/// Bytes of blocks that are kept; the prefetcher takes a quarter of it.
-const CACHE: u64 = 128 * 1024 * 1024;
 /// Bytes taken at a time, and how many such pieces wait to be written.
 const PIECE: u64 = 1024 * 1024;
 const PIECES: usize = 8;
+pub(super) const REMEDY: &str = "see that the directory is there, writable and has room";
 
-pub(super) async fn get(client: &Client, path: &OsStr, file: Option<&OsStr>) -> Result<(), CliError> {
+pub(super) async fn get(
+    client: &Client,
+    path: &OsStr,
+    file: Option<&OsStr>,
+    how: How,
+    json: bool,
+) -> Result<(), CliError> {
     let path = path.as_bytes();
-    match local_target(path, file)? {
-        None => fetch_open(client, "get", path, None).await,
-        Some(to) => {
-            let outcome = fetch_open(client, "get", path, Some(&to)).await;
-            if outcome.is_err() {
-                // It may not have been made yet.
-                let _ = std::fs::remove_file(part_of(&to));
-            }
-            outcome
-        }
+    if how.recursive {
+        return get_tree::get_tree(client, path, file, how, json).await;
     }
+    let to = local_target(path, file)?;
+    let Some(to) = to else { return to_stdout(client, "get", path).await };
+    let attr = regular(client, "get", path).await?;
+    let tally = Tally::new(Some(attr.size));
+    let moving = Moving::new(client, how, &tally);
+    let progress = Progress::of(&tally);
+    let fetched = moving.fetch(InodeNo(attr.inode), &to, path).await;
+    progress.end().await;
+    fetched?;
+    if json { print(&tally) } else { Ok(()) }
 }
 
 /// A file, to stdout.
 pub(super) async fn to_stdout(client: &Client, what: &'static str, path: &[u8]) -> Result<(), CliError> {
-    fetch_open(client, what, path, None).await
+    let attr = regular(client, what, path).await?;
+    let tally = Tally::new(Some(attr.size));
+    let how = How { recursive: false, preserve: false, checksum: false };
+    let moving = Moving::new(client, how, &tally);
+    let progress = Progress::of(&tally);
+    let written = moving.write_to(InodeNo(attr.inode), path, 0, io::stdout()).await;
+    progress.end().await;
+    match written? {
+        (_, Err(error)) => Err(CliError::stdout(&error)),
+        _ => Ok(()),
+    }
 }
 
-async fn fetch_open(
-    client: &Client,
-    what: &'static str,
-    path: &[u8],
-    to: Option<&Path>,
-) -> Result<(), CliError> {
-    let named = |error: DfsError| name_it(error, what, path);
-    let found = resolve(client, path, true).await.map_err(named)?;
-    if !is_regular(&found.attr) {
-        let is = if is_directory(&found.attr) { "a directory" } else { "no regular file" };
-        return Err(CliError::Local(format!(
-            "{what} {}: it is {is}; give the path of a file",
-            printable(path)
-        )));
+/// What a path leads to, if that is a regular file.
+async fn regular(client: &Client, what: &'static str, path: &[u8]) -> Result<pb::Attr, CliError> {
+    let found = resolve(client, path, true).await.map_err(|error| name_it(error, what, path))?;
+    if is_regular(&found.attr) {
+        return Ok(found.attr);
     }
-    let attr = client.open(InodeNo(found.attr.inode), 0).await.map_err(named)?;
-    let outcome = tokio::select! {
-        outcome = fetch(client, &attr, to, path) => outcome,
-        () = interrupted() => Err(CliError::Interrupted),
+    let (is, remedy) = match is_directory(&found.attr) {
+        true => ("a directory", "give the path of a file, or use dfs get -r"),
+        false => ("no regular file", "give the path of a file"),
     };
-    client.release(InodeNo(attr.inode));
-    outcome
+    Err(CliError::Local(format!("{what} {}: it is {is}; {remedy}", printable(path))))
 }
 
 /// Where the bytes go; `None`: stdout.
@@ -77,7 +93,7 @@ fn local_target(path: &[u8], file: Option<&OsStr>) -> Result<Option<PathBuf>, Cl
     let base = || {
         let name =
             base_name(path).ok_or_else(|| CliError::Usage(format!("get {}: say a FILE", printable(path))))?;
-        Ok(PathBuf::from(std::ffi::OsString::from_vec(name)))
+        Ok(PathBuf::from(OsString::from_vec(name)))
     };
     match file.map(Path::new) {
         Some(file) if file.is_dir() => Ok(Some(file.join(base()?))),
@@ -86,72 +102,154 @@ fn local_target(path: &[u8], file: Option<&OsStr>) -> Result<Option<PathBuf>, Cl
     }
 }
 
-fn part_of(file: &Path) -> PathBuf {
+/// Under what name a file is until it is whole.
+pub(super) fn part_of(file: &Path) -> PathBuf {
     let mut name = file.as_os_str().to_owned();
     name.push(".part");
     PathBuf::from(name)
 }
 
-async fn fetch(client: &Client, attr: &pb::Attr, to: Option<&Path>, path: &[u8]) -> Result<(), CliError> {
-    const REMEDY: &str = "see that the directory is there, writable and has room";
-    let (sender, pieces) = mpsc::channel(PIECES);
-    let Some(to) = to else {
-        let writing = tokio::task::spawn_blocking(move || write_pieces(std::io::stdout(), pieces));
-        let read = read_pieces(client, attr, sender, path).await;
-        let written = writing.await.map_err(lost)?;
-        return written.map_err(|error| CliError::stdout(&error)).and(read);
-    };
+/// Work on local files, on a thread that may wait for a disk.
+pub(super) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+/// The part of `to`, which is ours from now on.
+fn lock_part(to: &Path) -> io::Result<File> {
     let part = part_of(to);
-    let failed = |error: std::io::Error| CliError::local("get to", to, &error, REMEDY);
-    let output = File::create(&part).map_err(failed)?;
-    let writing = tokio::task::spawn_blocking(move || write_pieces(output, pieces));
-    let read = read_pieces(client, attr, sender, path).await;
-    writing.await.map_err(lost)?.map_err(failed)?;
-    read?;
-    std::fs::rename(&part, to).map_err(failed)
-}
-
-fn lost(error: tokio::task::JoinError) -> CliError {
-    CliError::Local(format!("writing the file: {error}; report this"))
-}
-
-/// Reads the file in order; the prefetcher fetches what comes next from all keepers at once.
-async fn read_pieces(
-    client: &Client,
-    attr: &pb::Attr,
-    sender: mpsc::Sender<Bytes>,
-    path: &[u8],
-) -> Result<(), CliError> {
-    let reader = Readers::new(client.clone(), CACHE).file(InodeNo(attr.inode));
-    let stream = ReadStream::new();
-    let mut progress = Progress::new(Some(attr.size));
-    let mut at = 0;
-    let outcome = loop {
-        let left = attr.size - at;
-        if left == 0 {
-            break Ok(());
+    loop {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&part)?;
+        if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Err(io::Error::other(format!("another program is writing {}", part.display())));
         }
-        match reader.read(&stream, at, left.min(PIECE) as usize).await {
-            Ok(piece) if piece.bytes.is_empty() => {
-                let message = "somebody made the file shorter while it was read; get it again";
-                break Err(name_it(DfsError::new(ErrorCode::Busy, message), "get", path));
-            }
-            Ok(piece) => {
-                at += piece.bytes.len() as u64;
-                // The writer ended early: it says why.
-                if sender.send(piece.bytes).await.is_err() {
-                    break Ok(());
+        // Whoever had it before may have given it its name, or removed it.
+        if part
+            .symlink_metadata()
+            .is_ok_and(|there| file.metadata().is_ok_and(|ours| there.ino() == ours.ino()))
+        {
+            return Ok(file);
+        }
+    }
+}
+
+impl Moving {
+    /// Fetches a file, in place of what has the local name.
+    pub(super) async fn fetch(&self, inode: InodeNo, to: &Path, path: &[u8]) -> Result<(), CliError> {
+        let failed = |error: io::Error| CliError::local("get to", to, &error, REMEDY);
+        let place = to.to_owned();
+        let part = Arc::new(blocking(move || lock_part(&place)).await.map_err(failed)?);
+        let fetched = self.fill(inode, &part, to, path).await;
+        match &fetched {
+            Ok(()) => count(&self.tally.files, 1),
+            Err(_) => {
+                let is_kept = part.metadata().is_ok_and(|meta| self.is_worth_keeping(meta.len()));
+                if !is_kept {
+                    // What matters is the error before it.
+                    let _ = std::fs::remove_file(part_of(to));
                 }
             }
-            Err(error) => break Err(name_it(error, "get", path)),
         }
-        progress.at(at);
-    };
-    progress.end(at);
-    outcome
+        fetched
+    }
+
+    async fn fill(&self, inode: InodeNo, part: &Arc<File>, to: &Path, path: &[u8]) -> Result<(), CliError> {
+        let failed = |error: io::Error| CliError::local("get to", to, &error, REMEDY);
+        let from = self.take_up_part(inode, part).await.map_err(|error| name_it(error, "get", path))?;
+        count(&self.tally.bytes_there, from);
+        let mut output = part.try_clone().map_err(failed)?;
+        let positioned = blocking(move || {
+            output.set_len(from)?;
+            output.seek(io::SeekFrom::Start(from))?;
+            Ok(output)
+        });
+        let output = positioned.await.map_err(failed)?;
+        let (attr, written) = self.write_to(inode, path, from, output).await?;
+        written.map_err(failed)?;
+        let (to, keeps) = (to.to_owned(), self.how.keeps());
+        let named = to.clone();
+        let name = move || {
+            let part = part_of(&to);
+            if keeps {
+                give_local(&part, &attr)?;
+            }
+            std::fs::rename(&part, &to)
+        };
+        blocking(name).await.map_err(|error| CliError::local("get to", &named, &error, REMEDY))
+    }
+
+    /// How much of a part is as in the cluster.
+    async fn take_up_part(&self, inode: InodeNo, part: &Arc<File>) -> Result<u64, DfsError> {
+        let length = part.metadata().map_or(0, |meta| meta.len());
+        if !self.is_worth_keeping(length) {
+            return Ok(0);
+        }
+        let (client, readers) = (&self.client, &self.readers);
+        Pair { client, readers, inode, local: part.clone() }.same(length).await
+    }
+
+    /// Writes a file's bytes from `from` on. Returns what it was then, and how the writing went.
+    pub(super) async fn write_to(
+        &self,
+        inode: InodeNo,
+        path: &[u8],
+        from: u64,
+        output: impl Write + Send + 'static,
+    ) -> Result<(pb::Attr, io::Result<()>), CliError> {
+        let attr = self.client.open(inode, 4).await.map_err(|error| name_it(error, "get", path))?;
+        let (sender, pieces) = mpsc::channel(PIECES);
+        let writing = tokio::task::spawn_blocking(move || write_pieces(output, pieces));
+        let read = tokio::select! {
+            read = self.read_pieces(&attr, from, sender) => read,
+            () = self.stop.wait() => Err(DfsError::new(ErrorCode::Interrupted, "a signal ended it")),
+        };
+        let written = match self.stop.is_set() {
+            // Stdout may take no more, and nobody waits for it.
+            true => Ok(Ok(())),
+            false => writing.await,
+        };
+        self.client.release(inode);
+        read.map_err(|error| name_it(error, "get", path))?;
+        let lost = |error| CliError::Local(format!("writing the file: {error}; report this"));
+        Ok((attr, written.map_err(lost)?))
+    }
+
+    /// Reads the file in order; the prefetcher fetches what comes next from all keepers at once.
+    async fn read_pieces(
+        &self,
+        attr: &pb::Attr,
+        from: u64,
+        sender: mpsc::Sender<Bytes>,
+    ) -> Result<(), DfsError> {
+        let reader = self.readers.file(InodeNo(attr.inode));
+        let stream = ReadStream::new();
+        let mut at = from;
+        while at < attr.size {
+            let piece = reader.read(&stream, at, (attr.size - at).min(PIECE) as usize).await?;
+            // What was opened a moment ago, and no mixture of that and another.
+            if piece.bytes.is_empty() || piece.attr.content_version != attr.content_version {
+                let message = "somebody changed the file while it was read; get it again";
+                return Err(DfsError::new(ErrorCode::Busy, message));
+            }
+            at += piece.bytes.len() as u64;
+            count(&self.tally.bytes, piece.bytes.len() as u64);
+            // The writer ended early: it says why.
+            if sender.send(piece.bytes).await.is_err() {
+                break;
+            }
+        }
+        Ok(())
+    }
 }
 
-fn write_pieces(mut output: impl Write, mut pieces: mpsc::Receiver<Bytes>) -> std::io::Result<()> {
+fn write_pieces(mut output: impl Write, mut pieces: mpsc::Receiver<Bytes>) -> io::Result<()> {
     while let Some(piece) = pieces.blocking_recv() {
         output.write_all(&piece)?;
     }
@@ -172,5 +270,15 @@ mod tests {
         assert_eq!(target("/a/b.mp4", Some("-")), None);
         assert!(local_target(b"/..", None).is_err());
         assert_eq!(part_of(Path::new("x/b.mp4")), Path::new("x/b.mp4.part"));
+    }
+
+    #[test]
+    fn a_part_has_one_writer() {
+        let dir = tempfile::tempdir().unwrap();
+        let to = dir.path().join("film");
+        let first = lock_part(&to).unwrap();
+        assert!(lock_part(&to).unwrap_err().to_string().contains("film.part"));
+        drop(first);
+        assert!(lock_part(&to).is_ok());
     }
 }

@@ -3,7 +3,7 @@
 //! - [`walk`]: over a tree, with paged look-ups. `crew`: work on a tree, many entries side by side.
 //! - `ls`, `tree`, `du`, `find`, `info`: what is there. `cat`: what is in it.
 //! - `mv`, `cp`, `rm`: changes within the cluster.
-//! - `put`, `get`: in and out of it.
+//! - `put`, `get`, `put_tree`, `get_tree`: in and out of it. `moving`: what they share. `same`: how much of two files is the same.
 //! - `row`, `names`, `glob`: what they print, and names. `make`, `attributes`: what a copy is made of.
 
 mod attributes;
@@ -13,15 +13,19 @@ mod crew;
 mod du;
 pub(super) mod find;
 mod get;
+mod get_tree;
 mod glob;
 mod info;
 mod ls;
 mod make;
+mod moving;
 mod mv;
 mod names;
 mod put;
+mod put_tree;
 mod rm;
 mod row;
+mod same;
 mod tree;
 mod walk;
 
@@ -29,6 +33,7 @@ use std::ffi::OsString;
 
 use clap::{ArgAction, Subcommand};
 
+use self::moving::How;
 use super::{CliError, in_session};
 use crate::client::Master;
 
@@ -118,26 +123,32 @@ pub(super) enum Files {
         #[arg(short, long)]
         force: bool,
     },
-    /// Store a file; one that is there already is replaced
+    /// Store a file; one that is there already is replaced. With -r, a directory
     Put {
-        /// A local file, or - for stdin
+        /// A local file, or - for stdin; with -r a directory
         file: OsString,
-        /// Where to; a directory gets the file under its own name [default: /NAME-OF-FILE]
+        /// Where to; a directory gets the file under its own name. With -r the name of the copy, or with a / at its end the
+        /// directory for it [default: /NAME-OF-FILE]
         path: Option<OsString>,
+        #[command(flatten)]
+        how: How,
     },
-    /// Fetch a file
+    /// Fetch a file. With -r, a directory
     Get {
-        /// A file of the cluster
+        /// A file of the cluster; with -r a directory
         path: OsString,
-        /// Where to, or - for stdout; a directory gets the file under its own name [default: ./NAME-OF-PATH]
+        /// Where to, or - for stdout; a directory gets the file under its own name. With -r the name of the copy, or with a / at
+        /// its end the directory for it [default: ./NAME-OF-PATH]
         file: Option<OsString>,
+        #[command(flatten)]
+        how: How,
     },
 }
 
 pub(super) async fn files(master: &Master, command: &Files, json: bool) -> Result<(), CliError> {
     // It looks at the local file first.
-    if let Files::Put { file, path } = command {
-        return put::put(master, file, path.as_deref()).await;
+    if let Files::Put { file, path, how } = command {
+        return put::put(master, file, path.as_deref(), *how, json).await;
     }
     in_session(master, async |client| match command {
         Files::Ls { path, long } => ls::ls(client, path, *long, json).await,
@@ -157,7 +168,7 @@ pub(super) async fn files(master: &Master, command: &Files, json: bool) -> Resul
             let wanted = rm::Wanted { whole_trees: *recursive, if_there: *force };
             rm::rm(client, paths, wanted, json).await
         }
-        Files::Get { path, file } => get::get(client, path, file.as_deref()).await,
+        Files::Get { path, file, how } => get::get(client, path, file.as_deref(), *how, json).await,
         Files::Put { .. } => Ok(()),
     })
     .await

@@ -10,10 +10,11 @@ use dfs_proto::ids::InodeNo;
 use serde::Serialize;
 
 use super::crew::{Crew, Job};
-use super::walk::{Step, Walk};
+use super::walk::{Entry, Walk};
+use crate::cli::CliError;
 use crate::cli::output::{Output, printable};
 use crate::cli::path::{Found, is_directory, name_it, resolve};
-use crate::cli::{CliError, interrupted};
+use crate::cli::stop::Stop;
 use crate::client::Client;
 
 /// Removals under way at once. Many share one sync of the master's disk.
@@ -45,10 +46,7 @@ pub(super) async fn rm(
         files: AtomicU64::new(0),
         directories: AtomicU64::new(0),
     });
-    let removed = tokio::select! {
-        removed = all(client, &job, paths, wanted) => removed,
-        () = interrupted() => Err(CliError::Interrupted),
-    };
+    let removed = all(client, &job, paths, wanted).await;
     if json && removed.is_ok() {
         let count = |of: &AtomicU64| of.load(Ordering::Relaxed);
         let mut output = Output::new();
@@ -64,6 +62,7 @@ async fn all(
     paths: &[OsString],
     wanted: Wanted,
 ) -> Result<(), CliError> {
+    let stop = Stop::on_signal();
     for path in paths {
         let path = path.as_bytes();
         let found = match resolve(client, path, false).await {
@@ -77,7 +76,7 @@ async fn all(
         if !is_directory(&found.attr) {
             job.file(found.parent, &found.name).await.map_err(|error| name_it(error, "rm", path))?;
         } else if wanted.whole_trees {
-            tree(client, job.clone(), found, path).await?;
+            tree(client, job.clone(), found, path, &stop).await?;
         } else {
             return refuse("it is a directory; rm -r removes it with all that is in it");
         }
@@ -118,13 +117,16 @@ impl Removal {
 
 impl Job for Removal {
     type Dir = Dir;
-    type Item = Vec<u8>;
+    type Item = Entry;
 
-    async fn one(&self, dir: &Dir, name: Vec<u8>) -> Result<(), CliError> {
-        self.file(dir.inode, &name).await.map_err(|error| {
-            let path = [&dir.path[..], b"/", &name].concat();
-            name_it(error, "rm", &path)
-        })
+    async fn enter(&self, _: Option<&Dir>, entry: Entry) -> Result<Dir, CliError> {
+        let inode = InodeNo(entry.attr.inode);
+        Ok(Dir { parent: entry.parent, name: entry.name, inode, path: entry.path })
+    }
+
+    async fn one(&self, dir: &Dir, entry: Entry) -> Result<(), CliError> {
+        let removed = self.file(dir.inode, &entry.name).await;
+        removed.map_err(|error| name_it(error, "rm", &entry.path))
     }
 
     async fn leave(&self, dir: &Dir) -> Result<(), CliError> {
@@ -136,34 +138,13 @@ impl Job for Removal {
     }
 }
 
-async fn tree(client: &Client, job: Arc<Removal>, top: Found, path: &[u8]) -> Result<(), CliError> {
-    let mut crew = Crew::new(job, AT_ONCE);
-    let mut walk = Walk::new(client, "rm", top, path);
-    let mut within = Vec::new();
-    while !crew.is_hopeless() {
-        match walk.next().await {
-            Ok(Some(Step::Entry(entry))) if is_directory(&entry.attr) => {
-                let inode = InodeNo(entry.attr.inode);
-                let dir = Dir { parent: entry.parent, name: entry.name, inode, path: entry.path };
-                let node = crew.enter(within.last(), dir);
-                within.push(node);
-            }
-            Ok(Some(Step::Entry(entry))) => {
-                if let Some(node) = within.last() {
-                    crew.add(node, entry.name).await;
-                }
-            }
-            Ok(Some(Step::Left)) => {
-                if let Some(node) = within.pop() {
-                    crew.leave(node).await;
-                }
-            }
-            Ok(None) => break,
-            Err(error) => {
-                crew.failed(within.last(), error);
-                break;
-            }
-        }
-    }
-    crew.end().await.into_result("rm")
+async fn tree(
+    client: &Client,
+    job: Arc<Removal>,
+    top: Found,
+    path: &[u8],
+    stop: &Stop,
+) -> Result<(), CliError> {
+    let walk = Walk::new(client, "rm", top, path);
+    Crew::new(job, AT_ONCE).work(walk, stop).await.into_result("rm")
 }

@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::names::Names;
 use super::row::Row;
-use super::walk::{Entry, Step, Walk};
+use super::walk::{Entry, Walk};
 use crate::cli::CliError;
 use crate::cli::output::{Output, Rows, printable};
 use crate::cli::path::{is_directory, name_it, resolve};
@@ -39,8 +39,7 @@ pub(super) async fn tree(
 
 async fn as_json(walk: &mut Walk) -> Result<(), CliError> {
     let (names, mut rows) = (Names::of_machine(), Rows::<0>::new(true, []));
-    while let Some(step) = walk.next().await? {
-        let Step::Entry(entry) = step else { continue };
+    while let Some(entry) = walk.next_entry().await? {
         let row = Row::new(&entry.name, &entry.attr, &names);
         let line = Line { path: String::from_utf8_lossy(&entry.path), depth: entry.depth, row };
         rows.row(|| [], &line)?;
@@ -52,8 +51,7 @@ async fn drawn(walk: &mut Walk) -> Result<(), CliError> {
     let mut output = Output::new();
     let mut branches = Branches::default();
     let (mut directories, mut files) = (0u64, 0u64);
-    while let Some(step) = walk.next().await? {
-        let Step::Entry(entry) = step else { continue };
+    while let Some(entry) = walk.next_entry().await? {
         if entry.depth > 0 {
             *(if is_directory(&entry.attr) { &mut directories } else { &mut files }) += 1;
         }

@@ -11,6 +11,7 @@ use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
 
+use super::crew::{Step, Steps};
 use crate::cli::CliError;
 use crate::cli::path::{Found, is_directory, name_it};
 use crate::client::Client;
@@ -33,14 +34,6 @@ pub(super) struct Entry {
     pub(super) depth: usize,
     /// No other comes after it in its directory.
     pub(super) is_last: bool,
-}
-
-/// What a walk comes by.
-#[derive(Debug)]
-pub(super) enum Step {
-    Entry(Entry),
-    /// All below the directory that was entered last, and not left yet, has been seen.
-    Left,
 }
 
 /// A directory that the walk is in.
@@ -79,41 +72,19 @@ impl Walk {
         self
     }
 
-    /// The next step; `None` when there is none any more.
+    /// The next entry, whatever it is; `None` when there is none any more.
     ///
     /// # Errors
-    /// What the master says. A directory that somebody removes meanwhile is none: it is empty.
-    pub(super) async fn next(&mut self) -> Result<Option<Step>, CliError> {
-        if let Some(Found { attr, parent, name, .. }) = self.root.take() {
-            if is_directory(&attr) {
-                self.enter(attr.inode, 0);
+    /// What the master says.
+    pub(super) async fn next_entry(&mut self) -> Result<Option<Entry>, CliError> {
+        loop {
+            match self.next().await? {
+                Some(Step::Enter(entry) | Step::One(entry)) => return Ok(Some(entry)),
+                Some(Step::Left) => {}
+                Some(Step::Failed(error)) => return Err(error),
+                None => return Ok(None),
             }
-            let path = self.path.clone();
-            return Ok(Some(Step::Entry(Entry { path, name, parent, attr, depth: 0, is_last: true })));
         }
-        self.fill().await?;
-        let Some(frame) = self.frames.last_mut() else { return Ok(None) };
-        let Some(found) = frame.page.pop_front() else {
-            self.frames.pop();
-            return Ok(Some(Step::Left));
-        };
-        frame.after = found.name.to_vec();
-        let (parent, depth) = (frame.inode, frame.depth + 1);
-        self.path.truncate(frame.path_len);
-        check(&found.name).map_err(|error| name_it(error, self.what, &self.path))?;
-        // So that it is known whether another comes.
-        self.fill().await?;
-        let is_last = self.frames.last().is_none_or(|frame| frame.page.is_empty());
-        if self.path.last() != Some(&b'/') {
-            self.path.push(b'/');
-        }
-        self.path.extend_from_slice(&found.name);
-        let attr = found.attr.unwrap_or_default();
-        if is_directory(&attr) {
-            self.enter(attr.inode, depth);
-        }
-        let (path, name) = (self.path.clone(), found.name.to_vec());
-        Ok(Some(Step::Entry(Entry { path, name, parent, attr, depth, is_last })))
     }
 
     fn enter(&mut self, inode: u64, depth: usize) {
@@ -151,6 +122,49 @@ impl Walk {
         }
         Ok(())
     }
+}
+
+impl Steps for Walk {
+    type Item = Entry;
+
+    /// An error is what the master says. A directory that somebody removes meanwhile is none: it is empty.
+    async fn next(&mut self) -> Result<Option<Step<Entry>>, CliError> {
+        if let Some(Found { attr, parent, name, .. }) = self.root.take() {
+            if is_directory(&attr) {
+                self.enter(attr.inode, 0);
+            }
+            let path = self.path.clone();
+            return Ok(step(Entry { path, name, parent, attr, depth: 0, is_last: true }));
+        }
+        self.fill().await?;
+        let Some(frame) = self.frames.last_mut() else { return Ok(None) };
+        let Some(found) = frame.page.pop_front() else {
+            self.frames.pop();
+            return Ok(Some(Step::Left));
+        };
+        frame.after = found.name.to_vec();
+        let (parent, depth) = (frame.inode, frame.depth + 1);
+        self.path.truncate(frame.path_len);
+        check(&found.name).map_err(|error| name_it(error, self.what, &self.path))?;
+        // So that it is known whether another comes.
+        self.fill().await?;
+        let is_last = self.frames.last().is_none_or(|frame| frame.page.is_empty());
+        if self.path.last() != Some(&b'/') {
+            self.path.push(b'/');
+        }
+        self.path.extend_from_slice(&found.name);
+        let attr = found.attr.unwrap_or_default();
+        if is_directory(&attr) {
+            self.enter(attr.inode, depth);
+        }
+        let (path, name) = (self.path.clone(), found.name.to_vec());
+        Ok(step(Entry { path, name, parent, attr, depth, is_last }))
+    }
+}
+
+/// An entry as a step.
+fn step(entry: Entry) -> Option<Step<Entry>> {
+    Some(if is_directory(&entry.attr) { Step::Enter(entry) } else { Step::One(entry) })
 }
 
 /// A name of an entry is one that a directory can have.

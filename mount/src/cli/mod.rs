@@ -4,11 +4,14 @@
 //! - `keepers`: the keepers, and what is ordered of one.
 //! - `files`: `ls`, `tree`, `du`, `find`, `info`, `cat`, `mv`, `cp`, `rm`, `put`, `get`: files of the cluster, without a mount.
 //! - `backup`: a dump of all metadata.
+//! - `bench`: what a mounted directory does. `watch`: what is done at the moment (`top`, `profile`). `mounts`: those of this machine.
 //! - `rebalance`: evens out how full keepers are.
 //! - `quota`: limits of what is below a directory.
 //! - `scrub`: keepers check what they have. `fsck`: the look-up table is set against what they have.
 //! - `trash`: files that were removed and are kept.
 //! - `users`: logging in, and who may. `password`: where passwords come from.
+//! - `doctor`: what usually is the matter, and what to do.
+//! - `complete`: names that a shell completes.
 //! - `path`: from a path to an inode, by the session's calls.
 //! - `output`: tables, JSON, and what to do when the reader of stdout goes away.
 //! - `progress`: the bar that `put` and `get` show on a terminal. `stop`: whether somebody wants the end.
@@ -21,9 +24,13 @@
 
 mod admin;
 mod backup;
+mod bench;
+mod complete;
+mod doctor;
 mod files;
 mod fsck;
 mod keepers;
+mod mounts;
 mod output;
 mod password;
 mod path;
@@ -34,6 +41,7 @@ mod scrub;
 mod stop;
 mod trash;
 mod users;
+mod watch;
 
 use std::ffi::OsString;
 use std::io;
@@ -43,7 +51,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueHint};
 use dfs_proto::error::DfsError;
 use dfs_proto::units::Period;
 
@@ -91,19 +99,31 @@ enum Command {
     /// Print the look-up table: a row per copy of each chunk
     Lookup {
         /// A file, or a directory and all below it
-        #[arg(default_value = "/")]
+        #[arg(default_value = "/", add = complete::paths())]
         path: OsString,
     },
     #[command(flatten)]
     Files(files::Files),
+    /// Measure what a mounted directory does, in a minute
+    Bench(bench::Bench),
+    #[command(flatten)]
+    Watch(watch::Watch),
+    /// Look at what usually is the matter, and say what to do; leaves with 1 when something failed
+    Doctor {
+        /// Directories on this machine whose disks are looked at, too
+        #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+        dirs: Vec<PathBuf>,
+    },
     /// Write a dump of all metadata to a local file, for dfs-master --restore
     Backup {
         /// A local file; one that is there is replaced when the dump is whole
+        #[arg(value_hint = ValueHint::FilePath)]
         file: OsString,
     },
     /// Empty a keeper: what it has is copied to others, and then it is safe to remove
     Drain {
         /// The id or the address of a keeper
+        #[arg(add = complete::keepers())]
         keeper: String,
         /// Stop doing so; the keeper gets new chunks again
         #[arg(long)]
@@ -115,6 +135,7 @@ enum Command {
     /// Let a keeper be away for a while, without copying all that it has
     Maintenance {
         /// The id or the address of a keeper
+        #[arg(add = complete::keepers())]
         keeper: String,
         #[command(subcommand)]
         switch: keepers::Switch,
@@ -122,6 +143,7 @@ enum Command {
     /// Take a keeper out of the cluster that is drained, or dead for good and made up for
     Forget {
         /// The id or the address of a keeper
+        #[arg(add = complete::keepers())]
         keeper: String,
     },
     /// Even out how full keepers are
@@ -130,7 +152,7 @@ enum Command {
     /// Have keepers read and check all that they have; leaves with 3 when bad copies were found
     Scrub {
         /// Ids of keepers [default: every live one]
-        #[arg(value_name = "KEEPER")]
+        #[arg(value_name = "KEEPER", add = complete::keepers())]
         keepers: Vec<u64>,
     },
     /// Set the look-up table against what keepers have; leaves with 3 when something was wrong and is mended, with 4
@@ -210,6 +232,7 @@ impl CliError {
 
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
+    complete::note_shell();
     let args = files::find::with_two_dashes(std::env::args_os().collect());
     let args = dfs_cmdline::parse::<Args>("dfs", args);
     let args = args.unwrap_or_else(|error| error.exit());
@@ -270,6 +293,9 @@ async fn command(args: &Args) -> Result<(), CliError> {
         Command::Forget { keeper } => keepers::forget(master, keeper, *json).await,
         Command::Lookup { path } => admin::lookup(master, path, *json).await,
         Command::Files(command) => files::files(master, command, *json).await,
+        Command::Bench(wanted) => bench::bench(wanted, *json).await,
+        Command::Doctor { dirs } => doctor::doctor(master, dirs, *json).await,
+        Command::Watch(command) => watch::watch(master, command, *json).await,
         Command::Backup { file } => backup::backup(master, file.as_ref(), *json).await,
         Command::Scrub { keepers } => scrub::scrub(master, keepers, *json).await,
         Command::Fsck { repair, timeout } => fsck::fsck(master, *repair, timeout.0, *json).await,

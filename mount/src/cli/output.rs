@@ -147,6 +147,16 @@ fn push_line(text: &mut String, row: &[Cell], widths: &[usize]) {
     text.push('\n');
 }
 
+/// A whole table, as text.
+pub(super) fn table<const N: usize>(
+    columns: [&'static str; N],
+    rows: impl Iterator<Item = [Cell; N]>,
+) -> String {
+    let mut table = Table::new(columns);
+    table.rows.extend(rows);
+    table.take()
+}
+
 /// A name or path for people: what is not UTF-8, or would move the cursor, is shown as a replacement.
 pub(super) fn printable(name: &[u8]) -> String {
     String::from_utf8_lossy(name).chars().map(|c| if c.is_control() { '?' } else { c }).collect()

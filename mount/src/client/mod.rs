@@ -36,6 +36,7 @@ mod uploads;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use dfs_observe::metrics::Histogram;
 use dfs_proto::error::DfsError;
 use dfs_proto::ids::{ChunkId, ClusterId, InodeNo, SessionId};
 use dfs_proto::pb;
@@ -171,6 +172,8 @@ struct Inner {
     /// A connection belongs to the runtime that it was made on.
     control_keepers: KeeperPool,
     bytes_keepers: KeeperPool,
+    /// How long the master's answers were waited for.
+    master_calls: Histogram,
 }
 
 impl Drop for Inner {
@@ -200,7 +203,8 @@ impl Client {
         let (events, receiver) = mpsc::channel(EVENT_QUEUE);
         let shared = session::begin(config, events).await?;
         let (control_keepers, bytes_keepers) = (KeeperPool::new(), KeeperPool::new());
-        let inner = Arc::new(Inner { shared, lanes, control_keepers, bytes_keepers });
+        let master_calls = Histogram::default();
+        let inner = Arc::new(Inner { shared, lanes, control_keepers, bytes_keepers, master_calls });
         Ok((Client { inner, caller: None }, receiver))
     }
 
@@ -258,6 +262,11 @@ impl Client {
             Lane::Control => &self.inner.control_keepers,
             Lane::Bytes => &self.inner.bytes_keepers,
         }
+    }
+
+    /// How long the master's answers were waited for.
+    pub fn master_calls(&self) -> &Histogram {
+        &self.inner.master_calls
     }
 
     /// Waits for the master's success message for `chunk`, upload step 6. Call this before the transfer; the

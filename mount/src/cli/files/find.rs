@@ -24,7 +24,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 #[derive(Args, Debug)]
 pub(in crate::cli) struct Find {
     /// A directory, or a file
-    #[arg(default_value = "/")]
+    #[arg(default_value = "/", add = crate::cli::complete::paths())]
     path: OsString,
     /// Names that match, as a shell has it: '*.mp4'
     #[arg(long, value_name = "PATTERN")]

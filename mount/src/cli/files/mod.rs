@@ -1,9 +1,10 @@
 //! Files of the cluster, without a mount.
 //!
-//! - [`walk`]: over a tree, with paged look-ups. `crew`: work on a tree, many entries side by side.
+//! - [`walk`]: over a tree, with paged look-ups; `local`: over a local one. `crew`: work on a tree, many entries side by side.
 //! - `ls`, `tree`, `du`, `find`, `info`: what is there. `cat`: what is in it.
 //! - `mv`, `cp`, `rm`: changes within the cluster.
 //! - `put`, `get`, `put_tree`, `get_tree`: in and out of it. `moving`: what they share. `same`: how much of two files is the same.
+//! - `warmup`: files of a mount into its cache.
 //! - `row`, `names`, `glob`: what they print, and names. `make`, `attributes`: what a copy is made of.
 
 mod attributes;
@@ -16,6 +17,7 @@ mod get;
 mod get_tree;
 mod glob;
 mod info;
+mod local;
 mod ls;
 mod make;
 mod moving;
@@ -28,13 +30,15 @@ mod row;
 mod same;
 mod tree;
 mod walk;
+mod warmup;
 
 use std::ffi::OsString;
+use std::path::PathBuf;
 
-use clap::{ArgAction, Subcommand};
+use clap::{ArgAction, Subcommand, ValueHint};
 
 use self::moving::How;
-use super::{CliError, in_session};
+use super::{CliError, complete, in_session};
 use crate::client::Master;
 
 #[derive(Subcommand, Debug)]
@@ -42,7 +46,7 @@ pub(super) enum Files {
     /// List a directory
     Ls {
         /// A directory or a file
-        #[arg(default_value = "/")]
+        #[arg(default_value = "/", add = complete::paths())]
         path: OsString,
         /// Also names, owner and group of each, and where symbolic links lead
         #[arg(short, long)]
@@ -51,7 +55,7 @@ pub(super) enum Files {
     /// Draw what is below a directory
     Tree {
         /// A directory or a file
-        #[arg(default_value = "/")]
+        #[arg(default_value = "/", add = complete::paths())]
         path: OsString,
         /// Look no deeper
         #[arg(short = 'L', long, value_name = "LEVELS")]
@@ -61,7 +65,7 @@ pub(super) enum Files {
     #[command(disable_help_flag = true)]
     Du {
         /// A directory or a file
-        #[arg(default_value = "/")]
+        #[arg(default_value = "/", add = complete::paths())]
         path: OsString,
         /// The sum alone
         #[arg(short, long)]
@@ -76,7 +80,7 @@ pub(super) enum Files {
     /// Write files to stdout
     Cat {
         /// Files of the cluster
-        #[arg(required = true)]
+        #[arg(required = true, add = complete::paths())]
         paths: Vec<OsString>,
     },
     /// Look for files by name, type, size and age
@@ -84,14 +88,16 @@ pub(super) enum Files {
     /// Show a file's chunks, their checksums, and where the copies are
     Info {
         /// Whatever has a name in the cluster
+        #[arg(add = complete::paths())]
         path: OsString,
     },
     /// Give files and directories other names
     Mv {
         /// What is there
-        #[arg(required = true, value_name = "FROM")]
+        #[arg(required = true, value_name = "FROM", add = complete::paths())]
         from: Vec<OsString>,
         /// A new name, or a directory
+        #[arg(add = complete::paths())]
         to: OsString,
         /// Replace nothing
         #[arg(short, long)]
@@ -100,9 +106,10 @@ pub(super) enum Files {
     /// Copy within the cluster; the copies share their chunks, no byte is moved
     Cp {
         /// What is there
-        #[arg(required = true, value_name = "FROM")]
+        #[arg(required = true, value_name = "FROM", add = complete::paths())]
         from: Vec<OsString>,
         /// A new name, or a directory
+        #[arg(add = complete::paths())]
         to: OsString,
         /// Directories with all that is in them, and links as links; keeps modes and times
         #[arg(short, long)]
@@ -114,7 +121,7 @@ pub(super) enum Files {
     /// Remove files
     Rm {
         /// What is there
-        #[arg(required = true)]
+        #[arg(required = true, add = complete::paths())]
         paths: Vec<OsString>,
         /// Directories with all that is in them
         #[arg(short, long)]
@@ -126,9 +133,11 @@ pub(super) enum Files {
     /// Store a file; one that is there already is replaced. With -r, a directory
     Put {
         /// A local file, or - for stdin; with -r a directory
+        #[arg(value_hint = ValueHint::AnyPath)]
         file: OsString,
         /// Where to; a directory gets the file under its own name. With -r the name of the copy, or with a / at its end the
         /// directory for it [default: /NAME-OF-FILE]
+        #[arg(add = complete::paths())]
         path: Option<OsString>,
         #[command(flatten)]
         how: How,
@@ -136,19 +145,29 @@ pub(super) enum Files {
     /// Fetch a file. With -r, a directory
     Get {
         /// A file of the cluster; with -r a directory
+        #[arg(add = complete::paths())]
         path: OsString,
         /// Where to, or - for stdout; a directory gets the file under its own name. With -r the name of the copy, or with a / at
         /// its end the directory for it [default: ./NAME-OF-PATH]
+        #[arg(value_hint = ValueHint::AnyPath)]
         file: Option<OsString>,
         #[command(flatten)]
         how: How,
     },
+    /// Read files of a mount, so that its cache has them
+    Warmup {
+        /// A file or a directory in a mounted directory
+        #[arg(value_hint = ValueHint::AnyPath)]
+        path: PathBuf,
+    },
 }
 
 pub(super) async fn files(master: &Master, command: &Files, json: bool) -> Result<(), CliError> {
-    // It looks at the local file first.
-    if let Files::Put { file, path, how } = command {
-        return put::put(master, file, path.as_deref(), *how, json).await;
+    match command {
+        // It looks at the local file first.
+        Files::Put { file, path, how } => return put::put(master, file, path.as_deref(), *how, json).await,
+        Files::Warmup { path } => return warmup::warmup(path, json).await,
+        _ => {}
     }
     in_session(master, async |client| match command {
         Files::Ls { path, long } => ls::ls(client, path, *long, json).await,
@@ -169,7 +188,7 @@ pub(super) async fn files(master: &Master, command: &Files, json: bool) -> Resul
             rm::rm(client, paths, wanted, json).await
         }
         Files::Get { path, file, how } => get::get(client, path, file.as_deref(), *how, json).await,
-        Files::Put { .. } => Ok(()),
+        Files::Put { .. } | Files::Warmup { .. } => Ok(()),
     })
     .await
 }

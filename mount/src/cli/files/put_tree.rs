@@ -4,18 +4,17 @@
 //! does not depend on what is there whether PATH is the copy or the place for it: with a slash at its end, it is the place.
 
 use std::ffi::OsStr;
-use std::fs::{Metadata, ReadDir};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
-use tokio::sync::mpsc;
 
 use super::attributes::{kept, looks_same, of_local};
-use super::crew::{Crew, Job, Step, Steps};
+use super::crew::{Crew, Job};
+use super::local::{Local, LocalWalk, bytes_below};
 use super::make::{directory, special};
 use super::moving::{AT_ONCE, How, Moving, count, means_inside, print};
 use super::put::{Source, wait_for_keepers};
@@ -26,8 +25,6 @@ use crate::cli::progress::{Progress, Tally, is_shown};
 use crate::cli::{CliError, in_session};
 use crate::client::{Client, Master};
 
-/// Steps of the local walk that wait.
-const AHEAD: usize = 256;
 const REMEDY: &str = "see that it is there and readable";
 
 pub(super) async fn put_tree(
@@ -58,7 +55,7 @@ pub(super) async fn put_tree(
         let progress = Progress::of(&tally);
         let moving = Moving::new(client, how, &tally);
         let stop = moving.stop.clone();
-        let steps = LocalWalk::begin(whole, top);
+        let steps = LocalWalk::begin("put -r", whole, top);
         let failures = Crew::new(Arc::new(Putting { moving, place }), AT_ONCE).work(steps, &stop).await;
         progress.end().await;
         if json {
@@ -96,12 +93,6 @@ async fn place(client: &Client, path: &[u8], base: Option<Vec<u8>>) -> Result<Pl
 struct Putting {
     moving: Moving,
     place: Place,
-}
-
-/// A local entry.
-struct Local {
-    path: PathBuf,
-    meta: Metadata,
 }
 
 /// A directory of the cluster.
@@ -199,87 +190,4 @@ impl Putting {
         }
         Ok(is_same)
     }
-}
-
-/// A walk on a thread of its own, a little ahead of whoever takes its steps.
-struct LocalWalk(mpsc::Receiver<Step<Local>>);
-
-impl Steps for LocalWalk {
-    type Item = Local;
-
-    async fn next(&mut self) -> Result<Option<Step<Local>>, CliError> {
-        Ok(self.0.recv().await)
-    }
-}
-
-impl LocalWalk {
-    fn begin(top: PathBuf, meta: Metadata) -> LocalWalk {
-        let (sender, steps) = mpsc::channel(AHEAD);
-        tokio::task::spawn_blocking(move || walk(top, meta, &|step| sender.blocking_send(step).is_ok()));
-        LocalWalk(steps)
-    }
-}
-
-/// Hands every step to `each`, until that wants no more.
-fn walk(top: PathBuf, meta: Metadata, each: &dyn Fn(Step<Local>) -> bool) {
-    let failed = |path: &Path, error: std::io::Error| {
-        Step::Failed(CliError::local("put -r", path, &error, "see that it is readable"))
-    };
-    let mut within: Vec<Option<ReadDir>> = Vec::new();
-    let mut enter = Some((top, meta));
-    loop {
-        if let Some((path, meta)) = enter.take() {
-            let entries = std::fs::read_dir(&path);
-            if !each(Step::Enter(Local { path: path.clone(), meta })) {
-                return;
-            }
-            match entries {
-                Ok(entries) => within.push(Some(entries)),
-                Err(error) => {
-                    within.push(None);
-                    if !each(failed(&path, error)) {
-                        return;
-                    }
-                }
-            }
-        }
-        let Some(entries) = within.last_mut() else { return };
-        let goes_on = match entries.as_mut().and_then(Iterator::next) {
-            None => {
-                within.pop();
-                each(Step::Left)
-            }
-            Some(Err(error)) => {
-                *entries = None;
-                each(failed(Path::new("a directory"), error))
-            }
-            Some(Ok(entry)) => match entry.metadata() {
-                Ok(meta) if meta.is_dir() => {
-                    enter = Some((entry.path(), meta));
-                    true
-                }
-                Ok(meta) => each(Step::One(Local { path: entry.path(), meta })),
-                Err(error) => each(failed(&entry.path(), error)),
-            },
-        };
-        if !goes_on {
-            return;
-        }
-    }
-}
-
-/// Of regular files.
-fn bytes_below(top: &Path) -> u64 {
-    let sum = std::cell::Cell::new(0);
-    if let Ok(meta) = top.metadata() {
-        walk(top.to_owned(), meta, &|step| {
-            if let Step::One(local) = step
-                && local.meta.is_file()
-            {
-                sum.set(sum.get() + local.meta.len());
-            }
-            true
-        });
-    }
-    sum.get()
 }

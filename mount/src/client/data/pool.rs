@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use dfs_observe::metrics::Histogram;
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::pb;
 use rustix::net::sockopt;
@@ -38,6 +39,9 @@ fn set_up(stream: &TcpStream) -> std::io::Result<()> {
 #[derive(Default)]
 pub struct KeeperPool {
     idle: Mutex<HashMap<String, Vec<Idle>>>,
+    /// How long transfers took, whatever their end.
+    pub(super) reads: Histogram,
+    pub(super) stores: Histogram,
 }
 
 /// A connection that one transfer owns.
@@ -52,6 +56,11 @@ impl KeeperPool {
     /// With no connection yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// How long reads of ranges took, and how long chunks took to be stored.
+    pub fn took(&self) -> [&Histogram; 2] {
+        [&self.reads, &self.stores]
     }
 
     fn idle(&self) -> MutexGuard<'_, HashMap<String, Vec<Idle>>> {

@@ -6,6 +6,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
+use std::time::Instant;
 
 use dfs_tests::wait::secs;
 use dfs_tests::{Cluster, Mount, Rng, run, run_ok, wait_until};
@@ -18,6 +19,7 @@ const MANY: usize = 1_200;
 fn files_of_a_cluster_without_a_mount() {
     let mut cluster = Cluster::builder().chunk_size("64KiB").start();
     let mount = cluster.mount();
+    nobody_waits_for_it(&cluster, &mount);
     make_tree(&mount);
     lists(&cluster);
     sums(&cluster);
@@ -40,6 +42,23 @@ fn make_tree(mount: &Mount) {
     "#;
     dfs_tests::run::sh(script, &[mount.dir().to_str().unwrap(), &MANY.to_string()]);
     fs::write(mount.path("t/big.mp4"), Rng::new(1).bytes(200_000)).unwrap();
+}
+
+/// A long command has looked at directories, and says that it forgot them when somebody changes one.
+fn nobody_waits_for_it(cluster: &Cluster, mount: &Mount) {
+    let mut command = cluster.scratch.command("dfs");
+    command.args(["--master", cluster.address(), "put", "-", "/held"]);
+    let mut put = command.stdin(std::process::Stdio::piped()).spawn().unwrap();
+    wait_until(secs(20), "it has begun", || fs::read_dir(mount.dir()).unwrap().count() == 1);
+    let began = Instant::now();
+    for n in 0..5 {
+        fs::create_dir(mount.path(format!("d{n}"))).unwrap();
+        fs::remove_dir(mount.path(format!("d{n}"))).unwrap();
+    }
+    assert!(began.elapsed() < secs(2), "changes took {:?}", began.elapsed());
+    drop(put.stdin.take());
+    assert!(put.wait().unwrap().success());
+    fs::remove_file(mount.path("held")).unwrap();
 }
 
 fn lists(cluster: &Cluster) {

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use dfs_proto::pb;
 use rustix::process::{Resource, getrlimit};
+use tokio::task::JoinSet;
 
 use super::Check;
 use crate::cli::mounts;
@@ -35,9 +36,17 @@ pub(super) async fn checks(keepers: &[pb::KeeperRow], dirs: &[PathBuf]) -> Vec<C
         keepers.iter().filter(|keeper| keeper.host == host).map(|keeper| PathBuf::from(&keeper.data_dir));
     let ours: BTreeSet<PathBuf> = ours.filter(|dir| dir.is_dir()).chain(dirs.iter().cloned()).collect();
     checks.extend(ours.iter().flat_map(|dir| disk(dir)));
+    // At once: each may have to be waited for.
+    let mut looking = JoinSet::new();
     for mount in mounts::all() {
-        checks.extend(mounted(&mount).await);
+        looking.spawn(async move {
+            let checks = mounted(&mount).await;
+            (mount.path, checks)
+        });
     }
+    let mut mounts = looking.join_all().await;
+    mounts.sort_by(|(a, _), (b, _)| a.cmp(b));
+    checks.extend(mounts.into_iter().flat_map(|(_, checks)| checks));
     checks
 }
 

@@ -29,6 +29,7 @@ fn files_of_a_cluster_without_a_mount() {
     moves(&cluster, &mount);
     copies(&cluster, &mount);
     removes(&cluster, &mount);
+    goes_deep(&cluster, &mount);
 }
 
 fn make_tree(mount: &Mount) {
@@ -242,4 +243,18 @@ fn removes(cluster: &Cluster, mount: &Mount) {
     wait_until(secs(10), "the mount sees it", || {
         !mount.path("copy").exists() && mount.path("t/a.txt").exists()
     });
+}
+
+/// Deeper than there are directories of which a page is kept.
+fn goes_deep(cluster: &Cluster, mount: &Mount) {
+    let script = r#"cd "$1"; i=0; while [ $i -lt 80 ]; do mkdir -p deep/m; cd deep; : >a; : >z; cd m; i=$((i+1)); done"#;
+    dfs_tests::run::sh(script, &[mount.dir()]);
+    let ours = cluster.dfs(&["find", "/deep"]).ok().stdout;
+    let top = mount.path("deep").display().to_string();
+    let theirs = run_ok(&["find", &top]).stdout.replace(&top, "/deep");
+    let sorted = |text: &str| text.lines().map(str::to_owned).collect::<BTreeSet<_>>();
+    assert_eq!(sorted(&ours), sorted(&theirs));
+    assert_eq!(ours.lines().count(), 4 * 80);
+    let removed = cluster.json(&["rm", "-r", "/deep"]);
+    assert_eq!((&removed["files"], &removed["directories"]), (&160.into(), &160.into()));
 }

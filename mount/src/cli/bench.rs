@@ -24,6 +24,7 @@ const BLOCK: usize = 4096;
 /// For the case of random reads.
 const RANDOM_READS_FOR: Duration = Duration::from_secs(5);
 const RANDOM_READS: usize = 5000;
+const REMOVE_TRIES: usize = 20;
 
 #[derive(clap::Args, Debug)]
 pub(super) struct Bench {
@@ -65,7 +66,7 @@ pub(super) async fn bench(wanted: &Bench, json: bool) -> Result<(), CliError> {
             Run { top: top.clone(), size, files, stop: cut, line: Line::new(), figures: Vec::new() };
         let done = run.all();
         run.line.end();
-        let removed = fs::remove_dir_all(&top);
+        let removed = remove(&top);
         done.and(removed).map(|()| run.figures)
     });
     let measured = measured.await.map_err(|error| CliError::Local(format!("bench: {error}; report this")))?;
@@ -216,6 +217,17 @@ impl Run {
         let value = amount / took.as_secs_f64().max(1e-9);
         self.figures.push(Figure { case, value, unit, median_ms: 0.0, p99_ms: 0.0 });
     }
+}
+
+/// Also when the signal that ends it all ends one of the calls (EINTR).
+fn remove(top: &Path) -> io::Result<()> {
+    for _ in 0..REMOVE_TRIES {
+        match fs::remove_dir_all(top) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            removed => return removed,
+        }
+    }
+    fs::remove_dir_all(top)
 }
 
 /// Has the kernel drop what it has of a file, if it will.

@@ -9,7 +9,7 @@ use super::top::{SHORTEST, screen};
 use crate::cli::CliError;
 use crate::cli::keepers::state;
 use crate::cli::output::{Cell, Output, human, table};
-use crate::client::{Master, admin};
+use crate::client::{Master, admin, renew};
 
 #[derive(Serialize)]
 struct Shown {
@@ -41,6 +41,8 @@ struct Moment {
 }
 
 async fn look(master: &Master) -> Result<Moment, CliError> {
+    // It may be looked at for longer than a login is good.
+    renew::if_due(&master.address, &master.tokens).await;
     let (status, keepers) = (admin::status(master).await?, admin::keepers(master).await?);
     Ok(Moment { at: Instant::now(), status, keepers })
 }

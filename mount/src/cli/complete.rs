@@ -16,6 +16,7 @@ use dfs_proto::ids::InodeNo;
 use super::output::printable;
 use super::path::{is_directory, look, resolve};
 use super::{Args, CliError, in_session};
+use crate::client::tls::Tls;
 use crate::client::tokens::Tokens;
 use crate::client::{Client, Master, admin, auth};
 
@@ -90,7 +91,9 @@ fn master() -> Option<Master> {
     let address = matches.try_get_one::<String>("master").ok()??.clone();
     let token_file = matches.try_get_one::<PathBuf>("token_file").ok()?;
     let tokens = Arc::new(Tokens::at_or_of_login(token_file.map(PathBuf::as_path), &address));
-    Some(Master { address, tokens })
+    let tls_dir = matches.try_get_one::<PathBuf>("tls_dir").ok()?;
+    let tls = Tls::load_if_named(tls_dir.map(PathBuf::as_path)).ok()?;
+    Some(Master { address, tokens, tls })
 }
 
 /// Paths that begin like this one; directories with a slash at their end.

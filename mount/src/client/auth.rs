@@ -19,10 +19,12 @@ const WITHIN: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// `Unauthenticated`: wrong; `Busy`: too many wrong ones; `Io`: auth is off.
-pub async fn login(master: &str, user: &str, password: &Secret) -> Result<pb::TokenReply, DfsError> {
-    let mut client = connect(master, &Arc::new(Tokens::none())).await?;
+pub async fn login(master: &Master, user: &str, password: &Secret) -> Result<pb::TokenReply, DfsError> {
+    // An old token that is not good any more must not be in the way.
+    let nobody = Master { tokens: Arc::new(Tokens::none()), ..master.clone() };
+    let mut client = connect(&nobody).await?;
     let request = pb::LoginRequest { user: user.to_owned(), password: password.expose().to_owned() };
-    Ok(channel::within(master, WITHIN, client.login(request)).await?.into_inner())
+    Ok(channel::within(&master.address, WITHIN, client.login(request)).await?.into_inner())
 }
 
 /// Makes a user.
@@ -35,7 +37,7 @@ pub async fn add_user(
     password: &Secret,
     roles: Vec<String>,
 ) -> Result<pb::UserInfo, DfsError> {
-    let mut client = connect(&master.address, &master.tokens).await?;
+    let mut client = connect(master).await?;
     let password = password.expose().to_owned();
     let request = pb::AddUserRequest { user: user.to_owned(), password, roles };
     Ok(channel::within(&master.address, WITHIN, client.add_user(request)).await?.into_inner())
@@ -51,7 +53,7 @@ pub async fn set_password(
     password: &Secret,
     old: &Secret,
 ) -> Result<pb::UserInfo, DfsError> {
-    let mut client = connect(&master.address, &master.tokens).await?;
+    let mut client = connect(master).await?;
     let request = pb::SetPasswordRequest {
         user: user.to_owned(),
         password: password.expose().to_owned(),
@@ -65,7 +67,7 @@ pub async fn set_password(
 /// # Errors
 /// As [`add_user`].
 pub async fn remove_user(master: &Master, user: &str) -> Result<pb::UserInfo, DfsError> {
-    let mut client = connect(&master.address, &master.tokens).await?;
+    let mut client = connect(master).await?;
     let request = pb::RemoveUserRequest { user: user.to_owned() };
     Ok(channel::within(&master.address, WITHIN, client.remove_user(request)).await?.into_inner())
 }
@@ -75,7 +77,7 @@ pub async fn remove_user(master: &Master, user: &str) -> Result<pb::UserInfo, Df
 /// # Errors
 /// As [`add_user`].
 pub async fn list_users(master: &Master) -> Result<Vec<pb::UserInfo>, DfsError> {
-    let mut client = connect(&master.address, &master.tokens).await?;
+    let mut client = connect(master).await?;
     let list = channel::within(&master.address, WITHIN, client.list_users(pb::ListUsersRequest {})).await?;
     Ok(list.into_inner().users)
 }
@@ -90,7 +92,7 @@ pub async fn grant(
     roles: Vec<String>,
     disabled: Option<bool>,
 ) -> Result<pb::UserInfo, DfsError> {
-    let mut client = connect(&master.address, &master.tokens).await?;
+    let mut client = connect(master).await?;
     let request = pb::GrantRequest { user: user.to_owned(), roles, disabled };
     Ok(channel::within(&master.address, WITHIN, client.grant(request)).await?.into_inner())
 }
@@ -100,7 +102,7 @@ pub async fn grant(
 /// # Errors
 /// As [`add_user`].
 pub async fn revoke(master: &Master, user: &str) -> Result<pb::UserInfo, DfsError> {
-    let mut client = connect(&master.address, &master.tokens).await?;
+    let mut client = connect(master).await?;
     let request = pb::RevokeRequest { user: user.to_owned() };
     Ok(channel::within(&master.address, WITHIN, client.revoke(request)).await?.into_inner())
 }
@@ -110,7 +112,7 @@ pub async fn revoke(master: &Master, user: &str) -> Result<pb::UserInfo, DfsErro
 /// # Errors
 /// As [`add_user`].
 pub async fn keeper_token(master: &Master, user: &str, period: Duration) -> Result<pb::TokenReply, DfsError> {
-    let mut client = connect(&master.address, &master.tokens).await?;
+    let mut client = connect(master).await?;
     let request = pb::KeeperTokenRequest { user: user.to_owned(), for_s: period.as_secs() };
     Ok(channel::within(&master.address, WITHIN, client.keeper_token(request)).await?.into_inner())
 }

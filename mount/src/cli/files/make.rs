@@ -29,7 +29,7 @@ pub(super) async fn create(
 ) -> Result<InodeNo, DfsError> {
     let name = Bytes::copy_from_slice(name);
     let create = pb::Create { parent: parent.0, name, mode, uid, gid, umask: 0 };
-    Ok(InodeNo(client.create(create).await?.inode))
+    Ok(InodeNo(client.create(create).await?.what.inode))
 }
 
 /// Gives what has the name `from` the name `to` in the same directory, in place of what has it.
@@ -56,7 +56,7 @@ pub(super) async fn directory(
     let mode = like.mode & 0o777 | 0o700;
     let mkdir = pb::Mkdir { parent: parent.0, name: Bytes::copy_from_slice(name), mode, uid, gid, umask: 0 };
     match client.mkdir(mkdir).await {
-        Ok(attr) => Ok((InodeNo(attr.inode), true)),
+        Ok(attr) => Ok((InodeNo(attr.what.inode), true)),
         Err(error) if error.code == ErrorCode::Exists => {
             let attr = client.lookup(parent, name).await?;
             if is_directory(&attr) {
@@ -100,7 +100,7 @@ pub(super) async fn special(
         }
     };
     let whole = async {
-        client.setattr(kept(made.inode, like)).await?;
+        client.setattr(kept(made.what.inode, like)).await?;
         rename(client, parent, &temporary, name).await
     };
     let done = whole.await;

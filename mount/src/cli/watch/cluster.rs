@@ -42,7 +42,7 @@ struct Moment {
 
 async fn look(master: &Master) -> Result<Moment, CliError> {
     // It may be looked at for longer than a login is good.
-    renew::if_due(&master.address, &master.tokens).await;
+    renew::if_due(master).await;
     let (status, keepers) = (admin::status(master).await?, admin::keepers(master).await?);
     Ok(Moment { at: Instant::now(), status, keepers })
 }

@@ -56,7 +56,7 @@ struct Args {
     /// Address and port to serve metrics on over HTTP; port 0 takes a free one, see the log [default: none].
     #[arg(long, env = "DFS_HTTP", value_name = "HOST:PORT", value_parser = socket_address)]
     http: Option<SocketAddr>,
-    /// Listen on an address that others reach without --tls-dir, or serve HTTP there, which asks nobody who he is.
+    /// Listen on an address that others reach without TLS, or serve HTTP there, which asks nobody who he is.
     #[arg(long, env = "DFS_INSECURE", value_parser = FalseyValueParser::new())]
     insecure: bool,
     /// Read and check everything once within this time, as 7d or 12h; off: only when 'dfs scrub' asks for it.

@@ -72,8 +72,8 @@ struct Flags {
     #[arg(long, env = "DFS_TLS_DIR", value_name = "DIR")]
     tls_dir: Option<PathBuf>,
 
-    /// Listen on an address that is not loopback although somebody there could do, read or change everything: needed for
-    /// --auth off, without --tls-dir, and for --http, which shows figures to everybody and encrypts nothing
+    /// Listen on an address that is not loopback although whoever is there could do, read or change everything: without
+    /// auth, without TLS, or with HTTP, which shows figures to everybody and encrypts nothing
     #[arg(long, env = "DFS_INSECURE", value_parser = FalseyValueParser::new())]
     insecure: bool,
 

@@ -21,7 +21,7 @@ fn offered(cluster: &Cluster, words: &[&str]) -> Vec<String> {
     bash.env("DFS_MASTER", cluster.address()).args(["-ec", script, "bash"]).arg(cluster.scratch.path("docs"));
     let ran = run(bash.args(words), secs(20)).ok();
     assert_eq!(ran.stderr, "", "{words:?}");
-    ran.stdout.lines().map(|line| line.trim_end_matches(|c| c == ' ').to_owned()).collect()
+    ran.stdout.lines().map(|line| line.trim_end_matches(' ').to_owned()).collect()
 }
 
 #[test]

@@ -184,6 +184,7 @@ impl State {
         self.syncs.came(id, out.now_ms);
         self.ask_syncs_again(id, out);
         self.recheck_uploads(out);
+        self.orders.quiet.keeper_came(out.now_ms);
         self.start_scan(out);
     }
 

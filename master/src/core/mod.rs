@@ -35,6 +35,7 @@
 mod acks;
 mod acl;
 mod acl_ops;
+mod allowance;
 mod attr;
 mod census;
 mod chunk_set;
@@ -72,6 +73,7 @@ mod out;
 mod permission;
 mod placement;
 mod quarantine;
+mod quiet_start;
 mod quota;
 mod rename;
 mod replicate;

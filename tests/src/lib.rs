@@ -21,6 +21,7 @@
 //! Everything here panics when something is not as expected: that is how a test fails.
 
 pub mod amount;
+pub mod auth;
 pub mod bench;
 pub mod bench_cost;
 pub mod bench_master;

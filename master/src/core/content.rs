@@ -95,7 +95,7 @@ impl State {
 
     /// Derived, so no row is touched.
     fn add_allocated(&mut self, inode: InodeNo, more: u64, less: u64) {
-        if let Some(Body::File { allocated }) = self.inodes.get_mut(&inode).map(|node| &mut node.body) {
+        if let Some(Body::File { allocated, .. }) = self.inodes.get_mut(&inode).map(|node| &mut node.body) {
             let before = *allocated;
             *allocated = (before + more).saturating_sub(less);
             let after = *allocated;

@@ -18,9 +18,14 @@ pub(super) fn reply(session: SessionId, id: u64, result: Res<Reply>) -> Effect {
 }
 
 impl State {
-    pub(super) fn mount_request(&mut self, by: SessionId, request: pb::MountRequest, out: &mut Out) {
+    pub(super) fn mount_request(&mut self, by: SessionId, mut request: pb::MountRequest, out: &mut Out) {
         let id = request.id;
         self.requests += 1;
+        if let Some(op) = &mut request.op
+            && let Err(error) = self.take_in(by, op)
+        {
+            return out.answer(reply(by, id, Err(error)));
+        }
         if self.acks.is_held(by, id) {
             return self.asked_again(by, id, request.op.as_ref());
         }
@@ -49,8 +54,9 @@ impl State {
                     false => Ok(Reply::Empty(pb::Empty {})),
                 },
                 Some(op) => {
-                    let result =
+                    let mut result =
                         self.do_once(by, (id, request.answered_below), request.caller.as_ref(), &op, out);
+                    self.seal(by, &op, &mut result);
                     self.note_interest(by, &op, &result);
                     return self.answer_when_forgotten(by, id, result, out);
                 }

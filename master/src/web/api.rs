@@ -14,7 +14,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use dfs_observe::axum::Router;
 use dfs_observe::axum::body::Body;
 use dfs_observe::axum::extract::{Query, State};
 use dfs_observe::axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
@@ -22,8 +21,9 @@ use dfs_observe::axum::http::{Request, StatusCode};
 use dfs_observe::axum::middleware::{Next, from_fn};
 use dfs_observe::axum::response::{IntoResponse, Response};
 use dfs_observe::axum::routing::get;
+use dfs_observe::axum::{Extension, Router};
 use dfs_proto::error::{DfsError, ErrorCode};
-use dfs_proto::ids::ClusterId;
+use dfs_proto::ids::{ClusterId, InodeNo};
 use dfs_proto::{json, pb};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
@@ -111,7 +111,7 @@ const KEEPERS: &str = "/dfs.v1.AdminService/Keepers";
 const LOOKUP: &str = "/dfs.v1.AdminService/LookupTable";
 
 pub(super) fn routes(api: Arc<Api>, gate: Gate) -> Router {
-    let guard = move |request: Request<Body>, next: Next| {
+    let guard = move |mut request: Request<Body>, next: Next| {
         let gate = gate.clone();
         async move {
             // The overview names files, too.
@@ -122,11 +122,14 @@ pub(super) fn routes(api: Arc<Api>, gate: Gate) -> Router {
                 _ => &[STATUS, KEEPERS, LOOKUP],
             };
             let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
+            let mut sees = Sees(InodeNo::ROOT);
             for call in calls {
-                if let Err(refusal) = gate.admit(call, header) {
-                    return Failure::from(refusal).into_response();
+                match gate.admit(call, header) {
+                    Ok(bearer) => sees = Sees(bearer.root),
+                    Err(refusal) => return Failure::from(refusal).into_response(),
                 }
             }
+            request.extensions_mut().insert(sees);
             next.run(request).await
         }
     };
@@ -137,6 +140,18 @@ pub(super) fn routes(api: Arc<Api>, gate: Gate) -> Router {
         .route("/api/v1/overview", get(overview))
         .with_state(api)
         .layer(from_fn(guard))
+}
+
+/// The directory that is all that the asker sees of the cluster.
+#[derive(Clone, Copy)]
+struct Sees(InodeNo);
+
+impl Sees {
+    /// Without the names of files that are none of the asker's business.
+    fn status<'a>(self, status: &'a pb::ClusterStatus) -> json::Status<'a> {
+        let shown = json::Status::from(status);
+        if self.0 == InodeNo::ROOT { shown } else { json::Status { lost_files: &[], ..shown } }
+    }
 }
 
 /// What is answered instead.
@@ -189,8 +204,8 @@ fn to_json(value: &impl Serialize) -> Response {
     }
 }
 
-async fn status(State(api): State<Arc<Api>>) -> Result<Response, Failure> {
-    Ok(to_json(&json::Status::from(&*api.status().await?)))
+async fn status(State(api): State<Arc<Api>>, Extension(sees): Extension<Sees>) -> Result<Response, Failure> {
+    Ok(to_json(&sees.status(&*api.status().await?)))
 }
 
 async fn keepers(State(api): State<Arc<Api>>) -> Result<Response, Failure> {
@@ -224,7 +239,11 @@ struct Rows<'a> {
     next: Option<String>,
 }
 
-async fn lookup(State(api): State<Arc<Api>>, Query(query): Query<LookupQuery>) -> Result<Response, Failure> {
+async fn lookup(
+    State(api): State<Arc<Api>>,
+    Extension(Sees(root)): Extension<Sees>,
+    Query(query): Query<LookupQuery>,
+) -> Result<Response, Failure> {
     let bad = |why: &str| Failure(StatusCode::BAD_REQUEST, why.to_owned());
     let limit = query.limit.clamp(1, MAX_ROWS);
     if query.search.len() > MAX_SEARCH || query.path.len() > 4096 {
@@ -243,7 +262,8 @@ async fn lookup(State(api): State<Arc<Api>>, Query(query): Query<LookupQuery>) -
         let page_began = Instant::now();
         // Without a needle every row is shown: no more than are wanted.
         let wanted = if needle.is_empty() { limit } else { PAGE_ROWS };
-        let page = api.engine.read(|state, _| state.lookup_rows(query.path.as_bytes(), after.take(), wanted));
+        let path = query.path.as_bytes();
+        let page = api.engine.read(|state, _| state.lookup_rows_below(root, path, after.take(), wanted));
         let (rows, next) = page.await??;
         found.extend(rows.into_iter().filter(|row| has(&row.file, &needle)));
         // A page that finds more than are wanted is shown whole: it is bounded too.
@@ -319,7 +339,10 @@ struct Trouble {
     found: Found,
 }
 
-async fn overview(State(api): State<Arc<Api>>) -> Result<Response, Failure> {
+async fn overview(
+    State(api): State<Arc<Api>>,
+    Extension(sees): Extension<Sees>,
+) -> Result<Response, Failure> {
     let status = tokio::time::timeout(STATUS_WITHIN, api.status()).await.ok().and_then(Result::ok);
     let now = api.engine.now().ok_or(Stopped)?;
     let (keepers, orders, rebalance) = api.engine.look(|state, now| {
@@ -327,7 +350,10 @@ async fn overview(State(api): State<Arc<Api>>) -> Result<Response, Failure> {
     })?;
     let f = &now.figures;
     let live = f.keepers.iter().filter(|keeper| keeper.alive).count() as u64;
-    let found = api.danger.found(&api.engine, f.lost > 0 || f.endangered > 0);
+    let found = match sees.0 {
+        InodeNo::ROOT => api.danger.found(&api.engine, f.lost > 0 || f.endangered > 0),
+        _ => Found::default(),
+    };
     Ok(to_json(&Overview {
         cluster: api.cluster.to_string(),
         store_fails: now.store_fails,
@@ -345,7 +371,7 @@ async fn overview(State(api): State<Arc<Api>>) -> Result<Response, Failure> {
             compactions_under_way: f.compactions_under_way,
             compactions_waiting: f.compactions_waiting,
         },
-        status: status.as_deref().map(json::Status::from),
+        status: status.as_deref().map(|status| sees.status(status)),
         keepers: keepers.iter().map(json::Keeper::from).collect(),
         rates: api.watched.rates(),
         orders: orders

@@ -25,7 +25,7 @@ pub async fn login(master: &str, user: &str, password: &Secret) -> Result<pb::To
     Ok(channel::within(master, WITHIN, client.login(request)).await?.into_inner())
 }
 
-/// Makes a user.
+/// Makes a user. `dir`: the directory that the user is bound to; empty: none.
 ///
 /// # Errors
 /// `Unauthenticated`, `Access`, or what the master refused it with.
@@ -34,10 +34,11 @@ pub async fn add_user(
     user: &str,
     password: &Secret,
     roles: Vec<String>,
+    dir: Vec<u8>,
 ) -> Result<pb::UserInfo, DfsError> {
     let mut client = connect(&master.address, &master.tokens).await?;
     let password = password.expose().to_owned();
-    let request = pb::AddUserRequest { user: user.to_owned(), password, roles };
+    let request = pb::AddUserRequest { user: user.to_owned(), password, roles, dir: dir.into() };
     Ok(channel::within(&master.address, WITHIN, client.add_user(request)).await?.into_inner())
 }
 
@@ -80,7 +81,7 @@ pub async fn list_users(master: &Master) -> Result<Vec<pb::UserInfo>, DfsError> 
     Ok(list.into_inner().users)
 }
 
-/// Changes what a user may do. No roles: they stay.
+/// Changes what a user may do. No roles: they stay. `dir`: the directory that the user is bound to; empty: none any more.
 ///
 /// # Errors
 /// As [`add_user`].
@@ -89,9 +90,10 @@ pub async fn grant(
     user: &str,
     roles: Vec<String>,
     disabled: Option<bool>,
+    dir: Option<Vec<u8>>,
 ) -> Result<pb::UserInfo, DfsError> {
     let mut client = connect(&master.address, &master.tokens).await?;
-    let request = pb::GrantRequest { user: user.to_owned(), roles, disabled };
+    let request = pb::GrantRequest { user: user.to_owned(), roles, disabled, dir: dir.map(Into::into) };
     Ok(channel::within(&master.address, WITHIN, client.grant(request)).await?.into_inner())
 }
 

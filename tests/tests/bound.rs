@@ -99,6 +99,7 @@ fn what_is_moved_away_is_gone_even_when_it_is_open() {
     fs::rename(whole.path("y/d"), whole.path("x/d")).unwrap();
     wait_until(secs(5), "it is there", || anna.path("d/f").exists());
     // One that loses its name is read on by who has it open.
+    let open = fs::File::open(anna.path("again")).unwrap();
     fs::remove_file(whole.path("x/again")).unwrap();
     fs::remove_file(whole.path("y/big")).unwrap();
     assert_eq!(std::os::unix::fs::FileExt::read_at(&open, &mut end, 10 << 20).unwrap(), 10);

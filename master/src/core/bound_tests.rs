@@ -266,6 +266,9 @@ fn what_is_outside_is_answered_as_what_is_gone() {
 #[test]
 fn the_directory_is_number_1_and_nothing_is_above_it() {
     let mut world = world();
+    // Where what is above it is not number 1.
+    let below_y = world.below_y;
+    world.rename((InodeNo::ROOT, "x"), (below_y, "x"));
     let mut list = |inode: u64| {
         let op = Op::Readdir(pb::Readdir { inode, after: Bytes::new(), limit: 0 });
         let mut message = mount_down::Msg::Reply(pb::MountReply {

@@ -15,6 +15,7 @@ use dfs_observe::axum::Router;
 use dfs_observe::http::{Bound, HttpError, Server, Shown};
 use dfs_proto::ids::ClusterId;
 use dfs_proto::pb;
+use dfs_proto::secret::Secret;
 use dfs_proto::token::TokenKey;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
@@ -24,6 +25,9 @@ use crate::auth::audit::{self, Audit};
 use crate::auth::{Gate, first};
 use crate::config::{Config, ConfigError};
 use crate::core::Settings;
+use crate::core::operator::{Operation, OperatorReply};
+use crate::core::row::UserRow;
+use crate::core::users::UserChange;
 use crate::runtime::{Engine, tick_forever};
 use crate::service;
 use crate::store::{DataDir, DataDirError, Identity, JournaledStore, Store, StoreError, unwritable};
@@ -72,6 +76,7 @@ pub struct Master {
     cluster: ClusterId,
     address_file: PathBuf,
     engine: Engine,
+    gate: Gate,
     stop_serving: Option<oneshot::Sender<()>>,
     server: JoinHandle<()>,
     ticker: JoinHandle<()>,
@@ -115,7 +120,7 @@ impl Master {
 
         let (stop_serving, stopped) = oneshot::channel();
         let gate_of_page = gate.clone();
-        let server = tokio::spawn(serve(engine.clone(), gate, cluster, listener, address, stopped));
+        let server = tokio::spawn(serve(engine.clone(), gate.clone(), cluster, listener, address, stopped));
         let ticker = tokio::spawn(tick_forever(engine.clone()));
         tracing::info!("dfs-master: listening on {address}, cluster {cluster}");
         let (mut http, mut watcher) = (None, None);
@@ -124,7 +129,18 @@ impl Master {
             (http, watcher) = (Some(bound.serve(shown(&engine, routes))), Some(task));
         }
         let stop_serving = Some(stop_serving);
-        Ok(Master { address, cluster, address_file, engine, stop_serving, server, ticker, http, watcher })
+        Ok(Master {
+            address,
+            cluster,
+            address_file,
+            engine,
+            gate,
+            stop_serving,
+            server,
+            ticker,
+            http,
+            watcher,
+        })
     }
 
     /// Where it listens.
@@ -135,6 +151,44 @@ impl Master {
     /// Where it serves HTTP.
     pub fn http_address(&self) -> Option<SocketAddr> {
         self.http.as_ref().map(Server::address)
+    }
+
+    /// A token of the first admin, for whoever runs this master in his own process. Where auth is on.
+    ///
+    /// # Errors
+    /// There is no such user any more, or he is disabled.
+    pub fn admin_token(&self, lifetime: Duration) -> Result<Secret, MasterError> {
+        let row = self.gate.user(first::NAME).ok().flatten().filter(|row| !row.disabled);
+        let row = row.ok_or_else(|| {
+            let name = first::NAME;
+            MasterError::Broken(format!(
+                "user '{name}' is not there, or is disabled; start with --auth off, make him with 'dfs user add {name} --role admin', and start anew"
+            ))
+        })?;
+        self.issue(first::NAME, &row, lifetime)
+    }
+
+    /// A token with which keepers join, as 'dfs keeper token' gets one.
+    ///
+    /// # Errors
+    /// The store takes no user, or he is somebody else.
+    pub async fn join_token(&self, user: &str, lifetime: Duration) -> Result<Secret, MasterError> {
+        let generation = getrandom::u32().map_err(no_random)?;
+        let change = UserChange::AddKeeper { generation };
+        let made = self.engine.operate(Operation::User { name: user.to_owned(), change }).await;
+        match made {
+            Ok(Ok(OperatorReply::User(row))) => self.issue(user, &row, lifetime),
+            Ok(Ok(other)) => Err(MasterError::Broken(format!("the core answered {other:?} (a bug)"))),
+            Ok(Err(error)) => {
+                Err(MasterError::Broken(format!("a join token for '{user}': {}", error.message)))
+            }
+            Err(stopped) => Err(MasterError::Broken(stopped.to_string())),
+        }
+    }
+
+    fn issue(&self, user: &str, row: &UserRow, lifetime: Duration) -> Result<Secret, MasterError> {
+        let issued = self.gate.issue(user, row, Some(lifetime));
+        issued.map(|(token, _)| token).map_err(|status| MasterError::Broken(status.message().to_owned()))
     }
 
     /// Whom it serves.

@@ -173,7 +173,7 @@ fn mount(
         connect_timeout: FIND_MASTER.min(settings.master_timeout),
         op_timeout: settings.master_timeout,
         tokens: Arc::new(match cluster {
-            Some(_) => Tokens::none(),
+            Some(cluster) => cluster.tokens(),
             None => Tokens::at_or_of_login(settings.token_file.as_deref(), master),
         }),
     };

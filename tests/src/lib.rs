@@ -25,6 +25,7 @@ pub mod auth;
 pub mod bench;
 pub mod bench_cost;
 pub mod bench_master;
+pub mod browser;
 pub mod cluster;
 pub mod faults;
 pub mod faulty;

@@ -26,7 +26,7 @@
 //! - [`users`]: who may log in.
 //! - `fsck`: the table set against what keepers have.
 //! - `quarantine`: files that did not verify, and may go when good copies are there.
-//! - `report`, `lookup_table`: what operators see. [`operator`]: what they have done.
+//! - `report`, `lookup_table`: what operators see. `browse`: what a browser is shown of files. [`operator`]: what they have done.
 //!
 //! Stored: counters, inodes, dentries, extents, chunks with their copies, extended attributes, keepers, quotas,
 //! the trash, users, replies.
@@ -38,6 +38,7 @@ mod acl;
 mod acl_ops;
 mod attr;
 pub mod bound;
+mod browse;
 mod census;
 mod chunk_set;
 mod chunks;

@@ -7,7 +7,7 @@
 //! | `lookup?path=&search=&after=&limit=` | rows as those of `dfs lookup --json`, and where to go on (`next`) |
 //! | `overview` | all that the page shows but the files |
 //!
-//! Where auth is on, a request needs `Authorization: Bearer TOKEN`, as `dfs login` gets one. Errors are `{"error": "..."}`. What is answered is durable, but for what of `overview` is not `status`: that is for eyes
+//! Where auth is on, a request needs `Authorization: Bearer TOKEN`, as `dfs login` gets one, or the cookie that `POST session` gives for it (`session`). Errors are `{"error": "..."}`. What is answered is durable, but for what of `overview` is not `status`: that is for eyes
 //! alone, and must be there when the store is in trouble.
 
 use std::collections::BTreeMap;
@@ -20,7 +20,7 @@ use dfs_observe::axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use dfs_observe::axum::http::{Request, StatusCode};
 use dfs_observe::axum::middleware::{Next, from_fn};
 use dfs_observe::axum::response::{IntoResponse, Response};
-use dfs_observe::axum::routing::get;
+use dfs_observe::axum::routing::{get, post};
 use dfs_observe::axum::{Extension, Router};
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::{ClusterId, InodeNo};
@@ -29,6 +29,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use super::danger::{Danger, Found};
+use super::files::{self, Files};
+use super::session;
 use super::watch::{Event, Rate, Sample, Watched};
 use crate::auth::{Gate, Refusal};
 use crate::core::LookupCursor;
@@ -110,26 +112,41 @@ const STATUS: &str = "/dfs.v1.AdminService/Status";
 const KEEPERS: &str = "/dfs.v1.AdminService/Keepers";
 const LOOKUP: &str = "/dfs.v1.AdminService/LookupTable";
 
-pub(super) fn routes(api: Arc<Api>, gate: Gate) -> Router {
+const MOUNT: &str = "/dfs.v1.MountService/Session";
+const RENEW: &str = "/dfs.v1.AuthService/Renew";
+
+/// The calls that who asks for this must be allowed to make.
+fn calls_of(path: &str) -> &'static [&'static str] {
+    match path {
+        "/api/v1/status" => &[STATUS],
+        "/api/v1/keepers" => &[KEEPERS],
+        "/api/v1/lookup" => &[LOOKUP],
+        "/api/v1/session" => &[RENEW],
+        path if path.starts_with(files::PREFIX) => &[MOUNT],
+        // The overview names files, too.
+        _ => &[STATUS, KEEPERS, LOOKUP],
+    }
+}
+
+pub(super) fn routes(api: Arc<Api>, of_files: Arc<Files>, gate: Gate) -> Router {
+    let of_session = gate.clone();
     let guard = move |mut request: Request<Body>, next: Next| {
         let gate = gate.clone();
         async move {
-            // The overview names files, too.
-            let calls: &[&str] = match request.uri().path() {
-                "/api/v1/status" => &[STATUS],
-                "/api/v1/keepers" => &[KEEPERS],
-                "/api/v1/lookup" => &[LOOKUP],
-                _ => &[STATUS, KEEPERS, LOOKUP],
-            };
             let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-            let mut sees = Sees(InodeNo::ROOT);
-            for call in calls {
-                match gate.admit(call, header) {
-                    Ok(bearer) => sees = Sees(bearer.root),
+            let cookie = session::token_of(request.headers()).map(|token| format!("Bearer {token}"));
+            let shown = header.or(cookie.as_deref());
+            let mut admitted = None;
+            for call in calls_of(request.uri().path()) {
+                match gate.admit(call, shown) {
+                    Ok(bearer) => admitted = Some(bearer),
                     Err(refusal) => return Failure::from(refusal).into_response(),
                 }
             }
-            request.extensions_mut().insert(sees);
+            if let Some(bearer) = admitted {
+                request.extensions_mut().insert(Sees(bearer.root));
+                request.extensions_mut().insert(bearer);
+            }
             next.run(request).await
         }
     };
@@ -139,7 +156,15 @@ pub(super) fn routes(api: Arc<Api>, gate: Gate) -> Router {
         .route("/api/v1/lookup", get(lookup))
         .route("/api/v1/overview", get(overview))
         .with_state(api)
+        .merge(Router::new().route("/api/v1/session", post(session::begin)).with_state(of_session))
+        .merge(
+            Router::new()
+                .route("/files/", get(files::get))
+                .route("/files/{*path}", get(files::get))
+                .with_state(of_files),
+        )
         .layer(from_fn(guard))
+        .route("/api/v1/logout", post(session::end))
 }
 
 /// The directory that is all that the asker sees of the cluster.
@@ -156,7 +181,7 @@ impl Sees {
 
 /// What is answered instead.
 #[derive(Debug)]
-struct Failure(StatusCode, String);
+pub(super) struct Failure(pub StatusCode, pub String);
 
 impl From<Stopped> for Failure {
     fn from(stopped: Stopped) -> Failure {
@@ -178,7 +203,7 @@ impl From<Refusal> for Failure {
 impl From<DfsError> for Failure {
     fn from(error: DfsError) -> Failure {
         let status = match error.code {
-            ErrorCode::NotFound => StatusCode::NOT_FOUND,
+            ErrorCode::NotFound | ErrorCode::Stale | ErrorCode::NotDirectory => StatusCode::NOT_FOUND,
             _ => StatusCode::BAD_REQUEST,
         };
         Failure(status, error.message)
@@ -196,7 +221,7 @@ impl IntoResponse for Failure {
     }
 }
 
-fn to_json(value: &impl Serialize) -> Response {
+pub(super) fn to_json(value: &impl Serialize) -> Response {
     match serde_json::to_vec(value) {
         Ok(body) => ([(CONTENT_TYPE, "application/json")], body).into_response(),
         // Nothing of what is shown can do that.

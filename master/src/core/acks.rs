@@ -20,7 +20,7 @@ use dfs_proto::pb::{self, mount_reply::Result as Reply};
 
 use super::State;
 use super::out::{Out, Res};
-use super::request::reply;
+use super::request::{reply, reply_with};
 
 /// A mount that hears nothing of the master for 3 s trusts nothing from then on; this is a little more, so
 /// that one that cannot be reached has forgotten before anybody goes on without its answer.
@@ -196,12 +196,14 @@ impl Acks {
 }
 
 impl State {
-    /// Answers a request: when other mounts have forgotten what it changed.
+    /// Answers a request: when other mounts have forgotten what it changed. `directories` are told if that is at once: later
+    /// they may be others.
     pub(super) fn answer_when_forgotten(
         &mut self,
         by: SessionId,
         request: u64,
         result: Res<Reply>,
+        directories: Vec<pb::Attr>,
         out: &mut Out,
     ) {
         let acks = std::mem::take(&mut out.acks);
@@ -212,7 +214,7 @@ impl State {
             }
             result => {
                 self.acks.begin(by, None, acks, out.now_ms);
-                out.answer(reply(by, request, result));
+                out.answer(reply_with(by, request, result, directories));
             }
         }
     }

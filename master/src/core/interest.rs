@@ -120,7 +120,7 @@ impl State {
                     .for_each(|attr| interest.note(InodeNo(attr.inode)));
             }
             Ok(Reply::Gone(gone)) => {
-                let told = [gone.moved, gone.removed].into_iter().flatten();
+                let told = [gone.moved, gone.removed, gone.exchanged].into_iter().flatten();
                 told.for_each(|attr| interest.note(InodeNo(attr.inode)));
             }
             _ => {}

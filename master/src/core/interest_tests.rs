@@ -256,3 +256,46 @@ fn a_reply_that_is_held_back_over_a_break_shows_nothing_old_and_is_of_interest()
     let Some(Reply::Attr(attr)) = kit.reply_to(request) else { panic!("not answered") };
     assert_eq!((attr.mode & 0o777, attr.uid), (0o600, 8));
 }
+
+/// The directories that came with the reply to what `by` asked.
+fn directories(kit: &mut Kit, by: SessionId, op: Op) -> Vec<pb::Attr> {
+    kit.sent.clear();
+    let request = kit.request_as(by, op);
+    let told = kit.sent.iter().find_map(|effect| match effect {
+        Effect::ToMount(session, mount_down::Msg::Reply(reply)) if *session == by && reply.id == request => {
+            Some(reply.directories.clone())
+        }
+        _ => None,
+    });
+    told.unwrap_or_default()
+}
+
+#[test]
+fn the_reply_to_a_change_of_names_tells_of_the_directories_and_of_their_changes_from_then_on() {
+    let mut kit = Kit::new();
+    let (from, to) = (kit.mkdir(ROOT, "from"), kit.mkdir(ROOT, "to"));
+    let make = Op::Mkdir(pb::Mkdir { parent: from.0, name: "d".into(), mode: 0o755, ..Default::default() });
+    let shown = directories(&mut kit, SESSION, make);
+    assert_eq!(shown, [kit.attr(from)]);
+    assert_eq!(shown[0].nlink, 3);
+    let rename = |name: &str, to: InodeNo, new: &str| {
+        Op::Rename(pb::Rename {
+            parent: from.0,
+            name: name.to_owned().into(),
+            new_parent: to.0,
+            new_name: new.to_owned().into(),
+            ..Default::default()
+        })
+    };
+    let shown = directories(&mut kit, SESSION, rename("d", from, "e"));
+    assert_eq!(shown, [kit.attr(from)]);
+    let shown = directories(&mut kit, SESSION, rename("e", to, "e"));
+    assert_eq!(shown, [kit.attr(from), kit.attr(to)]);
+    assert!(directories(&mut kit, SESSION, rename("missing", to, "x")).is_empty());
+    // Whoever was told hears of the next change, whose reply waits: it tells of none.
+    kit.silent.push(SESSION);
+    kit.hello(OTHER, &[]);
+    let remove = Op::Rmdir(pb::Rmdir { parent: to.0, name: "e".into() });
+    assert!(directories(&mut kit, OTHER, remove).is_empty());
+    assert!(!told(&kit, SESSION).is_empty());
+}

@@ -350,7 +350,7 @@ impl State {
         self.name_changed(by, parent, &op.name, out);
         self.inode_changed(by, inode, false, out);
         let removed = Some(self.drop_link(inode, (parent, &op.name), out)?);
-        Ok(Reply::Gone(pb::Gone { moved: None, removed }))
+        Ok(Reply::Gone(pb::Gone { removed, ..Default::default() }))
     }
 
     pub(super) fn rmdir(&mut self, by: SessionId, op: &pb::Rmdir, out: &mut Out) -> Res<Reply> {
@@ -365,7 +365,7 @@ impl State {
         self.name_changed(by, parent, &op.name, out);
         self.inode_changed(by, inode, false, out);
         let removed = Some(self.drop_link(inode, (parent, &op.name), out)?);
-        Ok(Reply::Gone(pb::Gone { moved: None, removed }))
+        Ok(Reply::Gone(pb::Gone { removed, ..Default::default() }))
     }
 
     pub(super) fn readlink(&self, op: &pb::Readlink, out: &mut Out) -> Res<Reply> {

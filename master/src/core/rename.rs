@@ -28,8 +28,8 @@ impl State {
         Ok(true)
     }
 
-    /// `Gone.moved` is the inode that was asked to move. `Gone.removed` is the one that it replaced;
-    /// an exchange, and a rename of one name of an inode to another of the same, replace none.
+    /// `Gone.moved` is the inode that was asked to move. `Gone.removed` is the one that it replaced, `Gone.exchanged` the
+    /// other one of an exchange. A rename of one name of an inode to another of the same has neither.
     pub(super) fn rename(&mut self, by: SessionId, op: &pb::Rename, out: &mut Out) -> Res<Reply> {
         let from = Place { parent: InodeNo(op.parent), name: &op.name };
         let to = Place { parent: InodeNo(op.new_parent), name: &op.new_name };
@@ -57,13 +57,13 @@ impl State {
         if target != Some(source) {
             self.check_quota_for_rename(source, from.parent, to.parent, op.exchange)?;
         }
-        let removed = match target {
-            Some(target) if target == source => None,
+        let (removed, exchanged) = match target {
+            Some(target) if target == source => (None, None),
             Some(target) if op.exchange => {
                 self.exchange(by, from, source, to, target, out)?;
-                None
+                (None, Some(self.attr(target)?))
             }
-            _ => self.replace(by, from, source, to, target, out)?,
+            _ => (self.replace(by, from, source, to, target, out)?, None),
         };
         if from.parent != to.parent {
             if self.inode(source)?.is_dir() {
@@ -76,7 +76,7 @@ impl State {
             }
         }
         out.show(source);
-        Ok(Reply::Gone(pb::Gone { moved: Some(self.attr(source)?), removed }))
+        Ok(Reply::Gone(pb::Gone { moved: Some(self.attr(source)?), removed, exchanged }))
     }
 
     fn replace(

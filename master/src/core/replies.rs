@@ -74,7 +74,7 @@ impl State {
     }
 
     fn keep_reply(&mut self, by: SessionId, request: u64, reply: &Reply, out: &mut Out) {
-        let reply = pb::MountReply { id: request, result: Some(reply.clone()) };
+        let reply = pb::MountReply { id: request, result: Some(reply.clone()), ..Default::default() };
         self.replies.kept.insert((by, request), reply.encode_to_vec().into());
         out.touch(RowKey::Reply { session: by, request });
         let oldest = self.replies.of(by).nth(KEPT).and(self.replies.of(by).next());
@@ -113,7 +113,8 @@ impl State {
         match reply {
             Reply::Attr(attr) => self.renew(attr, out),
             Reply::Gone(gone) => {
-                gone.moved.iter_mut().chain(gone.removed.iter_mut()).for_each(|attr| self.renew(attr, out));
+                let told = [&mut gone.moved, &mut gone.removed, &mut gone.exchanged].into_iter().flatten();
+                told.for_each(|attr| self.renew(attr, out));
             }
             Reply::Copied(copied) => copied.attr.iter_mut().for_each(|attr| self.renew(attr, out)),
             _ => {}

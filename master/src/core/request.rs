@@ -10,11 +10,36 @@ use super::out::{Out, Res, fail};
 
 /// A reply as an effect.
 pub(super) fn reply(session: SessionId, id: u64, result: Res<Reply>) -> Effect {
+    reply_with(session, id, result, Vec::new())
+}
+
+/// The same, with the directories in which names changed.
+pub(super) fn reply_with(
+    session: SessionId,
+    id: u64,
+    result: Res<Reply>,
+    directories: Vec<pb::Attr>,
+) -> Effect {
     let result = Some(match result {
         Ok(result) => result,
         Err(error) => Reply::Error(error.to_wire()),
     });
-    Effect::ToMount(session, mount_down::Msg::Reply(pb::MountReply { id, result }))
+    Effect::ToMount(session, mount_down::Msg::Reply(pb::MountReply { id, result, directories }))
+}
+
+/// The directories in which a request changes names.
+fn changed_directories(op: &Op) -> [Option<u64>; 2] {
+    match op {
+        Op::Create(op) => [Some(op.parent), None],
+        Op::Mknod(op) => [Some(op.parent), None],
+        Op::Mkdir(op) => [Some(op.parent), None],
+        Op::Symlink(op) => [Some(op.parent), None],
+        Op::Link(op) => [Some(op.parent), None],
+        Op::Unlink(op) => [Some(op.parent), None],
+        Op::Rmdir(op) => [Some(op.parent), None],
+        Op::Rename(op) => [Some(op.parent), Some(op.new_parent).filter(|to| *to != op.parent)],
+        _ => [None, None],
+    }
 }
 
 impl State {
@@ -58,12 +83,23 @@ impl State {
                         self.do_once(by, (id, request.answered_below), request.caller.as_ref(), &op, out);
                     self.seal(by, &op, &mut result);
                     self.note_interest(by, &op, &result);
-                    return self.answer_when_forgotten(by, id, result, out);
+                    let directories = self.tell_directories(&op, &result, out);
+                    return self.answer_when_forgotten(by, id, result, directories, out);
                 }
                 None => fail(ErrorCode::NotSupported, "this master does not know that request"),
             }
         };
         out.answer(reply(by, id, result));
+    }
+
+    /// The directories that a reply tells of. Their mount is told of changes of them from now on: they are named by the request.
+    fn tell_directories(&self, op: &Op, result: &Res<Reply>, out: &mut Out) -> Vec<pb::Attr> {
+        let changed = changed_directories(op).into_iter().flatten().filter(|_| result.is_ok());
+        let mut told = |inode| {
+            out.show(inode);
+            self.attr(inode).ok()
+        };
+        changed.filter_map(|inode| told(InodeNo(inode))).collect()
     }
 
     /// On a new stream, what is done and will be answered when others have forgotten. What the hello could not name, and

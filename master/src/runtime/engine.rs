@@ -313,7 +313,9 @@ impl Engine {
         let mut inner = self.shared.lock()?;
         if inner.mounts.is_open(link.peer, link.connection) {
             let result = Some(pb::mount_reply::Result::Error(error.to_wire()));
-            inner.mounts.send(link.peer, mount_down::Msg::Reply(pb::MountReply { id, result }));
+            inner
+                .mounts
+                .send(link.peer, mount_down::Msg::Reply(pb::MountReply { id, result, ..Default::default() }));
         }
         Ok(())
     }
@@ -454,7 +456,8 @@ impl Shared {
                 counted.refused(&self.metrics, trouble.code);
             }
             let result = Some(pb::mount_reply::Result::Error(trouble.clone()));
-            let (session, reply) = (*session, pb::MountReply { id: request.id, result });
+            let (session, reply) =
+                (*session, pb::MountReply { id: request.id, result, ..Default::default() });
             inner.mounts.send(session, mount_down::Msg::Reply(reply));
             return false;
         }

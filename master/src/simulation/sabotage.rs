@@ -141,7 +141,11 @@ pub(super) fn spoil(world: &mut World, command: &Command, applied: &mut Applied)
                 && let Some(Op::Fsync(_)) = &request.op
                 && !applied.effects.iter().any(|effect| matches!(effect, Effect::ToMount(..)))
             {
-                let reply = pb::MountReply { id: request.id, result: Some(Reply::Empty(pb::Empty {})) };
+                let reply = pb::MountReply {
+                    id: request.id,
+                    result: Some(Reply::Empty(pb::Empty {})),
+                    ..Default::default()
+                };
                 applied.effects.push(Effect::ToMount(*session, mount_down::Msg::Reply(reply)));
             }
         }
@@ -168,7 +172,7 @@ pub(super) fn spoil(world: &mut World, command: &Command, applied: &mut Applied)
                 let size = world.master.rows.inode(lock.inode).map_or(0, |row| row.size);
                 let attr = Some(pb::Attr { inode: lock.inode, size, ..pb::Attr::default() });
                 let result = Some(Reply::Lock(pb::LockInfo { conflict: None, attr }));
-                let reply = pb::MountReply { id: request.id, result };
+                let reply = pb::MountReply { id: request.id, result, ..Default::default() };
                 applied.effects.push(Effect::ToMount(*session, mount_down::Msg::Reply(reply)));
             }
         }

@@ -137,7 +137,7 @@ async fn store(client: &Client, source: Source, target: &Target, path: &[u8]) ->
         gid: rustix::process::getegid().as_raw(),
         umask: 0,
     };
-    let inode = InodeNo(client.create(create).await.map_err(named)?.inode);
+    let inode = InodeNo(client.create(create).await.map_err(named)?.what.inode);
     let whole = async {
         transfer(client, inode, source, path).await?;
         let rename = pb::Rename {

@@ -10,7 +10,7 @@ use dfs_proto::pb;
 use tokio::sync::oneshot;
 
 use super::Client;
-use super::requests::{Op, Reply};
+use super::requests::{Answer, Op, Reply};
 use super::session::Shared;
 
 /// Takes the request back when its caller goes away.
@@ -46,12 +46,25 @@ pub(super) fn unexpected(what: &str, reply: &Reply) -> DfsError {
     )
 }
 
+/// What a change of names came to.
+#[derive(Clone, Debug)]
+pub struct Changed<T> {
+    /// The answer itself.
+    pub what: T,
+    /// The directories in which names changed, as they are then; none when the master did not say.
+    pub directories: Vec<pb::Attr>,
+}
+
 impl Client {
-    pub(super) async fn call(&self, what: &str, op: Op) -> Result<Reply, DfsError> {
+    async fn ask(&self, what: &str, op: Op) -> Result<Answer, DfsError> {
         let (reply, answer) = oneshot::channel();
         tracing::trace!(target: "dfs::requests", "{what}");
         let id = self.inner.shared.ask(op, self.caller.clone(), reply)?;
         self.answered(what, id, answer).await
+    }
+
+    pub(super) async fn call(&self, what: &str, op: Op) -> Result<Reply, DfsError> {
+        Ok(self.ask(what, op).await?.reply)
     }
 
     /// Waits for the answer to what was asked under `id`.
@@ -59,8 +72,8 @@ impl Client {
         &self,
         what: &str,
         id: u64,
-        answer: oneshot::Receiver<Result<Reply, DfsError>>,
-    ) -> Result<Reply, DfsError> {
+        answer: oneshot::Receiver<Result<Answer, DfsError>>,
+    ) -> Result<Answer, DfsError> {
         let shared = &*self.inner.shared;
         let _abandon = Abandon { shared, id };
         match tokio::time::timeout(shared.op_timeout(), answer).await {
@@ -74,8 +87,14 @@ impl Client {
         expect!(self.call(what, op).await?, what, Reply::Attr)
     }
 
-    async fn gone(&self, what: &str, op: Op) -> Result<pb::Gone, DfsError> {
-        expect!(self.call(what, op).await?, what, Reply::Gone)
+    async fn made(&self, what: &str, op: Op) -> Result<Changed<pb::Attr>, DfsError> {
+        let Answer { reply, directories } = self.ask(what, op).await?;
+        Ok(Changed { what: expect!(reply, what, Reply::Attr)?, directories })
+    }
+
+    async fn gone(&self, what: &str, op: Op) -> Result<Changed<pb::Gone>, DfsError> {
+        let Answer { reply, directories } = self.ask(what, op).await?;
+        Ok(Changed { what: expect!(reply, what, Reply::Gone)?, directories })
     }
 
     async fn done(&self, what: &str, op: Op) -> Result<(), DfsError> {
@@ -111,47 +130,47 @@ impl Client {
     ///
     /// # Errors
     /// `Exists` when the name is taken, ...
-    pub async fn create(&self, create: pb::Create) -> Result<pb::Attr, DfsError> {
-        self.attr("create", Op::Create(create)).await
+    pub async fn create(&self, create: pb::Create) -> Result<Changed<pb::Attr>, DfsError> {
+        self.made("create", Op::Create(create)).await
     }
 
     /// Makes a node of any kind but directory and symbolic link.
     ///
     /// # Errors
     /// `Exists`, ...
-    pub async fn mknod(&self, mknod: pb::Mknod) -> Result<pb::Attr, DfsError> {
-        self.attr("mknod", Op::Mknod(mknod)).await
+    pub async fn mknod(&self, mknod: pb::Mknod) -> Result<Changed<pb::Attr>, DfsError> {
+        self.made("mknod", Op::Mknod(mknod)).await
     }
 
     /// Makes a directory.
     ///
     /// # Errors
     /// `Exists`, ...
-    pub async fn mkdir(&self, mkdir: pb::Mkdir) -> Result<pb::Attr, DfsError> {
-        self.attr("mkdir", Op::Mkdir(mkdir)).await
+    pub async fn mkdir(&self, mkdir: pb::Mkdir) -> Result<Changed<pb::Attr>, DfsError> {
+        self.made("mkdir", Op::Mkdir(mkdir)).await
     }
 
     /// Makes a symbolic link.
     ///
     /// # Errors
     /// `Exists`, `NameTooLong`, ...
-    pub async fn symlink(&self, symlink: pb::Symlink) -> Result<pb::Attr, DfsError> {
-        self.attr("symlink", Op::Symlink(symlink)).await
+    pub async fn symlink(&self, symlink: pb::Symlink) -> Result<Changed<pb::Attr>, DfsError> {
+        self.made("symlink", Op::Symlink(symlink)).await
     }
 
     /// Gives an inode one more name.
     ///
     /// # Errors
     /// `Exists`, `TooManyLinks`, `Permission` for a directory, ...
-    pub async fn link(&self, link: pb::Link) -> Result<pb::Attr, DfsError> {
-        self.attr("link", Op::Link(link)).await
+    pub async fn link(&self, link: pb::Link) -> Result<Changed<pb::Attr>, DfsError> {
+        self.made("link", Op::Link(link)).await
     }
 
     /// Takes a name away from what is no directory.
     ///
     /// # Errors
     /// `NotFound`, `IsDirectory`, ...
-    pub async fn unlink(&self, parent: InodeNo, name: &[u8]) -> Result<pb::Gone, DfsError> {
+    pub async fn unlink(&self, parent: InodeNo, name: &[u8]) -> Result<Changed<pb::Gone>, DfsError> {
         let op = pb::Unlink { parent: parent.0, name: Bytes::copy_from_slice(name) };
         self.gone("unlink", Op::Unlink(op)).await
     }
@@ -160,7 +179,7 @@ impl Client {
     ///
     /// # Errors
     /// `NotFound`, `NotDirectory`, `NotEmpty`, ...
-    pub async fn rmdir(&self, parent: InodeNo, name: &[u8]) -> Result<pb::Gone, DfsError> {
+    pub async fn rmdir(&self, parent: InodeNo, name: &[u8]) -> Result<Changed<pb::Gone>, DfsError> {
         let op = pb::Rmdir { parent: parent.0, name: Bytes::copy_from_slice(name) };
         self.gone("rmdir", Op::Rmdir(op)).await
     }
@@ -169,7 +188,7 @@ impl Client {
     ///
     /// # Errors
     /// `NotFound`, `Exists` with `no_replace`, `Invalid` for a directory into itself, ...
-    pub async fn rename(&self, rename: pb::Rename) -> Result<pb::Gone, DfsError> {
+    pub async fn rename(&self, rename: pb::Rename) -> Result<Changed<pb::Gone>, DfsError> {
         self.gone("rename", Op::Rename(rename)).await
     }
 
@@ -232,7 +251,7 @@ impl Client {
     pub async fn alloc(&self, alloc: pb::Alloc, stream: u64) -> Result<pb::Placed, DfsError> {
         let (reply, answer) = oneshot::channel();
         let id = self.inner.shared.queue(|requests| requests.ask_place(alloc, stream, reply))?;
-        let placed = expect!(self.answered("alloc", id, answer).await?, "alloc", Reply::Placed)?;
+        let placed = expect!(self.answered("alloc", id, answer).await?.reply, "alloc", Reply::Placed)?;
         if placed.grant.as_ref().is_none_or(|grant| grant.keepers.is_empty()) {
             return Err(DfsError::new(
                 ErrorCode::NoKeeper,
@@ -344,7 +363,7 @@ impl Client {
         let asked = self.inner.shared.ask_by_the_way(op, self.caller.clone(), reply);
         let client = self.clone();
         async move {
-            let reply = client.answered("touch_atime", asked?, answer).await?;
+            let reply = client.answered("touch_atime", asked?, answer).await?.reply;
             expect!(reply, "touch_atime", Reply::Attr)
         }
     }

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::Client;
 use super::calls::{Abandon, unexpected};
-use super::requests::{Op, Reply};
+use super::requests::{Answer, Op, Reply};
 
 /// How often a wait looks whether the master is still there.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -95,8 +95,8 @@ impl Client {
         let shared = &*self.inner.shared;
         let (reply, mut answer) = oneshot::channel();
         let abandon = Abandon { shared, id: shared.ask(op, None, reply)? };
-        let ended = |result: Result<Result<Reply, DfsError>, oneshot::error::RecvError>| {
-            result.unwrap_or_else(|_| Err(shared.closed_error()))
+        let ended = |result: Result<Result<Answer, DfsError>, oneshot::error::RecvError>| {
+            result.unwrap_or_else(|_| Err(shared.closed_error())).map(|answer| answer.reply)
         };
         tokio::select! {
             biased;

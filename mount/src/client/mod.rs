@@ -41,6 +41,7 @@ use dfs_proto::ids::{ChunkId, ClusterId, InodeNo, SessionId};
 use dfs_proto::pb;
 use tokio::sync::{mpsc, oneshot};
 
+pub use calls::Changed;
 use data::KeeperPool;
 use lanes::{Lane, Lanes};
 use session::Shared;

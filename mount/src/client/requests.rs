@@ -27,8 +27,22 @@ pub(super) const MAX_IN_FLIGHT: usize = 512;
 /// Reports of bad copies that may wait to be sent; more are dropped, since they will be seen again.
 const MAX_REPORTS: usize = 64;
 
+/// What the master answered.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub reply: Reply,
+    /// Those in which names changed, as they are then, if it told.
+    pub directories: Vec<pb::Attr>,
+}
+
+impl From<Reply> for Answer {
+    fn from(reply: Reply) -> Answer {
+        Answer { reply, directories: Vec::new() }
+    }
+}
+
 /// Where a request's answer goes.
-pub(super) type ReplyTo = oneshot::Sender<Result<Reply, DfsError>>;
+pub(super) type ReplyTo = oneshot::Sender<Result<Answer, DfsError>>;
 
 /// The id of a request that was queued.
 pub(super) type Asked = Result<u64, DfsError>;
@@ -104,7 +118,12 @@ fn changed_by(op: &Op, reply: &Reply) -> Vec<pb::Invalidate> {
         _ => return Vec::new(),
     };
     if let Reply::Gone(gone) = reply {
-        old.extend([gone.moved, gone.removed].into_iter().flatten().map(|attr| inode(attr.inode, false)));
+        old.extend(
+            [gone.moved, gone.removed, gone.exchanged]
+                .into_iter()
+                .flatten()
+                .map(|attr| inode(attr.inode, false)),
+        );
     }
     old
 }
@@ -187,7 +206,7 @@ impl Requests {
 
     /// Hands an answer to whoever waits for it. Answers that nobody asked for are ignored. Returns true when
     /// there may be something new to send.
-    pub(super) fn answer(&mut self, id: u64, result: Result<Reply, DfsError>) -> bool {
+    pub(super) fn answer(&mut self, id: u64, result: Result<Answer, DfsError>) -> bool {
         if id >= self.unsent_from {
             return false;
         }
@@ -202,7 +221,9 @@ impl Requests {
             _ => None,
         };
         let opened = match (&pending.op, &result) {
-            (Op::Open(_) | Op::Create(_), Ok(Reply::Attr(attr))) => Some(InodeNo(attr.inode)),
+            (Op::Open(_) | Op::Create(_), Ok(Answer { reply: Reply::Attr(attr), .. })) => {
+                Some(InodeNo(attr.inode))
+            }
             _ => None,
         };
         if let Some(inode) = opened {
@@ -211,7 +232,7 @@ impl Requests {
         if let Some(lock) = &locked {
             self.locks.granted(lock);
         }
-        let done = result.as_ref().map(|reply| changed_by(&pending.op, reply)).unwrap_or_default();
+        let done = result.as_ref().map(|answer| changed_by(&pending.op, &answer.reply)).unwrap_or_default();
         let taken = pending.reply.is_some_and(|reply| reply.send(result).is_ok());
         if !taken {
             self.unheard.extend(done);
@@ -285,9 +306,9 @@ impl Requests {
 mod tests {
     use super::*;
 
-    type Answer = oneshot::Receiver<Result<Reply, DfsError>>;
+    type Receiver = oneshot::Receiver<Result<Answer, DfsError>>;
 
-    fn ask(requests: &mut Requests, op: Op) -> (u64, Answer) {
+    fn ask(requests: &mut Requests, op: Op) -> (u64, Receiver) {
         let (reply, answer) = oneshot::channel();
         (requests.ask(op, None, reply), answer)
     }
@@ -296,8 +317,8 @@ mod tests {
         Op::Getattr(pb::Getattr { inode })
     }
 
-    fn attr(inode: u64) -> Reply {
-        Reply::Attr(pb::Attr { inode, ..Default::default() })
+    fn attr(inode: u64) -> Answer {
+        Reply::Attr(pb::Attr { inode, ..Default::default() }).into()
     }
 
     fn sent(requests: &mut Requests) -> Vec<u64> {
@@ -352,7 +373,7 @@ mod tests {
         );
         assert_eq!(sent(&mut requests), [first, late]);
         requests.answer(first, Ok(attr(1)));
-        assert_eq!(first_answer.try_recv().unwrap().unwrap(), attr(1));
+        assert_eq!(first_answer.try_recv().unwrap().unwrap().reply, attr(1).reply);
     }
 
     #[test]
@@ -418,7 +439,7 @@ mod tests {
         });
         let gone = |inode| {
             let attr = Some(pb::Attr { inode, ..Default::default() });
-            Ok(Reply::Gone(pb::Gone { moved: attr, removed: None }))
+            Ok(Reply::Gone(pb::Gone { moved: attr, ..Default::default() }).into())
         };
         let (heard, _answer) = ask(&mut requests, rename.clone());
         let (unheard, answer) = ask(&mut requests, rename.clone());

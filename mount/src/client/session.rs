@@ -26,7 +26,7 @@ use super::clock::Clock;
 use super::down::{Down, Seen, Vigil};
 use super::hello::{Link, connect, first_link, hello};
 use super::renew;
-use super::requests::{Asked, Op, Reply, ReplyTo, Requests};
+use super::requests::{Answer, Asked, Op, Reply, ReplyTo, Requests};
 use super::uploads::Uploads;
 use super::{ClientConfig, ClusterInfo, Event, Lost};
 use crate::lock::lock;
@@ -510,7 +510,7 @@ async fn receive(
 fn answer(shared: &Shared, reply: pb::MountReply) {
     let result = match reply.result {
         Some(Reply::Error(error)) => Err(DfsError::from_wire(error)),
-        Some(result) => Ok(result),
+        Some(answer) => Ok(Answer { reply: answer, directories: reply.directories }),
         None => Err(DfsError::new(
             ErrorCode::Protocol,
             "the master sent a reply of a kind that this version does not know; see that the versions agree",

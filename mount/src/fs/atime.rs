@@ -8,16 +8,20 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use dfs_proto::atime::is_due;
+use dfs_proto::error::DfsError;
 use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
 use tokio::runtime::Handle;
 
 use super::board::{Board, Job};
 use super::events::Notice;
+use super::known::Known;
 use super::lists::Lists;
 use super::open_file::OpenFile;
+use super::trust::{Asked, Trust};
 use crate::client::Client;
 use crate::lock::lock;
 
@@ -48,6 +52,8 @@ pub struct Atimes {
     options: AtimeOptions,
     board: Arc<Board>,
     lists: Arc<Lists>,
+    known: Arc<Known>,
+    trust: Arc<Trust>,
     runtime: Handle,
     /// Inodes whose request is under way; true: read again since.
     under_way: Mutex<HashMap<InodeNo, bool>>,
@@ -55,9 +61,16 @@ pub struct Atimes {
 
 impl Atimes {
     /// Must be called inside a tokio runtime.
-    pub fn new(client: Client, options: AtimeOptions, board: Arc<Board>, lists: Arc<Lists>) -> Arc<Atimes> {
+    pub fn new(
+        client: Client,
+        options: AtimeOptions,
+        board: Arc<Board>,
+        lists: Arc<Lists>,
+        known: Arc<Known>,
+        trust: Arc<Trust>,
+    ) -> Arc<Atimes> {
         let runtime = Handle::current();
-        Arc::new(Atimes { client, options, board, lists, runtime, under_way: Mutex::default() })
+        Arc::new(Atimes { client, options, board, lists, known, trust, runtime, under_way: Mutex::default() })
     }
 
     fn is_due(&self, policy: AtimePolicy, attr: &pb::Attr) -> bool {
@@ -107,15 +120,16 @@ impl Atimes {
             Entry::Vacant(none) => none.insert(false),
         };
         let always = policy == AtimePolicy::Always;
-        let mut asked = self.client.touch_atime(inode, always);
+        let (mut at, mut answer) = self.ask(inode, always);
         let atimes = self.clone();
         self.runtime.spawn(async move {
             let mut gathered = false;
             loop {
-                match asked.await {
+                match answer.await {
                     Ok(attr) => {
                         file.iter().for_each(|file| file.learn(&attr));
                         atimes.lists.atime_changed(inode);
+                        atimes.known.atime_changed(&atimes.trust, at.0, at.1, &attr);
                     }
                     // An atime that stays old harms nobody.
                     Err(error) => {
@@ -132,9 +146,21 @@ impl Atimes {
                     return;
                 }
                 gathered = true;
-                asked = atimes.client.touch_atime(inode, always);
+                (at, answer) = atimes.ask(inode, always);
             }
         });
+    }
+
+    /// What the master says of the inode from now on has the new atime; what it said before is old.
+    fn ask(
+        &self,
+        inode: InodeNo,
+        always: bool,
+    ) -> ((Instant, Asked), impl Future<Output = Result<pb::Attr, DfsError>> + Send + use<>) {
+        let asked = self.trust.ask();
+        let answer = self.client.touch_atime(inode, always);
+        // After it has its place in the order: what has an earlier one was asked for before now.
+        ((self.known.atime_changes(inode), asked), answer)
     }
 
     /// A request is over: is another one needed? If not, the next read begins anew.

@@ -5,8 +5,10 @@ use std::time::Duration;
 use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
 
+use super::Caller;
 use super::Fs;
-use super::board::Board;
+use super::board::{Board, Job};
+use super::events::Notice;
 use super::removals::Removal;
 use super::trust::{Asked, Ttl};
 
@@ -55,11 +57,33 @@ impl Fs {
         }
     }
 
-    /// Attributes that need not be asked for, and how long the kernel may use them: of a directory whose list is kept.
-    pub fn known_attr(&self, inode: InodeNo) -> Option<(pb::Attr, Duration)> {
-        let counted = self.atimes.counts_lists_once();
-        let (asked, attr) = counted.then(|| self.lists.attr(&self.trust, inode)).flatten()?;
-        Some((attr, self.trust.attr(asked, &attr)))
+    /// Attributes that need not be asked for, how long the kernel may use them, and as of when they count: of a directory whose
+    /// list is kept, or of what this mount changed last.
+    pub fn known_attr(&self, inode: InodeNo) -> Option<(pb::Attr, Duration, Asked)> {
+        let listed = || {
+            let counted = self.atimes.counts_lists_once();
+            counted.then(|| self.lists.attr(&self.trust, inode)).flatten()
+        };
+        let (asked, attr) = self.known.get(&self.trust, inode).or_else(listed)?;
+        // What is written here and not committed changes them; and who counts names waits (`removals`).
+        let is_told_here =
+            self.changes_soon(inode) || !self.removals.is_none() && self.trust.has_told_more_names(&attr);
+        (!is_told_here).then(|| (attr, self.trust.attr(asked, &attr), asked))
+    }
+
+    /// To be called when the kernel was told known attributes: a change of this mount may have come between, of which it
+    /// hears no notice.
+    pub fn told_known(&self, inode: InodeNo, asked: Asked) {
+        if self.trust.changed_since(asked, inode) {
+            self.board.put(Job { key: inode, notices: vec![Notice::Attributes(inode)], ..Job::default() });
+        }
+    }
+
+    /// Is it known that there is no such name, so that nobody needs to ask? For how long the kernel may believe that.
+    pub fn known_absent(&self, caller: &Caller, parent: InodeNo, name: &[u8]) -> Option<Duration> {
+        // Whether a squashed root may look is for the master to say.
+        let asked = (!caller.squashed).then(|| self.complete.lacks(&self.trust, parent, name)).flatten()?;
+        Some(self.trust.entry(asked, parent, name, None).entry)
     }
 
     /// The same for an entry of a list, which may be older than what this mount changed since: then the kernel asks.

@@ -12,6 +12,7 @@
 //! - `locks`: locks of programs, against those of other mounts. [`append`]: O_APPEND, together with other mounts.
 //! - `caching`: for how long the kernel may use each answer. [`away`]: what may be shown while the master is away.
 //! - [`removals`]: link counts that are told while names are taken away.
+//! - `known`: attributes that came with replies to changes. `complete`: directories of which all names are known.
 //! - [`trust`]: what the kernel was told, and how long it may believe it.
 //! - [`board`]: notices for the kernel, and when the master hears that they were delivered.
 //! - [`events`]: what the master pushes, and what the kernel is told of it.
@@ -33,11 +34,13 @@ pub mod board;
 pub mod cached;
 mod caching;
 pub mod caller;
+mod complete;
 mod digest;
 pub mod dir;
 pub mod events;
 pub mod extent_ops;
 pub mod gauges;
+mod known;
 mod lacking;
 pub mod lists;
 mod locks;
@@ -68,8 +71,10 @@ use away::Away;
 use board::Board;
 use cached::PageCacheLedger;
 pub use caller::Caller;
+use complete::CompleteDirectories;
 use digest::Digests;
 use dir::{DirHandles, Wanted};
+use known::Known;
 use lacking::Lacking;
 use lists::Lists;
 use open_file::{FileHandles, Handle, OpenFiles};
@@ -112,6 +117,8 @@ pub struct Fs {
     lists: Arc<Lists>,
     board: Arc<Board>,
     removals: Removals,
+    known: Arc<Known>,
+    complete: CompleteDirectories,
 }
 
 type Result<T> = std::result::Result<T, DfsError>;
@@ -129,12 +136,27 @@ impl Fs {
         let longest = LONGEST_CACHED.min(client.info().interest);
         let trust = Arc::new(Trust::new(longest));
         let away = Arc::new(Away::new(client.clone()));
-        let files = OpenFiles::new(readers, writers.clone(), ledger.clone(), trust.clone(), away.clone());
+        let known = Arc::new(Known::default());
+        let files = OpenFiles::new(
+            readers,
+            writers.clone(),
+            ledger.clone(),
+            trust.clone(),
+            known.clone(),
+            away.clone(),
+        );
         let lists = Arc::new(Lists::default());
         let forgot = client.clone();
         let board = Board::new(move |seq| forgot.forgot(seq));
         Arc::new(Fs {
-            atimes: Atimes::new(client.clone(), atime, board.clone(), lists.clone()),
+            atimes: Atimes::new(
+                client.clone(),
+                atime,
+                board.clone(),
+                lists.clone(),
+                known.clone(),
+                trust.clone(),
+            ),
             digests: Digests::default(),
             board,
             trust,
@@ -145,6 +167,8 @@ impl Fs {
             files,
             handles: FileHandles::default(),
             removals: Removals::default(),
+            known,
+            complete: CompleteDirectories::default(),
             dirs: DirHandles::default(),
             ledger,
             lacking: Lacking::new(longest),
@@ -322,14 +346,13 @@ impl Fs {
         let (uid, gid) = (caller.uid, caller.gid);
         let create = pb::Create { parent: parent.0, name: name.to_vec().into(), mode, umask, uid, gid };
         let asked = self.trust.ask();
-        let _changing = self.board.begin(&[parent]);
-        let attr = match self.seen(caller.client(&self.client).create(create)).await {
+        let attr = match self.make(parent, name, caller.client(&self.client).create(create)).await {
             Err(error) if error.code == ErrorCode::Exists && flags & libc::O_EXCL == 0 => {
+                let _changing = self.board.begin(&[parent]);
                 self.open_existing(caller, parent, name, flags).await?
             }
-            created => created?,
+            created => created?.1,
         };
-        self.changed_names(&[parent]);
         Ok((self.files.adjust(attr), self.opened(asked, attr, flags)))
     }
 

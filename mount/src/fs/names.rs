@@ -6,33 +6,63 @@
 use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
 
+use super::trust::Asked;
 use super::{Caller, Fs, Result};
+use crate::client::Changed;
 
 impl Fs {
-    /// What this mount changed in these directories the kernel knows; what was asked for before is old.
-    pub(super) fn changed_names(&self, directories: &[InodeNo]) {
+    /// What this mount changed in these directories the kernel knows; what was asked for before is old. `told`: what the
+    /// master said of them then.
+    pub(super) fn changed_names(&self, asked: Asked, directories: &[InodeNo], told: &[pb::Attr]) {
         for directory in directories {
             self.trust.names_changed(*directory, true);
-            self.trust.attrs_changed(*directory);
+            match told.iter().find(|attr| attr.inode == directory.0) {
+                Some(attr) => {
+                    self.known.changed(&self.trust, asked, attr);
+                    self.complete.heard(&self.trust, asked, *directory);
+                }
+                None => self.trust.attrs_changed(*directory),
+            }
         }
     }
 
-    /// Does a change of names in these directories.
-    async fn change<T>(&self, directories: &[InodeNo], work: impl Future<Output = Result<T>>) -> Result<T> {
+    /// Does a change of names in these directories, which makes those of `makes`.
+    async fn change<T>(
+        &self,
+        directories: &[InodeNo],
+        makes: &[(InodeNo, &[u8])],
+        work: impl Future<Output = Result<Changed<T>>>,
+    ) -> Result<(Asked, T)> {
+        let asked = self.trust.ask();
         let _changing = self.board.begin(directories);
+        makes.iter().for_each(|(directory, name)| self.complete.will_make(*directory, name));
         let done = work.await;
         // Whatever came of it.
-        self.changed_names(directories);
-        done
+        let told = done.as_ref().map_or(&[][..], |changed| &changed.directories);
+        self.changed_names(asked, directories, told);
+        done.map(|changed| (asked, changed.what))
     }
 
-    fn changed(&self, gone: pb::Gone) {
+    /// The same for a new inode.
+    pub(super) async fn make(
+        &self,
+        parent: InodeNo,
+        name: &[u8],
+        work: impl Future<Output = Result<Changed<pb::Attr>>>,
+    ) -> Result<(Asked, pb::Attr)> {
+        let mark = self.lacking.mark();
+        let (asked, attr) = self.change(&[parent], &[(parent, name)], work).await?;
+        self.lacking.learn(mark, &attr);
+        Ok((asked, attr))
+    }
+
+    fn changed(&self, asked: Asked, gone: &pb::Gone) {
         if let Some(removed) = gone.removed.as_ref().filter(|attr| attr.mode & libc::S_IFMT == libc::S_IFDIR)
         {
             self.dirs.removed(removed);
         }
-        let changed = [gone.moved, gone.removed].into_iter().flatten();
-        changed.for_each(|attr| self.trust.attrs_changed(InodeNo(attr.inode)));
+        let changed = [&gone.moved, &gone.removed, &gone.exchanged].into_iter().flatten();
+        changed.for_each(|attr| self.known.changed(&self.trust, asked, attr));
     }
 
     /// A node that is neither file, directory nor symbolic link, or a file without opening it.
@@ -48,9 +78,10 @@ impl Fs {
         umask: u32,
         rdev: u32,
     ) -> Result<pb::Attr> {
-        let (name, uid, gid) = (name.to_vec().into(), caller.uid, caller.gid);
+        let (given, name, uid, gid) = (name, name.to_vec().into(), caller.uid, caller.gid);
         let op = pb::Mknod { parent: parent.0, name, mode, umask, uid, gid, rdev };
-        self.change(&[parent], self.seen(caller.client(&self.client).mknod(op))).await
+        let made = self.make(parent, given, caller.client(&self.client).mknod(op)).await;
+        made.map(|(_, attr)| attr)
     }
 
     /// A directory.
@@ -62,9 +93,11 @@ impl Fs {
         mode: u32,
         umask: u32,
     ) -> Result<pb::Attr> {
-        let (name, uid, gid) = (name.to_vec().into(), caller.uid, caller.gid);
+        let (given, name, uid, gid) = (name, name.to_vec().into(), caller.uid, caller.gid);
         let op = pb::Mkdir { parent: parent.0, name, mode, umask, uid, gid };
-        self.change(&[parent], self.seen(caller.client(&self.client).mkdir(op))).await
+        let (asked, attr) = self.make(parent, given, caller.client(&self.client).mkdir(op)).await?;
+        self.complete.made(asked, InodeNo(attr.inode));
+        Ok(attr)
     }
 
     /// A symbolic link to `target`.
@@ -75,9 +108,10 @@ impl Fs {
         name: &[u8],
         target: &[u8],
     ) -> Result<pb::Attr> {
-        let (name, target) = (name.to_vec().into(), target.to_vec().into());
+        let (given, name, target) = (name, name.to_vec().into(), target.to_vec().into());
         let op = pb::Symlink { parent: parent.0, name, target, uid: caller.uid, gid: caller.gid };
-        self.change(&[parent], caller.client(&self.client).symlink(op)).await
+        let made = self.make(parent, given, caller.client(&self.client).symlink(op)).await;
+        made.map(|(_, attr)| attr)
     }
 
     /// Another name for `inode`.
@@ -89,22 +123,27 @@ impl Fs {
         name: &[u8],
     ) -> Result<pb::Attr> {
         let link = pb::Link { inode: inode.0, parent: parent.0, name: name.to_vec().into() };
-        let attr = self.change(&[parent], caller.client(&self.client).link(link)).await?;
+        let linked = self.change(&[parent], &[(parent, name)], caller.client(&self.client).link(link)).await;
+        // Whatever came of it.
+        let (asked, attr) = linked.inspect_err(|_| self.trust.attrs_changed(inode))?;
+        self.known.changed(&self.trust, asked, &attr);
         Ok(self.files.adjust(attr))
     }
 
     /// Takes a name away.
     pub async fn unlink(&self, caller: Caller, parent: InodeNo, name: &[u8]) -> Result<()> {
-        self.change(&[parent], caller.client(&self.client).unlink(parent, name))
-            .await
-            .map(|gone| self.changed(gone))
+        let (asked, gone) =
+            self.change(&[parent], &[], caller.client(&self.client).unlink(parent, name)).await?;
+        self.changed(asked, &gone);
+        Ok(())
     }
 
     /// Takes an empty directory away.
     pub async fn rmdir(&self, caller: Caller, parent: InodeNo, name: &[u8]) -> Result<()> {
-        self.change(&[parent], caller.client(&self.client).rmdir(parent, name))
-            .await
-            .map(|gone| self.changed(gone))
+        let (asked, gone) =
+            self.change(&[parent], &[], caller.client(&self.client).rmdir(parent, name)).await?;
+        self.changed(asked, &gone);
+        Ok(())
     }
 
     /// Moves a name; `no_replace` and `exchange` as renameat2(2) has them.
@@ -115,8 +154,11 @@ impl Fs {
         if rename.exchange {
             self.trust.moved(from, &rename.name);
         }
-        self.change(&[from, to], caller.client(&self.client).rename(rename))
-            .await
-            .map(|gone| self.changed(gone))
+        let new_name = rename.new_name.clone();
+        let directories = if from == to { &[from][..] } else { &[from, to] };
+        let client = caller.client(&self.client);
+        let (asked, gone) = self.change(directories, &[(to, &new_name)], client.rename(rename)).await?;
+        self.changed(asked, &gone);
+        Ok(())
     }
 }

@@ -16,6 +16,7 @@ use dfs_proto::pb;
 use super::append::AppendLease;
 use super::away::Away;
 use super::cached::PageCacheLedger;
+use super::known;
 use super::trust::{Asked, Trust};
 use crate::client::Client;
 use crate::lock::lock;
@@ -62,6 +63,16 @@ impl Known {
         }
     }
 
+    /// This mount's own writing came to this. As of when the attributes count, if nothing else changed them since they were
+    /// last asked for.
+    fn own_change(&self, trust: &Trust, attr: &pb::Attr) -> Option<Asked> {
+        let mut told = lock(&self.told);
+        let (before, _) = (*told)?;
+        let asked = trust.own_change(InodeNo(attr.inode), before)?;
+        *told = Some((asked, *attr));
+        Some(asked)
+    }
+
     /// What is known is old; what is new is not known.
     fn changed(&self) {
         self.changes.fetch_add(1, Ordering::AcqRel);
@@ -76,6 +87,7 @@ impl OpenFile {
         writers: &Arc<Writers>,
         ledger: &Arc<PageCacheLedger>,
         trust: &Arc<Trust>,
+        attrs: &Arc<known::Known>,
         away: &Arc<Away>,
     ) -> Arc<OpenFile> {
         let inode = InodeNo(attr.inode);
@@ -91,13 +103,16 @@ impl OpenFile {
             reader: reader.clone(),
         });
         let on_outcome = {
-            let (known, ledger, trust) = (known.clone(), ledger.clone(), trust.clone());
+            let (known, ledger, trust, attrs) = (known.clone(), ledger.clone(), trust.clone(), attrs.clone());
             move |outcome: Outcome<'_>| match outcome {
                 Outcome::Committed(attr) => {
                     known.reader.invalidate();
                     known.take(attr);
                     ledger.own_change(attr);
-                    trust.attrs_changed(inode);
+                    match known.own_change(&trust, attr) {
+                        Some(asked) => attrs.put(asked, attr),
+                        None => trust.attrs_changed(inode),
+                    }
                 }
                 Outcome::Lost => {
                     known.changed();
@@ -245,6 +260,7 @@ pub struct OpenFiles {
     writers: Arc<Writers>,
     ledger: Arc<PageCacheLedger>,
     trust: Arc<Trust>,
+    attrs: Arc<known::Known>,
     away: Arc<Away>,
     /// With the number of handles.
     table: Mutex<HashMap<InodeNo, (Arc<OpenFile>, u64)>>,
@@ -257,9 +273,10 @@ impl OpenFiles {
         writers: Arc<Writers>,
         ledger: Arc<PageCacheLedger>,
         trust: Arc<Trust>,
+        attrs: Arc<known::Known>,
         away: Arc<Away>,
     ) -> OpenFiles {
-        OpenFiles { readers, writers, ledger, trust, away, table: Mutex::default() }
+        OpenFiles { readers, writers, ledger, trust, attrs, away, table: Mutex::default() }
     }
 
     /// One more handle on an inode, of which the master just said `attr`.
@@ -267,8 +284,8 @@ impl OpenFiles {
         let mut table = lock(&self.table);
         let inode = InodeNo(attr.inode);
         let (file, handles) = table.entry(inode).or_insert_with(|| {
-            let OpenFiles { readers, writers, ledger, trust, away, .. } = self;
-            (OpenFile::new(attr, readers, writers, ledger, trust, away), 0)
+            let OpenFiles { readers, writers, ledger, trust, attrs, away, .. } = self;
+            (OpenFile::new(attr, readers, writers, ledger, trust, attrs, away), 0)
         });
         *handles += 1;
         let file = file.clone();

@@ -202,6 +202,18 @@ impl Trust {
         !changed && !state.is_old(asked) && !self.is_over(asked)
     }
 
+    /// Are the attributes of this inode that were asked for then still right?
+    pub fn is_attr_right(&self, asked: Asked, inode: InodeNo) -> bool {
+        let state = self.locked();
+        !state.attrs.since(inode, asked) && !state.is_old(asked) && !self.is_over(asked)
+    }
+
+    /// Did nobody else change a name in this directory since, as far as would be known?
+    pub fn are_names_right(&self, asked: Asked, directory: InodeNo) -> bool {
+        let state = self.locked();
+        !state.names.since(directory, asked) && !state.is_old(asked) && !self.is_over(asked)
+    }
+
     /// Was it asked for so long ago that nobody speaks of changes of it any more?
     pub fn is_over(&self, asked: Asked) -> bool {
         self.left(asked).is_zero()
@@ -215,6 +227,19 @@ impl Trust {
         if !state.attrs.note(inode, tick) {
             state.floor = tick;
         }
+    }
+
+    /// This mount changed the attributes of this inode by what it asked for at `asked`. As of when do those in the answer count?
+    /// `None`: something else changed them since, before or after.
+    pub fn own_change(&self, inode: InodeNo, asked: Asked) -> Option<Asked> {
+        let mut state = self.locked();
+        let overlaps = state.is_old(asked) || state.attrs.since(inode, asked);
+        state.tick += 1;
+        let tick = state.tick;
+        if !state.attrs.note(inode, tick) {
+            state.floor = tick;
+        }
+        (!overlaps).then_some(Asked { tick, ..asked })
     }
 
     /// May the attributes of this inode have changed since, as far as was heard? Of files that are open, all is heard.

@@ -17,7 +17,7 @@ use fuser::{
 };
 
 use super::ServeOptions;
-use super::answers::open_flags;
+use super::answers::{nothing, open_flags};
 use super::convert::given;
 use super::greeting::{Greeted, greet};
 use super::lock_requests::{self, LockRequest};
@@ -68,17 +68,20 @@ impl Filesystem for Adapter {
     fn lookup(&self, request: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let (fs, caller, parent_inode, name) =
             (self.fs.clone(), self.caller(request), self.root.inward(parent), name.as_bytes().to_vec());
+        let call = self.call(request, FuseOp::Lookup, parent);
+        if let Some(ttl) = fs.known_absent(&caller, parent_inode, &name) {
+            return nothing(reply, ttl.min(self.options.entry_timeout));
+        }
         let asked = name.clone();
-        self.entry(self.call(request, FuseOp::Lookup, parent), name, reply, async move {
-            fs.lookup(caller, parent_inode, &asked).await
-        });
+        self.entry(call, name, reply, async move { fs.lookup(caller, parent_inode, &asked).await });
     }
 
     fn getattr(&self, request: &Request, ino: INodeNo, _fh: Option<FileHandle>, reply: ReplyAttr) {
         let (fs, inode) = (self.fs.clone(), self.root.inward(ino));
         let call = self.call(request, FuseOp::Getattr, ino);
-        if let Some((attr, ttl)) = fs.known_attr(inode) {
-            return reply.attr(&ttl.min(self.options.attr_timeout), &self.root.attr(&attr));
+        if let Some((attr, ttl, asked)) = fs.known_attr(inode) {
+            reply.attr(&ttl.min(self.options.attr_timeout), &self.root.attr(&attr));
+            return fs.told_known(inode, asked);
         }
         self.attr(call, reply, async move { fs.getattr(inode).await });
     }

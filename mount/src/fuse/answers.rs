@@ -112,14 +112,8 @@ impl Adapter {
                     let (attr_ttl, entry_ttl) = (ttl.attr.min(attr_ttl), ttl.entry.min(entry_ttl));
                     reply.entry_with_ttls(&attr_ttl, &entry_ttl, &root.attr(&attr), GENERATION);
                 }
-                // Inode 0: there is no such entry, and that may be cached.
                 Err(error) if finds_nothing && error.code == ErrorCode::NotFound => {
-                    let ttl = fs.may_cache_entry(asked, directory, &name, None).entry.min(entry_ttl);
-                    if ttl.is_zero() {
-                        return reply.error(Errno::ENOENT);
-                    }
-                    let nothing = file_attr(&pb::Attr::default());
-                    reply.entry_with_ttls(&Duration::ZERO, &ttl, &nothing, GENERATION);
+                    nothing(reply, fs.may_cache_entry(asked, directory, &name, None).entry.min(entry_ttl));
                 }
                 Err(error) => reply.error(call.errno(&error)),
             }
@@ -251,6 +245,16 @@ impl Adapter {
             }
         });
     }
+}
+
+/// There is no such entry, which the kernel may believe for so long.
+pub(super) fn nothing(reply: ReplyEntry, ttl: Duration) {
+    if ttl.is_zero() {
+        return reply.error(Errno::ENOENT);
+    }
+    // Inode 0 says that.
+    let nothing = file_attr(&pb::Attr::default());
+    reply.entry_with_ttls(&Duration::ZERO, &ttl, &nothing, GENERATION);
 }
 
 /// Attributes that may be told.

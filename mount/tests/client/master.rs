@@ -74,7 +74,7 @@ impl Master {
     }
 
     pub(crate) fn reply(&self, id: u64, result: Reply) {
-        self.push(Down::Reply(pb::MountReply { id, result: Some(result) }));
+        self.push(Down::Reply(pb::MountReply { id, result: Some(result), ..Default::default() }));
     }
 
     pub(crate) fn break_stream(&self) {
@@ -156,7 +156,7 @@ fn take(script: &Mutex<Script>, message: pb::MountUp, down: &Sender) -> Option<D
         Up::Request(request) => {
             script.requests.push(request.clone());
             let result = (script.answer)(request.op.as_ref()?)?;
-            Some(Down::Reply(pb::MountReply { id: request.id, result: Some(result) }))
+            Some(Down::Reply(pb::MountReply { id: request.id, result: Some(result), ..Default::default() }))
         }
     }
 }

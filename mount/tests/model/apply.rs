@@ -3,7 +3,7 @@
 use dfs_mount::fs::dir::Wanted;
 use dfs_mount::fs::extent_ops::Allocate as RealAllocate;
 use dfs_mount::fs::{Caller, Seek};
-use dfs_proto::error::DfsError;
+use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
 
@@ -101,7 +101,11 @@ impl Case<'_> {
             Operation::Lookup { dir, name: pick } => {
                 let (dir, name) = (self.pick_dir(dir), name(pick));
                 let naive = self.tree.lookup(dir, &name).map(|id| Answer::Number(self.inode(id).0));
-                let real = fs.lookup(ROOT_CALLER, self.inode(dir), &name).await;
+                let inode = self.inode(dir);
+                let real = match fs.known_absent(&ROOT_CALLER, inode, &name) {
+                    Some(_) => Err(DfsError::new(ErrorCode::NotFound, "known to be absent")),
+                    None => fs.lookup(ROOT_CALLER, inode, &name).await,
+                };
                 (naive, real.map(|attr| Answer::Number(attr.inode)).map_err(|e| errno(&e)))
             }
             Operation::Readlink { node } => {

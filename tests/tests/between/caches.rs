@@ -81,6 +81,41 @@ fn a_second_walk_through_many_directories_asks_nearly_nothing() {
     assert_ne!(fs::metadata(b.path("t/8")).unwrap().mtime_nsec(), changed);
 }
 
+// SEMANTICS.md: "What a change came to is not asked for".
+#[test]
+fn a_program_that_changes_names_and_files_asks_for_nothing_else() {
+    const COUNT: u64 = 100;
+    const A_FEW: u64 = 5;
+    let (cluster, a, b) = two();
+    let each = |work: &dyn Fn(u64)| requests(&cluster, || (0..COUNT).for_each(work));
+    fs::create_dir(a.path("new")).unwrap();
+    let path = |kind: &str, n: u64| a.path(format!("new/{kind}{n}"));
+    let made = each(&|n| fs::create_dir(path("d", n)).unwrap());
+    let moved = each(&|n| fs::rename(path("d", n), path("e", n)).unwrap());
+    (0..COUNT).for_each(|n| fs::write(path("f", n), "bytes").unwrap());
+    let stats = each(&|n| assert_eq!(fs::metadata(path("f", n)).unwrap().len(), 5));
+    let removed = each(&|n| fs::remove_file(path("f", n)).unwrap());
+    println!(
+        "{COUNT} directories made: {made} requests, moved: {moved}; files looked at: {stats}, removed: {removed}"
+    );
+    let most = COUNT + A_FEW;
+    assert!(made <= most && moved <= most && stats <= A_FEW && removed <= most);
+    // And yet nothing is missed.
+    let new = a.path("new");
+    let known = fs::metadata(&new).unwrap();
+    assert_eq!(known.nlink(), 2 + COUNT);
+    assert!(!new.join("x").exists());
+    fs::create_dir(b.path("new/x")).unwrap();
+    assert!(new.join("x").exists());
+    assert_eq!(fs::metadata(&new).unwrap().nlink(), 3 + COUNT);
+    fs::write(path("f", 1), "bytes").unwrap();
+    fs::write(b.path("new/f1"), "more bytes").unwrap();
+    fs::write(b.path("new/y"), "").unwrap();
+    assert_eq!(fs::metadata(path("f", 1)).unwrap().len(), 10);
+    let there = File::options().create_new(true).write(true).open(new.join("y"));
+    assert_eq!(there.unwrap_err().kind(), std::io::ErrorKind::AlreadyExists);
+}
+
 #[test]
 fn a_file_is_read_from_the_page_cache_after_another_open() {
     const SIZE: usize = 64 << 20;

@@ -6,13 +6,13 @@ use dfs_proto::ids::{ChunkId, KeeperId, SessionId};
 use pb::{keeper_down, mount_down};
 
 fn reply(id: u64) -> Effect {
-    let reply = pb::MountReply { id, result: None };
+    let reply = pb::MountReply { id, ..Default::default() };
     Effect::ToMount(SessionId(1), mount_down::Msg::Reply(reply))
 }
 
 fn placed(id: u64) -> Effect {
     let result = Some(pb::mount_reply::Result::Placed(pb::Placed::default()));
-    Effect::ToMount(SessionId(1), mount_down::Msg::Reply(pb::MountReply { id, result }))
+    Effect::ToMount(SessionId(1), mount_down::Msg::Reply(pb::MountReply { id, result, ..Default::default() }))
 }
 
 fn invalidate(inode: u64) -> Effect {

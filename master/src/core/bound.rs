@@ -222,7 +222,8 @@ impl State {
     }
 }
 
-/// Makes of the cluster's numbers those of a session that sees `root` alone.
+/// Makes of the cluster's numbers those of a session that sees `root` alone. Messages are taken apart field by field, so that a new
+/// field does not compile before it has its line here.
 pub fn outward(message: &mut mount_down::Msg, root: InodeNo) {
     if root == InodeNo::ROOT {
         return;
@@ -233,42 +234,62 @@ pub fn outward(message: &mut mount_down::Msg, root: InodeNo) {
         }
     };
     let attr = |attr: &mut Option<pb::Attr>| attr.iter_mut().for_each(|attr| out(&mut attr.inode));
+    let lock = |lock: &mut pb::FileLock| out(&mut lock.inode);
     match message {
-        mount_down::Msg::Welcome(welcome) => {
-            welcome.lost_locks.iter_mut().for_each(|lock| out(&mut lock.inode));
-        }
-        mount_down::Msg::Reply(pb::MountReply { result: Some(result), .. }) => match result {
-            Reply::Attr(attr) => out(&mut attr.inode),
-            Reply::Entries(list) => {
-                out(&mut list.parent);
-                list.entries.iter_mut().for_each(|entry| attr(&mut entry.attr));
+        mount_down::Msg::Welcome(welcome) => welcome.lost_locks.iter_mut().for_each(lock),
+        mount_down::Msg::Reply(pb::MountReply { id: _, directories, result }) => {
+            directories.iter_mut().for_each(|attr| out(&mut attr.inode));
+            if let Some(result) = result {
+                outward_result(result, (&out, &attr, &lock));
             }
-            Reply::Layout(layout) => attr(&mut layout.attr),
-            Reply::Gone(gone) => [&mut gone.moved, &mut gone.removed].into_iter().for_each(attr),
-            Reply::Copied(copied) => attr(&mut copied.attr),
-            Reply::Lock(lock) => {
-                attr(&mut lock.attr);
-                lock.conflict.iter_mut().for_each(|lock| out(&mut lock.inode));
-            }
-            Reply::Located(located) => attr(&mut located.attr),
-            Reply::Error(_)
-            | Reply::Empty(_)
-            | Reply::Target(_)
-            | Reply::Placed(_)
-            | Reply::Statfs(_)
-            | Reply::Value(_)
-            | Reply::Names(_) => {}
-        },
-        mount_down::Msg::UploadDone(done) => {
-            out(&mut done.inode);
-            attr(&mut done.attr);
         }
-        mount_down::Msg::Invalidate(change) => {
-            out(&mut change.inode);
-            out(&mut change.parent);
+        mount_down::Msg::UploadDone(pb::UploadDone {
+            chunk: _,
+            inode,
+            error: _,
+            attr: shown,
+            copies: _,
+            acks_pending: _,
+            synced: _,
+        }) => {
+            out(inode);
+            attr(shown);
         }
-        mount_down::Msg::Recall(recall) => out(&mut recall.inode),
-        mount_down::Msg::Refused(_) | mount_down::Msg::Pong(_) | mount_down::Msg::Reply(_) => {}
+        mount_down::Msg::Invalidate(pb::Invalidate { inode, content: _, parent, name: _, seq: _ }) => {
+            out(inode);
+            out(parent);
+        }
+        mount_down::Msg::Recall(pb::Recall { inode }) => out(inode),
+        mount_down::Msg::Refused(_) | mount_down::Msg::Pong(_) => {}
+    }
+}
+
+type Outward<'a> = (&'a dyn Fn(&mut u64), &'a dyn Fn(&mut Option<pb::Attr>), &'a dyn Fn(&mut pb::FileLock));
+
+fn outward_result(result: &mut Reply, (out, attr, lock): Outward<'_>) {
+    match result {
+        Reply::Attr(attr) => out(&mut attr.inode),
+        Reply::Entries(pb::DirEntries { entries, end: _, parent }) => {
+            out(parent);
+            entries.iter_mut().for_each(|entry| attr(&mut entry.attr));
+        }
+        Reply::Layout(pb::FileLayout { attr: shown, extents: _, chunks: _, covered_to: _ }) => attr(shown),
+        Reply::Gone(pb::Gone { moved, removed, exchanged }) => {
+            [moved, removed, exchanged].into_iter().for_each(attr);
+        }
+        Reply::Copied(pb::RangeCopied { length: _, attr: shown }) => attr(shown),
+        Reply::Lock(pb::LockInfo { conflict, attr: shown }) => {
+            attr(shown);
+            conflict.iter_mut().for_each(lock);
+        }
+        Reply::Located(pb::Located { attr: shown, extents: _, chunks: _, covered_to: _ }) => attr(shown),
+        Reply::Error(_)
+        | Reply::Empty(_)
+        | Reply::Target(_)
+        | Reply::Placed(_)
+        | Reply::Statfs(_)
+        | Reply::Value(_)
+        | Reply::Names(_) => {}
     }
 }
 

@@ -273,6 +273,7 @@ fn the_directory_is_number_1_and_nothing_is_above_it() {
         let op = Op::Readdir(pb::Readdir { inode, after: Bytes::new(), limit: 0 });
         let mut message = mount_down::Msg::Reply(pb::MountReply {
             id: 1,
+            directories: Vec::new(),
             result: Some(world.kit.call_as(BOUND, op).unwrap()),
         });
         outward(&mut message, world.x);
@@ -305,13 +306,18 @@ fn every_number_of_the_directory_that_goes_out_is_1() {
         Reply::Attr(attr().unwrap()),
         Reply::Entries(pb::DirEntries { entries: vec![entry], end: true, parent: 7 }),
         Reply::Layout(pb::FileLayout { attr: attr(), ..pb::FileLayout::default() }),
-        Reply::Gone(pb::Gone { moved: attr(), removed: attr() }),
+        Reply::Gone(pb::Gone { moved: attr(), removed: attr(), exchanged: attr() }),
         Reply::Copied(pb::RangeCopied { length: 1, attr: attr() }),
         Reply::Lock(pb::LockInfo { conflict: Some(lock()), attr: attr() }),
         Reply::Located(pb::Located { attr: attr(), ..pb::Located::default() }),
     ];
-    let replies =
-        replies.map(|result| mount_down::Msg::Reply(pb::MountReply { id: 5, result: Some(result) }));
+    let replies = replies.map(|result| {
+        mount_down::Msg::Reply(pb::MountReply {
+            id: 5,
+            result: Some(result),
+            directories: vec![attr().unwrap()],
+        })
+    });
     let others = [
         mount_down::Msg::Welcome(pb::MountWelcome {
             lost_locks: vec![lock()],

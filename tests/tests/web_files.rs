@@ -175,8 +175,12 @@ fn rotten_copies_and_dead_keepers_are_not_noticed() {
     let mount = cluster.mount();
     fs::write(mount.path("film"), &bytes).unwrap();
     cluster.wait_copies("/film", 2, secs(30));
-    for chunk in cluster.chunk_files(0).iter().step_by(3) {
-        let file = File::options().write(true).open(chunk).unwrap();
+    // Every copy that is read first has a chance to be the bad one: of each chunk one is, on the one keeper or the other.
+    for (n, chunk) in cluster.chunk_files(0).iter().enumerate() {
+        let name = chunk.file_name().unwrap();
+        let held =
+            cluster.chunk_files(n % 2).into_iter().find(|path| path.file_name() == Some(name)).unwrap();
+        let file = File::options().write(true).open(held).unwrap();
         file.write_all_at(b"rot", 4096 + 300_000).unwrap();
     }
     assert!(get(&at, "/files/film").body == bytes, "something rotten was sent");

@@ -45,9 +45,12 @@ impl Reader {
     /// # Errors
     /// No keeper could serve it: what each said.
     pub async fn read(&mut self, source: &pb::ChunkSource, offset: u32, length: u32) -> io::Result<Bytes> {
-        let (Some(info), Some(grant)) = (&source.info, &source.grant) else {
+        let (Some(info), Some(grant)) = (source.info.as_ref(), &source.grant) else {
             return Err(io::Error::other("the master knows nothing of a chunk that a file needs (a bug)"));
         };
+        if offset.checked_add(length).is_none_or(|end| end > info.length) {
+            return Err(io::Error::other("the range leaves its chunk (a bug)"));
+        }
         let mut failed = String::new();
         let (last, mut keepers) = (self.last, grant.keepers.clone());
         // Who served last, and else another one for each chunk.
@@ -216,11 +219,13 @@ mod tests {
     async fn any_range_is_read_and_cut_to_what_was_asked_for() {
         let (source, mut reader) = (source(vec![keeper(1, chunk(), chunk()).await]), Reader::default());
         for (offset, length) in
-            [(0, 1), (0, LENGTH), (65_535, 2), (65_536, 65_536), (LENGTH - 1, 1), (100, 200_000)]
+            [(0, 1), (0, LENGTH), (65_535, 2), (65_536, 65_536), (LENGTH - 1, 1), (100, 190_000)]
         {
             let read = reader.read(&source, offset as u32, length as u32).await.unwrap();
             assert_eq!(read, chunk()[offset..offset + length], "{offset} {length}");
         }
+        assert!(reader.read(&source, 1, LENGTH as u32).await.is_err());
+        assert!(reader.read(&source, u32::MAX, 1).await.is_err());
     }
 
     #[tokio::test]

@@ -4,11 +4,33 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use dfs_proto::label;
 
 use crate::error::KeeperError;
+
+/// What a keeper encrypts that has a certificate.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum TlsFor {
+    /// The session with the master alone: tickets and file bytes travel as they are.
+    Control,
+    /// The data port, too.
+    All,
+}
+
+impl FromStr for TlsFor {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<TlsFor, String> {
+        match text {
+            "control" => Ok(TlsFor::Control),
+            "all" => Ok(TlsFor::All),
+            _ => Err("say control or all".to_owned()),
+        }
+    }
+}
 
 /// How to run one keeper.
 #[derive(Clone, Debug)]
@@ -19,6 +41,10 @@ pub struct Config {
     pub master: String,
     /// The file with the join token. `None`: the master asks nobody.
     pub token_file: Option<PathBuf>,
+    /// The directory with the keeper's certificate; the session with the master is encrypted then.
+    pub tls_dir: Option<PathBuf>,
+    /// What else is encrypted then.
+    pub tls_for: TlsFor,
     /// Where the data port listens; port 0 takes a free one.
     pub listen: SocketAddr,
     /// `HOST:PORT` under which clients and other keepers reach the data port. `None`: the address
@@ -51,6 +77,8 @@ impl Config {
             data: data.into(),
             master: master.into(),
             token_file: None,
+            tls_dir: None,
+            tls_for: TlsFor::All,
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             advertise: None,
             host: None,

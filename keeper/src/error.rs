@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use dfs_proto::ids::ClusterId;
+use dfs_tls::TlsError;
 
 /// Ends a keeper, or keeps it from starting.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -22,6 +23,9 @@ pub enum KeeperError {
         /// What to give instead.
         remedy: &'static str,
     },
+    /// The directory of certificates is not as it has to be.
+    #[error("{0}")]
+    Tls(Arc<TlsError>),
     /// The data directory cannot be used.
     #[error("data directory {dir}: cannot {what}: {source}; make it writable for this user, or name another with --data", dir = dir.display())]
     DataDir {
@@ -115,4 +119,10 @@ pub enum KeeperError {
         /// Why.
         source: Arc<io::Error>,
     },
+}
+
+impl From<TlsError> for KeeperError {
+    fn from(error: TlsError) -> KeeperError {
+        KeeperError::Tls(Arc::new(error))
+    }
 }

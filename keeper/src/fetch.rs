@@ -75,7 +75,7 @@ impl RemoteChunk {
             length: length as u32,
             want_sums: self.sums.is_none(),
         };
-        let (encoded, block) = exchange(&keeper.address, &request, node)?;
+        let (encoded, block) = exchange(keeper, &request, node)?;
         let chunk = self.chunk();
         let corrupt = |what: &str| {
             let message = format!("{what} of chunk {chunk} from keeper {} does not verify", keeper.keeper);
@@ -93,9 +93,13 @@ impl RemoteChunk {
     }
 }
 
-/// One read at the keeper that listens on `address`.
-fn exchange(address: &str, request: &pb::ReadRequest, node: &Node) -> Result<(Bytes, Vec<u8>), DfsError> {
-    let mut link = node.peers.check_out(address, &node.tuning, PUSH_PATIENCE, &node.stop)?;
+/// One read at this keeper.
+fn exchange(
+    keeper: &pb::KeeperGrant,
+    request: &pb::ReadRequest,
+    node: &Node,
+) -> Result<(Bytes, Vec<u8>), DfsError> {
+    let mut link = node.peers.check_out(keeper, &node.tuning, PUSH_PATIENCE, &node.stop)?;
     let answer = link.read(request)?;
     node.peers.check_in(link);
     Ok(answer)

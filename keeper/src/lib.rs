@@ -5,12 +5,12 @@
 //!   can cut off (`dfs_files`).
 //! - `store/`: chunk files: format, receiving, index, syncing, the disk.
 //! - `server/`: the TCP data port: uploads and reads, a thread per connection.
-//! - `wire`: frames on one blocking connection, with deadlines.
+//! - `wire`: frames on one blocking connection, with deadlines. `stream`: that connection, plain or encrypted.
 //! - `peers`: connections to other keepers; `relay`: a chunk goes on to one while it arrives; `fetch`: blocks of one come in.
 //! - `session`: the gRPC session with the master; `outbox`: notices on their way to it.
 //! - `scrub`: reads everything once in a set period.
 //! - `orders`: what the master has us do; `expected`: copies that it announced; `build`: a new chunk of parts of others;
-//!   `syncer`: group sync.
+//!   `syncer`: group sync. `used`: tickets that are good no more.
 //! - `node`: what all of those share; `load`: counters; `metrics`: what Prometheus sees; `pace`: how fast background work goes; `queue`: work for threads.
 //!
 //! Control is asynchronous (tokio, tonic); the data plane and the disk are plain threads. Between them
@@ -37,7 +37,9 @@ mod scrub;
 mod server;
 mod session;
 mod store;
+mod stream;
 mod syncer;
+mod used;
 mod wire;
 
 use std::fs;
@@ -52,13 +54,14 @@ use dfs_files as files;
 use dfs_observe::http::Bound;
 use dfs_proto::ids::{ClusterId, KeeperId};
 use dfs_proto::label;
+use dfs_tls::{Role, TlsDir};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-pub use crate::config::{Config, Tuning};
+pub use crate::config::{Config, TlsFor, Tuning};
 pub use crate::error::KeeperError;
 use crate::identity::DataDir;
-use crate::node::Node;
+use crate::node::{DataTls, Node};
 use crate::server::Server;
 use crate::session::{Link, Session};
 use crate::store::ChunkStore;
@@ -99,13 +102,14 @@ impl Keeper {
     pub async fn start_tuned(config: Config, tuning: Tuning) -> Result<Keeper, KeeperError> {
         config.validate()?;
         let mut labels = config.all_labels()?;
-        let (data, reserve) = (config.data.clone(), config.reserve_bytes);
+        let (data, reserve, tls_dir) = (config.data.clone(), config.reserve_bytes, config.tls_dir.clone());
         let opened = tokio::task::spawn_blocking(move || {
+            let tls = tls_dir.map(|dir| TlsDir::load(&dir, Some(Role::Keeper))).transpose()?;
             let dir = DataDir::open(&data)?;
             let identity = dir.identity()?;
-            Ok((identity, ChunkStore::open(dir, reserve)?))
+            Ok::<_, KeeperError>((tls, identity, ChunkStore::open(dir, reserve)?))
         });
-        let (identity, (store, bad)) =
+        let (tls, identity, (store, bad)) =
             opened.await.map_err(|error| no_thread("the data directory", io::Error::other(error)))??;
         let server = Server::bind(config.listen)
             .map_err(|error| KeeperError::Listen { address: config.listen, source: error.into() })?;
@@ -116,7 +120,12 @@ impl Keeper {
             }
             None => None,
         };
-        let node = Arc::new(Node::new(store, tuning));
+        let to_master = tls.as_ref().map(TlsDir::to_master).transpose()?;
+        let data_tls = DataTls::new(tls.as_ref(), config.tls_for)?;
+        if tls.is_some() && data_tls.port.is_none() {
+            tracing::warn!("--tls control: file bytes and tickets travel as they are, to and from {address}");
+        }
+        let node = Arc::new(Node::new(store, tuning, data_tls));
         node.scrub.plan(config.scrub_every, config.scrub_rate);
         for (chunk, error) in &bad {
             node.report_bad(*chunk, error);
@@ -126,6 +135,7 @@ impl Keeper {
             identity: Mutex::new(identity),
             master: config.master.clone(),
             token_file: config.token_file.clone(),
+            tls: to_master,
             listen: address,
             advertise: config.advertise.clone(),
             host: labels.remove(label::HOST).unwrap_or_else(host_name),

@@ -10,8 +10,9 @@ use dfs_proto::ids::{ChunkId, KeeperId};
 use dfs_proto::pb;
 use dfs_proto::pb::keeper_up::Msg;
 use dfs_proto::ticket::TicketChecker;
+use dfs_tls::{Acceptor, Connector, Protocol, TlsDir, TlsError};
 
-use crate::config::Tuning;
+use crate::config::{TlsFor, Tuning};
 use crate::expected::Expected;
 use crate::load::Load;
 use crate::metrics::Metrics;
@@ -24,6 +25,7 @@ use crate::scrub::Scrub;
 use crate::store::ChunkStore;
 use crate::store::error::StoreError;
 use crate::syncer::SyncQueue;
+use crate::used::UsedTickets;
 
 /// The master's clock, as the keeper knows it. Runs on this machine's monotonic clock, so that
 /// nothing but the master can set it.
@@ -82,6 +84,27 @@ pub(crate) struct Member {
     pub chunk_size: usize,
 }
 
+/// How the data port is encrypted, and connections to those of others.
+#[derive(Debug, Default)]
+pub(crate) struct DataTls {
+    /// Ours speaks TLS, and nothing else.
+    pub port: Option<Acceptor>,
+    /// The master says whose do.
+    pub to_keepers: Option<Connector>,
+}
+
+impl DataTls {
+    /// # Errors
+    /// As [`TlsDir::acceptor`].
+    pub fn new(dir: Option<&TlsDir>, tls_for: TlsFor) -> Result<DataTls, TlsError> {
+        let port = dir.filter(|_| tls_for == TlsFor::All);
+        Ok(DataTls {
+            port: port.map(|dir| dir.acceptor(Protocol::Data)).transpose()?,
+            to_keepers: dir.map(TlsDir::to_keepers).transpose()?,
+        })
+    }
+}
+
 /// One keeper.
 #[derive(Debug)]
 pub(crate) struct Node {
@@ -90,9 +113,12 @@ pub(crate) struct Node {
     pub metrics: Metrics,
     pub pace: Pace,
     pub peers: Peers,
+    /// The data port speaks TLS.
+    pub tls: Option<Acceptor>,
     pub outbox: Outbox,
     pub orders: Orders,
     pub expected: Expected,
+    pub used: UsedTickets,
     pub syncs: SyncQueue,
     pub scrub: Scrub,
     pub clock: Clock,
@@ -102,16 +128,18 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub fn new(store: Arc<ChunkStore>, tuning: Tuning) -> Node {
+    pub fn new(store: Arc<ChunkStore>, tuning: Tuning, tls: DataTls) -> Node {
         Node {
             store,
             load: Load::new(),
             metrics: Metrics::default(),
             pace: Pace::new(),
-            peers: Peers::default(),
+            peers: Peers::new(tls.to_keepers),
+            tls: tls.port,
             outbox: Outbox::default(),
             orders: Orders::new(),
             expected: Expected::default(),
+            used: UsedTickets::default(),
             syncs: SyncQueue::new(tuning.sync_after),
             scrub: Scrub::default(),
             clock: Clock::new(),

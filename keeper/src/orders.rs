@@ -214,7 +214,7 @@ fn push(node: &Node, order: &pb::PushChunk) -> Result<(), DfsError> {
         node.report_bad(chunk, &error);
         DfsError::from(&error)
     })?;
-    let mut link = node.peers.check_out(&to.address, &node.tuning, PUSH_PATIENCE, &node.stop)?;
+    let mut link = node.peers.check_out(to, &node.tuning, PUSH_PATIENCE, &node.stop)?;
     link.open(&pb::WriteOpen {
         ticket: grant.ticket.clone(),
         mac: to.mac.clone(),

@@ -13,9 +13,11 @@ use bytes::Bytes;
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::frame::{Header, Kind};
 use dfs_proto::pb;
+use dfs_tls::Connector;
 
 use crate::config::Tuning;
 use crate::queue::Stop;
+use crate::stream::Stream;
 use crate::wire::{Wire, WireError};
 
 /// A connection that was idle for longer is not used again; its peer would soon close it.
@@ -41,24 +43,39 @@ pub(crate) struct Outgoing {
 type Idle = Mutex<BTreeMap<String, Vec<Outgoing>>>;
 
 impl Outgoing {
-    /// Connects to `address`, `HOST:PORT`. `patience` bounds each time without a byte taken or sent by the peer.
+    /// Connects to `keeper`, encrypted if its port is. `patience` bounds each time without a byte taken or sent by the peer.
     ///
     /// # Errors
     /// `Unavailable`, with the reason.
     fn connect(
-        address: &str,
+        keeper: &pb::KeeperGrant,
+        tls: Option<&Connector>,
         tuning: &Tuning,
         patience: Duration,
         stop: &Arc<Stop>,
         idle: Weak<Idle>,
     ) -> Result<Outgoing, DfsError> {
+        let address = keeper.address.as_str();
         let failed = |why: std::io::Error| {
             DfsError::new(ErrorCode::Unavailable, format!("cannot connect to the keeper at {address}: {why}"))
         };
         let none = || std::io::Error::other("the name has no address");
         let to = address.to_socket_addrs().map_err(failed)?.next().ok_or_else(none).map_err(failed)?;
         let stream = TcpStream::connect_timeout(&to, tuning.connect_timeout).map_err(failed)?;
-        let wire = Wire::new(stream, patience, stop.clone()).map_err(failed)?.renewing();
+        let stream = match (keeper.tls, tls) {
+            (false, _) => Stream::Plain(stream),
+            (true, Some(tls)) => Stream::tls(stream, tls.session(address).map_err(failed)?),
+            (true, None) => {
+                return Err(failed(std::io::Error::other(
+                    "it speaks TLS, and this keeper has no certificate for that; start it with --tls-dir and without --tls control",
+                )));
+            }
+        };
+        let mut wire = Wire::new(stream, patience, stop.clone()).map_err(failed)?.renewing();
+        wire.handshake().map_err(|error| match (error, tls) {
+            (WireError::Io(error), Some(tls)) => failed(tls.explained(error)),
+            (error, _) => failed(std::io::Error::other(error.to_string())),
+        })?;
         Ok(Outgoing { wire, address: address.to_owned(), request: 0, used: Instant::now(), idle })
     }
 
@@ -171,8 +188,9 @@ impl Outgoing {
 
 /// The connections of this keeper to others. A new one for each small chunk would cost more than the chunk, and leave a closed
 /// connection behind that the kernel remembers for a minute.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Peers {
+    tls: Option<Connector>,
     idle: Arc<Idle>,
 }
 
@@ -181,23 +199,28 @@ fn lock(idle: &Idle) -> MutexGuard<'_, BTreeMap<String, Vec<Outgoing>>> {
 }
 
 impl Peers {
-    /// A connection to `address`: an idle one, or when there is none, a new one. `patience` as in [`Outgoing::connect`].
+    /// `tls`: for those whose ports speak it.
+    pub fn new(tls: Option<Connector>) -> Peers {
+        Peers { tls, idle: Arc::default() }
+    }
+
+    /// A connection to `keeper`: an idle one, or when there is none, a new one. `patience` as in [`Outgoing::connect`].
     ///
     /// # Errors
     /// As [`Outgoing::connect`].
     pub fn check_out(
         &self,
-        address: &str,
+        keeper: &pb::KeeperGrant,
         tuning: &Tuning,
         patience: Duration,
         stop: &Arc<Stop>,
     ) -> Result<Outgoing, DfsError> {
-        while let Some(idle) = self.take(address) {
+        while let Some(idle) = self.take(&keeper.address) {
             if idle.is_reusable() {
                 return Ok(idle.be_patient(patience));
             }
         }
-        Outgoing::connect(address, tuning, patience, stop, Arc::downgrade(&self.idle))
+        Outgoing::connect(keeper, self.tls.as_ref(), tuning, patience, stop, Arc::downgrade(&self.idle))
     }
 
     /// The youngest.
@@ -230,8 +253,9 @@ mod tests {
         let (silent, other) =
             (TcpListener::bind("127.0.0.1:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
         let address = |listener: &TcpListener| listener.local_addr().unwrap().to_string();
-        let (tuning, stop, peers) = (Tuning::default(), Arc::new(Stop::default()), Peers::default());
-        let check_out = |at: &TcpListener| peers.check_out(&address(at), &tuning, IDLE_FOR, &stop).unwrap();
+        let (tuning, stop, peers) = (Tuning::default(), Arc::new(Stop::default()), Peers::new(None));
+        let grant = |at: &TcpListener| pb::KeeperGrant { address: address(at), ..Default::default() };
+        let check_out = |at: &TcpListener| peers.check_out(&grant(at), &tuning, IDLE_FOR, &stop).unwrap();
         let (first, second, third, of_other) =
             (check_out(&silent), check_out(&silent), check_out(&silent), check_out(&other));
         [first, second, third, of_other].into_iter().for_each(|link| peers.check_in(link));

@@ -57,7 +57,7 @@ impl<'a> Relay<'a> {
             order: 0,
             urgent: false,
         };
-        match node.peers.check_out(&first.address, &node.tuning, patience, &node.stop) {
+        match node.peers.check_out(first, &node.tuning, patience, &node.stop) {
             Ok(link) => {
                 relay.link = Some(link);
                 relay.step(|link| link.open(&forward));

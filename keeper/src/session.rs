@@ -21,6 +21,7 @@ use dfs_proto::pb::{keeper_down as down, keeper_up as up};
 use dfs_proto::ticket::{TicketChecker, TicketKey};
 use dfs_proto::token_file;
 use dfs_proto::{DEAD_AFTER_MS, MAX_MESSAGE_LEN, PROTOCOL_VERSION};
+use dfs_tls::{Connector, grpc};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -54,6 +55,8 @@ pub(crate) struct Session {
     pub master: String,
     /// With the join token; read again for each session.
     pub token_file: Option<PathBuf>,
+    /// Encrypts the stream, where that is wanted.
+    pub tls: Option<Connector>,
     /// Where the data port listens.
     pub listen: SocketAddr,
     /// `HOST:PORT` to advertise, if it was given.
@@ -189,7 +192,13 @@ impl Session {
         let late = |what: &str| Failure::Broken(format!("no {what} in time"));
         let endpoint = Endpoint::from_shared(format!("http://{}", self.master)).map_err(|e| broken(&e))?;
         let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
-        let connected = timeout(CONNECT_TIMEOUT, endpoint.connect()).await;
+        let connect = async {
+            match &self.tls {
+                Some(tls) => grpc::connect(&endpoint, &self.master, tls).await,
+                None => endpoint.connect().await,
+            }
+        };
+        let connected = timeout(CONNECT_TIMEOUT, connect).await;
         let channel = connected.map_err(|_| late("connection"))?.map_err(|e| broken(&e))?;
         let hello = self.hello().await?;
         let (up, stream) = mpsc::channel(STREAM_BUFFER);
@@ -199,9 +208,9 @@ impl Session {
             .max_encoding_message_size(MAX_MESSAGE_LEN);
         let opened = timeout(WELCOME_TIMEOUT, client.session(ReceiverStream::new(stream))).await;
         let opened = opened.map_err(|_| late("session"))?;
-        let mut down = opened.map_err(|status| Failure::Broken(status.message().to_owned()))?.into_inner();
+        let mut down = opened.map_err(|status| broken_call(&status))?.into_inner();
         let answer = timeout(WELCOME_TIMEOUT, down.message()).await.map_err(|_| late("welcome"))?;
-        let answer = answer.map_err(|status| Failure::Broken(status.message().to_owned()))?;
+        let answer = answer.map_err(|status| broken_call(&status))?;
         match answer.and_then(|message| message.msg) {
             Some(down::Msg::Welcome(welcome)) => {
                 let heartbeat = self.welcomed(welcome).await?;
@@ -251,6 +260,7 @@ impl Session {
             host: self.host.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             load: Some(self.node.report_load()),
+            data_tls: self.node.tls.is_some(),
             labels: self.labels.clone().into_iter().map(|(name, value)| pb::Label { name, value }).collect(),
         })
     }
@@ -298,6 +308,7 @@ impl Session {
         }
         if let Some(now) = welcome.now {
             self.node.clock.set(now);
+            self.node.used.welcomed(now.as_millis());
         }
         // What a chunk file's header can hold, whatever the master says.
         let chunk_size = MAX_CHUNK_SIZE.min(welcome.chunk_size as usize);
@@ -451,6 +462,14 @@ async fn send(up: &mpsc::Sender<pb::KeeperUp>, msg: up::Msg) -> Result<(), Failu
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) => Err(Failure::Broken("the stream ended".to_owned())),
         Err(_) => Err(Failure::Broken("the master takes no messages".to_owned())),
+    }
+}
+
+/// What the master said, or what broke the connection.
+fn broken_call(status: &tonic::Status) -> Failure {
+    match status.source() {
+        Some(cause) => Failure::Broken(words(cause)),
+        None => Failure::Broken(status.message().to_owned()),
     }
 }
 

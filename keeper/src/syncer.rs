@@ -147,6 +147,7 @@ mod tests {
     use crate::config::Tuning;
     use crate::files::crash::{Cut, Forgotten, Op, Recorder};
     use crate::identity::{DataDir, Identity};
+    use crate::node::DataTls;
     use crate::store::ChunkStore;
     use crate::store::tests::scratch;
 
@@ -160,7 +161,8 @@ mod tests {
         let dir = DataDir::open_through(&live.path().join("data"), recorder.clone()).unwrap();
         let cluster = dfs_proto::ids::ClusterId([1; 16]);
         dir.set_identity(Identity { cluster, keeper: dfs_proto::ids::KeeperId(1) }).unwrap();
-        let node = Node::new(ChunkStore::open(dir, Some(0)).unwrap().0, Tuning::default());
+        let node =
+            Node::new(ChunkStore::open(dir, Some(0)).unwrap().0, Tuning::default(), DataTls::default());
         let bytes = vec![7; 100_000];
         let synced: Op<()> = Op::SyncDir("data/chunks/42".into());
         let ops = std::thread::scope(|scope| {

@@ -1,21 +1,22 @@
-//! Frames over one blocking TCP connection, with a deadline on every wait.
+//! Frames over one blocking connection, with a deadline on every wait.
 //!
 //! The socket's own timeouts are short ticks. At each tick the deadline and the sign to stop are
 //! checked, so that a peer that is silent, trickles bytes or does not read is cut off in time,
 //! however it spreads its bytes.
 
 use std::fs::File;
-use std::io::{self, Read};
-use std::net::{Shutdown, TcpStream};
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dfs_proto::frame::{self, FrameError, HEADER_LEN, Header, Kind, MAX_META_LEN};
+use dfs_tls::Role;
 use prost::Message;
-use rustix::net::{RecvFlags, SendFlags};
+use rustix::net::SendFlags;
 
 use crate::queue::Stop;
+use crate::stream::{FileError, Stream};
 
 const LONGEST_TICK: Duration = Duration::from_millis(250);
 const SHORTEST_TICK: Duration = Duration::from_millis(5);
@@ -45,7 +46,7 @@ pub(crate) enum WireError {
 /// One connection. Frames are read in order: header, meta, data.
 #[derive(Debug)]
 pub(crate) struct Wire {
-    stream: TcpStream,
+    stream: Stream,
     stop: Arc<Stop>,
     /// For a frame to begin, for one to arrive, and for one to leave.
     patience: Duration,
@@ -58,12 +59,39 @@ pub(crate) struct Wire {
 impl Wire {
     /// # Errors
     /// When the socket does not take its options.
-    pub fn new(stream: TcpStream, patience: Duration, stop: Arc<Stop>) -> io::Result<Wire> {
+    pub fn new(stream: Stream, patience: Duration, stop: Arc<Stop>) -> io::Result<Wire> {
         let tick = (patience / 4).clamp(SHORTEST_TICK, LONGEST_TICK);
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(tick))?;
-        stream.set_write_timeout(Some(tick))?;
+        let socket = stream.socket();
+        socket.set_nodelay(true)?;
+        socket.set_read_timeout(Some(tick))?;
+        socket.set_write_timeout(Some(tick))?;
         Ok(Wire { stream, stop, patience, receive_by: Instant::now(), renews: false, meta: Vec::new() })
+    }
+
+    /// Comes before all else on a connection that is encrypted; nothing to do on another. Has the time of a frame.
+    ///
+    /// # Errors
+    /// `Io` with rustls' reason; the connection is of no use any more.
+    pub fn handshake(&mut self) -> Result<(), WireError> {
+        let by = self.send_by();
+        loop {
+            match self.stream.handshake() {
+                Ok(true) => return Ok(()),
+                Ok(false) if Instant::now() >= by => return Err(WireError::Slow),
+                Ok(false) => {}
+                Err(error) => self.wait_out(error, by)?,
+            }
+        }
+    }
+
+    /// After a handshake that a peer did not understand.
+    pub fn into_plain(self) -> Wire {
+        Wire { stream: self.stream.into_plain(), ..self }
+    }
+
+    /// Who is at the other end, by the certificate that he showed; `None` without TLS.
+    pub fn peer(&self) -> Option<Option<Role>> {
+        self.stream.peer()
     }
 
     /// For a peer of our own choice: on a slow link it may take as long as it likes, if only it takes something.
@@ -169,17 +197,14 @@ impl Wire {
         let (mut at, end) = (offset, offset + length as u64);
         while at < end {
             let left = (end - at) as usize;
-            match rustix::fs::sendfile(&self.stream, file, Some(&mut at), left) {
-                Ok(0) => return Err(WireError::File(io::ErrorKind::UnexpectedEof.into())),
+            match self.stream.send_file(file, &mut at, left) {
                 Ok(_) if at < end && Instant::now() >= by => return Err(WireError::Slow),
                 Ok(_) => {}
-                Err(rustix::io::Errno::IO) => {
-                    return Err(WireError::File(rustix::io::Errno::IO.into()));
-                }
-                Err(errno) => self.wait_out(errno.into(), by)?,
+                Err(FileError::File(error)) => return Err(WireError::File(error)),
+                Err(FileError::Connection(error)) => self.wait_out(error, by)?,
             }
         }
-        Ok(())
+        self.flush(SendFlags::empty(), by)
     }
 
     fn send_by(&self) -> Instant {
@@ -188,7 +213,7 @@ impl Wire {
 
     fn send_all(&mut self, mut data: &[u8], flags: SendFlags, mut by: Instant) -> Result<(), WireError> {
         while !data.is_empty() {
-            match rustix::net::send(&self.stream, data, flags | SendFlags::NOSIGNAL) {
+            match self.stream.send(data, flags) {
                 Ok(sent) => {
                     data = &data[sent..];
                     if self.renews {
@@ -198,10 +223,23 @@ impl Wire {
                         return Err(WireError::Slow);
                     }
                 }
-                Err(errno) => self.wait_out(errno.into(), by)?,
+                Err(error) => self.wait_out(error, by)?,
             }
         }
-        Ok(())
+        self.flush(flags, by)
+    }
+
+    /// What was taken is on its way.
+    fn flush(&mut self, flags: SendFlags, mut by: Instant) -> Result<(), WireError> {
+        loop {
+            match self.stream.flush(flags) {
+                Ok(true) => return Ok(()),
+                Ok(false) if self.renews => by = self.send_by(),
+                Ok(false) if Instant::now() >= by => return Err(WireError::Slow),
+                Ok(false) => {}
+                Err(error) => self.wait_out(error, by)?,
+            }
+        }
     }
 
     fn wait_out(&self, error: io::Error, by: Instant) -> Result<(), WireError> {
@@ -216,14 +254,13 @@ impl Wire {
 
     /// Is the peer still there and silent, as it must be between requests?
     pub fn is_idle(&self) -> bool {
-        let seen = rustix::net::recv(&self.stream, &mut [0u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT);
-        matches!(seen, Err(rustix::io::Errno::WOULDBLOCK))
+        self.stream.is_idle()
     }
 
     /// Closes after an error was answered: lets the peer finish sending for a moment, since bytes that
     /// nobody reads would reset the connection and could take the answer with them.
     pub fn close_gently(mut self, within: Duration) {
-        if self.stream.shutdown(Shutdown::Write).is_err() {
+        if self.stream.shut_down().is_err() {
             return;
         }
         let by = Instant::now() + within;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use dfs_proto::block_sum::{self, BLOCK_SIZE};
 use dfs_proto::units::{Period, Size};
+use dfs_tls::exposure::{self, Exposed};
 
 /// The most copies that can be wanted of a chunk.
 pub const MAX_COPIES: u32 = 16;
@@ -54,7 +55,9 @@ pub struct Config {
     pub trash: Duration,
     /// Is everybody asked who he is? `None`: unless `listen` is loopback.
     pub auth: Option<bool>,
-    /// Nobody is asked although others than this machine's users can come.
+    /// The directory with the master's certificate; gRPC is encrypted then, and keepers have to show theirs.
+    pub tls_dir: Option<PathBuf>,
+    /// Nobody is asked, or nothing is encrypted, although others than this machine's users can come.
     pub insecure: bool,
     /// How long a token is good.
     pub token_lifetime: Duration,
@@ -87,6 +90,8 @@ pub enum ConfigError {
         "listen on {0}: others can reach that, and --auth off lets anybody do everything; leave --auth on, listen on 127.0.0.1, or say --insecure"
     )]
     Insecure(SocketAddr),
+    #[error(transparent)]
+    Exposed(#[from] Exposed),
     #[error("token-lifetime: {} is not possible; choose {} to {}", Period(*.0), Period(MIN_TOKEN_LIFETIME), Period(MAX_TOKEN_LIFETIME))]
     TokenLifetime(Duration),
 }
@@ -106,6 +111,7 @@ impl Config {
             repair_rate: 100 << 20,
             trash: Duration::ZERO,
             auth: None,
+            tls_dir: None,
             insecure: false,
             token_lifetime: Duration::from_secs(900),
         }
@@ -143,6 +149,7 @@ impl Config {
         if !self.listen.ip().is_loopback() && !self.auth_is_on() && !self.insecure {
             return Err(ConfigError::Insecure(self.listen));
         }
+        exposure::check(self.listen, self.tls_dir.is_some(), self.insecure)?;
         if !(MIN_TOKEN_LIFETIME..=MAX_TOKEN_LIFETIME).contains(&self.token_lifetime) {
             return Err(ConfigError::TokenLifetime(self.token_lifetime));
         }
@@ -195,9 +202,11 @@ mod tests {
         assert_eq!(check(|c| c.compact_after = Duration::ZERO), Ok(()));
         assert_eq!(check(|c| c.repair_rate = 5), Err(ConfigError::RepairRate(5)));
         let anywhere = SocketAddr::from(([0, 0, 0, 0], 1));
-        assert_eq!(check(|c| c.listen = anywhere), Ok(()));
+        let tls_dir = || Some(PathBuf::from("tls"));
+        assert_eq!(check(|c| (c.listen, c.tls_dir) = (anywhere, tls_dir())), Ok(()));
+        assert_eq!(check(|c| c.listen = anywhere), Err(ConfigError::Exposed(Exposed(anywhere))));
         assert_eq!(
-            check(|c| (c.listen, c.auth) = (anywhere, Some(false))),
+            check(|c| (c.listen, c.tls_dir, c.auth) = (anywhere, tls_dir(), Some(false))),
             Err(ConfigError::Insecure(anywhere))
         );
         assert_eq!(check(|c| (c.listen, c.auth, c.insecure) = (anywhere, Some(false), true)), Ok(()));

@@ -17,6 +17,7 @@ use dfs_proto::ids::ClusterId;
 use dfs_proto::pb;
 use dfs_proto::secret::Secret;
 use dfs_proto::token::TokenKey;
+use dfs_tls::{Acceptor, Protocol, Role, TlsDir, TlsError};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -60,6 +61,8 @@ pub enum MasterError {
     AddressFile { path: PathBuf, why: io::Error },
     #[error("open the audit log {}: {why}; {}", path.display(), unwritable(why.kind()))]
     Audit { path: PathBuf, why: io::Error },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     #[error("random numbers: the system gives none: {0}; check that /dev/urandom works")]
     Random(String),
     #[error("start: {0}")]
@@ -93,11 +96,14 @@ impl Master {
     /// See [`MasterError`]; whatever was begun is undone.
     pub async fn start(config: Config) -> Result<Master, MasterError> {
         config.validate()?;
-        let data = config.data.clone();
-        let dir = blocking(move || {
+        let (data, tls_dir) = (config.data.clone(), config.tls_dir.clone());
+        let (dir, tls, to_keepers) = blocking(move || {
+            let tls_dir = tls_dir.map(|dir| TlsDir::load(&dir, Some(Role::Master))).transpose()?;
+            let tls = tls_dir.as_ref().map(|dir| dir.acceptor(Protocol::Control)).transpose()?;
+            let to_keepers = tls_dir.map(|dir| dir.to_keepers()).transpose()?;
             let dir = DataDir::open(&data)?;
             remove_address(&dir.path().join(ADDRESS_FILE));
-            Ok(dir)
+            Ok((dir, tls, to_keepers))
         })
         .await?;
         let address_file = dir.path().join(ADDRESS_FILE);
@@ -120,12 +126,18 @@ impl Master {
 
         let (stop_serving, stopped) = oneshot::channel();
         let gate_of_page = gate.clone();
-        let server = tokio::spawn(serve(engine.clone(), gate.clone(), cluster, listener, address, stopped));
+        let server = tokio::spawn(serve(
+            engine.clone(),
+            gate.clone(),
+            cluster,
+            Port { listener, address, tls },
+            stopped,
+        ));
         let ticker = tokio::spawn(tick_forever(engine.clone()));
         tracing::info!("dfs-master: listening on {address}, cluster {cluster}");
         let (mut http, mut watcher) = (None, None);
         if let Some(bound) = bound {
-            let (routes, task) = web::start(engine.clone(), cluster, gate_of_page);
+            let (routes, task) = web::start(engine.clone(), cluster, gate_of_page, to_keepers);
             (http, watcher) = (Some(bound.serve(shown(&engine, routes))), Some(task));
         }
         let stop_serving = Some(stop_serving);
@@ -265,16 +277,16 @@ async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Master
 /// Says how safe this master is, and makes the first admin where there is none.
 async fn secure(config: &Config, address: SocketAddr, engine: &Engine) -> Result<(), MasterError> {
     let others_can_come = !address.ip().is_loopback();
+    if others_can_come && config.tls_dir.is_none() {
+        tracing::warn!(
+            "--insecure: there is no TLS: whoever can listen to the network of {address} can read passwords, tokens and files"
+        );
+    }
     if !config.auth_is_on() {
         if others_can_come {
             tracing::warn!("--insecure: anybody who can reach {address} can do everything");
         }
         return Ok(());
-    }
-    if others_can_come {
-        tracing::warn!(
-            "there is no TLS: whoever can listen to the network of {address} can read tokens and files"
-        );
     }
     let made = tokio::time::timeout(FIRST_ADMIN_DEADLINE, first::make_sure(engine, &config.data)).await;
     match made {
@@ -345,19 +357,20 @@ fn no_random(error: getrandom::Error) -> MasterError {
     MasterError::Random(error.to_string())
 }
 
-async fn serve(
-    engine: Engine,
-    gate: Gate,
-    cluster: ClusterId,
+/// Where the master listens.
+struct Port {
     listener: TcpListener,
     address: SocketAddr,
-    stopped: oneshot::Receiver<()>,
-) {
+    tls: Option<Acceptor>,
+}
+
+async fn serve(engine: Engine, gate: Gate, cluster: ClusterId, port: Port, stopped: oneshot::Receiver<()>) {
+    let Port { listener, address, tls } = port;
     let stop = async {
         // An error means that the master was dropped, which is an order to stop too.
         let _ = stopped.await;
     };
-    if let Err(error) = service::serve(engine.clone(), gate, cluster, listener, stop).await {
+    if let Err(error) = service::serve(engine.clone(), gate, cluster, listener, tls, stop).await {
         engine.fail(format!("listen on {address}: the server broke: {error}"));
     }
 }

@@ -130,6 +130,8 @@ pub struct Settings {
     pub master_timeout: Duration,
     /// The token file that was named; absolute.
     pub token_file: Option<PathBuf>,
+    /// The directory with the CA's certificate; absolute.
+    pub tls_dir: Option<PathBuf>,
     /// Where metrics are served over HTTP, if anywhere.
     pub http: Option<SocketAddr>,
     /// As tracing's `EnvFilter` reads it.
@@ -268,6 +270,7 @@ fn resolve(
         write_buffer_bytes: budget("write_buffer", "--write-buffer", flags.write_buffer)?,
         master_timeout: flags.master_timeout.0,
         token_file: flags.token_file.map(|f| absolute(&f)).transpose()?,
+        tls_dir: flags.tls_dir.map(|dir| absolute(&dir)).transpose()?,
         http: flags.http,
         log_filter: flags.log,
         log_file: flags.log_file.map(|f| absolute(&f)).transpose()?,

@@ -158,6 +158,8 @@ codes! {
     CrossesQuota => EXDEV,
     /// No token, or one that is not good (any more).
     Unauthenticated => EACCES,
+    /// The ticket allows one upload, and was used for one.
+    TicketUsed => EACCES,
 }
 
 /// What went wrong, ready for a peer or a person.

@@ -20,6 +20,9 @@ pub const MAC_LEN: usize = 16;
 /// The largest encoded ticket that is looked at.
 pub const MAX_TICKET_LEN: usize = 1024;
 
+/// How long a client may begin an upload, or a keeper a copy.
+pub const WRITE_LIFETIME_MS: i64 = 60_000;
+
 /// What one keeper checks tickets with. Never logged: its `Debug` is empty.
 #[derive(Clone)]
 pub struct TicketKey([u8; 32]);

@@ -35,6 +35,7 @@ pub struct Builder {
     network: bool,
     faulty: Faulty,
     master_disk: Option<String>,
+    tls: bool,
 }
 
 impl Builder {
@@ -86,6 +87,12 @@ impl Builder {
         self
     }
 
+    /// Connections are encrypted, with certificates of `tls/` in the scratch directory ([`Cluster::tls_dir`]).
+    pub fn tls(mut self) -> Builder {
+        self.tls = true;
+        self
+    }
+
     /// The log filter of every process (default `info`).
     pub fn log(mut self, filter: &str) -> Builder {
         self.log = filter.to_owned();
@@ -124,6 +131,11 @@ impl Builder {
             let data = scratch.path("master");
             fs::create_dir(&data).unwrap();
             run_ok(&["mount", "-t", "tmpfs", "-o", options, "none", data.to_str().unwrap()]);
+        }
+        if self.tls {
+            let dfs = crate::process::binary("dfs").display().to_string();
+            let dir = scratch.path("tls").display().to_string();
+            run_ok(&[&dfs, "tls", "init", "--dir", &dir, "--host", "127.0.0.1"]);
         }
         let mut network = self.network.then(|| Network::new(&scratch));
         let host = network.as_mut().map_or("127.0.0.1".to_owned(), |network| network.add("master"));
@@ -172,8 +184,15 @@ fn master_recipe(
     // Its addresses are no loopback, though nobody else can come there.
     let open: &[&str] = if settings.network { &["--auth", "off", "--insecure"] } else { &[] };
     let flags = flags.chain(open.iter().map(|flag| (*flag).to_owned()));
+    let flags = flags.chain(tls_flags(scratch, settings.tls, "master"));
     let args = flags.chain(settings.master_flags.iter().cloned()).collect();
     recipe(scratch, environment, on, "dfs-master", args)
+}
+
+/// For a master, a keeper, or a client.
+fn tls_flags(scratch: &Scratch, tls: bool, whose: &str) -> Vec<String> {
+    let dir = scratch.path("tls").join(whose);
+    if tls { vec!["--tls-dir".to_owned(), dir.display().to_string()] } else { Vec::new() }
 }
 
 /// What runs a command on a host of the network, if there is one.
@@ -235,6 +254,7 @@ impl Cluster {
             network: false,
             faulty: Faulty::default(),
             master_disk: None,
+            tls: false,
         }
     }
 
@@ -280,7 +300,8 @@ impl Cluster {
         let data = data.display().to_string();
         let usual = ["--data", &data, "--master", &self.address, "--log", &self.settings.log];
         let more = self.settings.keeper_flags.iter().map(String::as_str);
-        let args = usual.into_iter().chain(more).chain(flags.iter().copied()).map(str::to_owned).collect();
+        let args = usual.into_iter().chain(more).chain(flags.iter().copied()).map(str::to_owned);
+        let args = args.chain(tls_flags(&self.scratch, self.settings.tls, "keeper")).collect();
         let name = format!("keeper-{index}");
         let environment = self.settings.faulty.environment(&self.scratch, &name);
         recipe(&self.scratch, environment, on(self.network.as_ref(), &name), "dfs-keeper", args)
@@ -291,8 +312,9 @@ impl Cluster {
         let name = format!("keeper-{index}");
         let host = self.join(&name);
         let listen = host.map(|host| format!("{host}:0"));
+        // As of the master: nobody else can come there.
         let on_a_host: Vec<&str> =
-            listen.iter().flat_map(|listen| ["--listen", listen, "--host", &name]).collect();
+            listen.iter().flat_map(|listen| ["--listen", listen, "--host", &name, "--insecure"]).collect();
         let recipe = self.keeper_recipe(index, &self.keeper_data(index), &[&on_a_host, flags].concat());
         self.keepers.push(Process::start(&self.scratch, &name, recipe));
     }
@@ -341,6 +363,11 @@ impl Cluster {
         self.scratch.path(&format!("keeper-{index}"))
     }
 
+    /// The directory of certificates for a `master`, a `keeper` or a `client`; of the CA itself for an empty name.
+    pub fn tls_dir(&self, whose: &str) -> PathBuf {
+        self.scratch.path("tls").join(whose)
+    }
+
     /// The disk of a process that was to have one that fails ([`Builder::faulty_disk`]).
     pub fn disk(&self, name: &str) -> Disk {
         Disk::of(&self.scratch, name)
@@ -386,7 +413,8 @@ impl Cluster {
         args.extend(flags);
         let point = dir.display().to_string();
         args.push(&point);
-        let args = args.iter().map(|s| (*s).to_owned()).collect();
+        let tls = tls_flags(&self.scratch, self.settings.tls, "client");
+        let args = tls.into_iter().chain(args.iter().map(|s| (*s).to_owned())).collect();
         let environment = self.settings.faulty.environment(&self.scratch, &name);
         let recipe = recipe(&self.scratch, environment, on(self.network.as_ref(), &name), "dfs-mount", args);
         Mount::new(Process::start(&self.scratch, &name, recipe), dir)
@@ -397,6 +425,7 @@ impl Cluster {
     /// `dfs --master ADDRESS`, on the master's host where there is a network.
     fn command_line(&self, address: &str) -> Command {
         let words = ["--master", address].map(str::to_owned).to_vec();
+        let words = [words, tls_flags(&self.scratch, self.settings.tls, "client")].concat();
         recipe(&self.scratch, Vec::new(), on(self.network.as_ref(), "master"), "dfs", words)()
     }
 

@@ -151,6 +151,14 @@ fn whatever_is_in_a_directory_is_shown_and_nothing_of_it_runs() {
     assert_eq!((count(&first), count(&second), second["next"].is_null()), (1000, 3, true));
 }
 
+#[test]
+fn keepers_that_speak_tls_are_read_too() {
+    let cluster = Cluster::builder().keepers(2).copies(2).tls().master_flags(&HTTP).start();
+    let at = address(&cluster.master);
+    cluster.dfs(&["put", film::small().to_str().unwrap(), "/movie.mp4"]).ok();
+    assert!(get(&at, "/files/movie.mp4").body == fs::read(film::small()).unwrap());
+}
+
 /// A connection on which a film is on its way, that has been read up to here.
 fn begun(at: &str, headers: &str) -> (TcpStream, Vec<u8>) {
     let mut stream = TcpStream::connect(at).unwrap();

@@ -7,10 +7,11 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::builder::FalseyValueParser;
 use dfs_cmdline::readiness;
-use dfs_keeper::{Config, Keeper};
+use dfs_keeper::{Config, Keeper, TlsFor};
 use dfs_observe::http::check_exposure;
 use dfs_proto::label;
 use dfs_proto::units::{Period, Size, period_or_off, socket_address};
+use dfs_tls::exposure;
 use tokio::signal::unix::{SignalKind, signal};
 
 /// A Data Keeper: stores chunks in a directory, serves them, and copies them to other keepers.
@@ -26,6 +27,12 @@ struct Args {
     /// The file with the token of 'dfs keeper token', with which this keeper joins.
     #[arg(long, env = "DFS_TOKEN_FILE", value_name = "FILE")]
     token_file: Option<PathBuf>,
+    /// Directory with the keeper's certificate, as 'dfs tls init' makes it: needed where the master has one.
+    #[arg(long, env = "DFS_TLS_DIR", value_name = "DIR")]
+    tls_dir: Option<PathBuf>,
+    /// With --tls-dir: what is encrypted: all, or control: the connection to the master alone, and not file bytes.
+    #[arg(long, env = "DFS_TLS", value_name = "all|control", default_value = "all")]
+    tls: TlsFor,
     /// Address of the data port; port 0 takes a free one.
     #[arg(long, env = "DFS_LISTEN", value_name = "HOST:PORT", default_value = "127.0.0.1:0", value_parser = socket_address)]
     listen: SocketAddr,
@@ -49,7 +56,7 @@ struct Args {
     /// Address and port to serve metrics on over HTTP; port 0 takes a free one, see the log [default: none].
     #[arg(long, env = "DFS_HTTP", value_name = "HOST:PORT", value_parser = socket_address)]
     http: Option<SocketAddr>,
-    /// Serve HTTP on an address that others reach, although it asks nobody who he is.
+    /// Listen on an address that others reach without TLS, or serve HTTP there, which asks nobody who he is.
     #[arg(long, env = "DFS_INSECURE", value_parser = FalseyValueParser::new())]
     insecure: bool,
     /// Read and check everything once within this time, as 7d or 12h; off: only when 'dfs scrub' asks for it.
@@ -84,7 +91,14 @@ fn run(args: Args) -> Result<(), String> {
     if let Some(http) = args.http {
         check_exposure(http, args.insecure).map_err(|error| error.to_string())?;
     }
+    exposure::check(args.listen, args.tls_dir.is_some(), args.insecure).map_err(|error| error.to_string())?;
     dfs_proto::logging::init(&args.log, args.log_json)?;
+    if args.tls_dir.is_none() && !args.listen.ip().is_loopback() {
+        let address = args.listen;
+        tracing::warn!(
+            "--insecure: there is no TLS: whoever can listen to the network of {address} can read file bytes and tickets"
+        );
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .enable_all()
@@ -94,6 +108,8 @@ fn run(args: Args) -> Result<(), String> {
         data: args.data,
         master: args.master,
         token_file: args.token_file,
+        tls_dir: args.tls_dir,
+        tls_for: args.tls,
         listen: args.listen,
         advertise: args.advertise,
         host: args.host,

@@ -7,10 +7,12 @@ use std::time::{Duration, Instant};
 use dfs_observe::metrics::ErrorClass;
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::frame::{Header, Kind};
+use dfs_tls::{Acceptor, plain};
 
 use crate::metrics::DataOp;
 use crate::node::Node;
 use crate::server::{read, upload};
+use crate::stream::{Stream, was_plain};
 use crate::wire::{Wire, WireError};
 
 /// How long a peer may go on sending after its request was refused.
@@ -57,7 +59,12 @@ pub(super) struct Conn {
 impl Conn {
     /// Serves a peer until it leaves, is cut off, or the keeper stops.
     pub fn serve(node: Arc<Node>, stream: TcpStream, peer: SocketAddr) {
-        let wire = match Wire::new(stream, node.tuning.silence_timeout, node.stop.clone()) {
+        let stream = match node.tls.as_ref().map(Acceptor::session) {
+            None => Ok(Stream::Plain(stream)),
+            Some(session) => session.map(|session| Stream::tls(stream, session)),
+        };
+        let wire = stream.and_then(|s| Wire::new(s, node.tuning.silence_timeout, node.stop.clone()));
+        let wire = match wire {
             Ok(wire) => wire,
             Err(error) => {
                 tracing::debug!(%peer, %error, "connection was gone at once");
@@ -67,6 +74,18 @@ impl Conn {
         let counted = node.clone();
         let _held = counted.metrics.connections.hold();
         let mut conn = Conn { node, wire, peer, kind: DataOp::Other, buffer: Vec::new() };
+        match conn.wire.handshake() {
+            Ok(()) => {}
+            Err(WireError::Io(error)) if was_plain(&error) => {
+                // In its own protocol, and nothing of what it sent is looked at.
+                conn.wire = conn.wire.into_plain();
+                return conn.refuse(0, DfsError::new(ErrorCode::Access, plain::REASON));
+            }
+            Err(error) => {
+                tracing::info!(%peer, "a TLS handshake failed: {error}");
+                return;
+            }
+        }
         let mut request = 0;
         loop {
             match conn.request(&mut request) {

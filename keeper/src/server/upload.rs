@@ -8,7 +8,7 @@
 //! lose their connection with ours.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dfs_proto::error::{DfsError, ErrorCode};
@@ -18,6 +18,7 @@ use dfs_proto::pb;
 use dfs_proto::pb::TicketOp;
 use dfs_proto::pb::keeper_up::Msg;
 use dfs_proto::upload_step;
+use dfs_tls::Role;
 
 use crate::metrics::DataOp;
 use crate::node::Node;
@@ -46,7 +47,7 @@ pub(super) fn serve(conn: &mut Conn, header: &Header) -> Result<(), Failure> {
     no_data(header)?;
     let open: pb::WriteOpen = conn.wire.meta(header)?;
     let node = conn.node.clone();
-    let admitted = admit(&node, open)?;
+    let admitted = admit(&node, open, conn.wire.peer())?;
     conn.kind = match (admitted.copy, admitted.open.relayed) {
         (true, _) => DataOp::Copy,
         (false, true) => DataOp::Relayed,
@@ -75,7 +76,8 @@ pub(super) fn serve(conn: &mut Conn, header: &Header) -> Result<(), Failure> {
     Ok(conn.wire.send(Kind::WriteDone, header.request, &done)?)
 }
 
-fn admit(node: &Node, open: pb::WriteOpen) -> Result<Admitted, DfsError> {
+/// `peer`: where there is TLS, who is at the other end.
+fn admit(node: &Node, open: pb::WriteOpen, peer: Option<Option<Role>>) -> Result<Admitted, DfsError> {
     let member = node.member()?;
     let ops = [TicketOp::Write, TicketOp::Copy];
     let ticket = member.checker.check(&open.ticket, &open.mac, &ops, node.clock.now_ms())?;
@@ -100,6 +102,16 @@ fn admit(node: &Node, open: pb::WriteOpen) -> Result<Admitted, DfsError> {
         seen.push(companion.keeper);
     }
     let copy = ticket.op() == TicketOp::Copy;
+    if (copy || open.relayed) && peer.is_some_and(|role| role != Some(Role::Keeper)) {
+        return Err(DfsError::new(
+            ErrorCode::Access,
+            format!(
+                "chunk {chunk} refused: only keepers relay and copy, and they show a keeper's certificate; send it as an upload of its own"
+            ),
+        ));
+    }
+    // Last: a ticket that is refused for something else was not used.
+    node.used.take(&ticket, &open.mac, Instant::now())?;
     Ok(Admitted { open, ticket, chunk, keeper: own, copy })
 }
 
@@ -236,4 +248,61 @@ fn tell_master(
             ),
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use dfs_proto::ids::{ClusterId, KeeperId};
+    use dfs_proto::ticket::{TicketChecker, TicketKey};
+    use prost::Message;
+
+    use super::*;
+    use crate::config::Tuning;
+    use crate::identity::DataDir;
+    use crate::node::{DataTls, Member};
+    use crate::store::ChunkStore;
+
+    #[test]
+    fn where_there_is_tls_only_keepers_relay_and_copy() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = DataDir::open(&dir.path().join("data")).unwrap();
+        let node =
+            Node::new(ChunkStore::open(data, Some(0)).unwrap().0, Tuning::default(), DataTls::default());
+        let (cluster, keeper) = (ClusterId([1; 16]), KeeperId(3));
+        let key = TicketKey::derive(&[9; 32], keeper);
+        node.set_member(Member {
+            checker: TicketChecker { key: key.clone(), cluster, keeper },
+            chunk_size: 100,
+        });
+        node.used.welcomed(0);
+        let mut nonce = 0;
+        let mut admitted = |op: TicketOp, relayed, peer| {
+            nonce += 1;
+            let (cluster, keepers) = (cluster.short(), vec![keeper.0]);
+            let ticket = pb::Ticket {
+                cluster,
+                chunk: 7,
+                op: op as i32,
+                keepers,
+                max_length: 10,
+                expires_ms: i64::MAX,
+                nonce,
+            };
+            let ticket: Bytes = ticket.encode_to_vec().into();
+            let open =
+                pb::WriteOpen { mac: key.sign(&ticket), ticket, length: 5, relayed, ..Default::default() };
+            admit(&node, open, peer).map(drop).map_err(|error| error.code)
+        };
+        let (mount, other, master) = (Some(None), Some(Some(Role::Keeper)), Some(Some(Role::Master)));
+        for peer in [None, mount, other, master] {
+            assert_eq!(admitted(TicketOp::Write, false, peer), Ok(()));
+        }
+        for (op, relayed) in [(TicketOp::Write, true), (TicketOp::Copy, false)] {
+            assert_eq!(admitted(op, relayed, None), Ok(()), "without TLS nobody shows anything");
+            assert_eq!(admitted(op, relayed, other), Ok(()));
+            for peer in [mount, master] {
+                assert_eq!(admitted(op, relayed, peer), Err(ErrorCode::Access), "{op:?} {peer:?}");
+            }
+        }
+    }
 }

@@ -10,7 +10,7 @@ use dfs_proto::pb::{self, TicketOp::Read, TicketOp::Write};
 use tempfile::tempdir;
 
 use crate::client::{Client, read_request, write_open};
-use crate::master::Master;
+use crate::master::{Master, another};
 use crate::{config, count_files, data, keeper, tuning, wait_until};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -38,8 +38,9 @@ async fn garbage_and_oversized_frames_are_answered_and_cut_off() {
 async fn an_upload_that_breaks_the_rules_is_refused_and_leaves_nothing() {
     let (master, dir) = (Master::start().await, tempdir().unwrap());
     let keeper = keeper(&dir, &master).await;
-    let grant = master.grant(Write, 5, &[&keeper]);
+    let me = [(keeper.id().0, keeper.address().to_string())];
     let upload = |length, act: fn(&mut Client)| {
+        let grant = master.grant_at(Write, 5, &me, another);
         let mut client = Client::connect(keeper.address());
         client.open(&write_open(&grant, length, false));
         act(&mut client);

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -153,9 +153,16 @@ impl Master {
             keeper: *id,
             address: address.clone(),
             mac: TicketKey::derive(&SECRET, KeeperId(*id)).sign(&ticket),
+            tls: false,
         };
         pb::Grant { keepers: keepers.iter().map(share).collect(), ticket: ticket.clone() }
     }
+}
+
+/// Makes another ticket of it that allows the same: one to write is good once.
+pub fn another(ticket: &mut pb::Ticket) {
+    static NEXT: AtomicU64 = AtomicU64::new(1 << 32);
+    ticket.nonce = NEXT.fetch_add(1, Ordering::Relaxed);
 }
 
 #[tonic::async_trait]

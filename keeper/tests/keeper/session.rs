@@ -9,7 +9,7 @@ use dfs_proto::pb::{self, keeper_up::Msg};
 use tempfile::tempdir;
 
 use crate::client::Client;
-use crate::master::Master;
+use crate::master::{Master, another};
 use crate::{config, keeper, wait_until};
 
 fn hellos(master: &Master) -> Vec<pb::KeeperHello> {
@@ -109,9 +109,10 @@ async fn without_a_session_an_upload_is_unavailable_in_time() {
     wait_until("the session is up", || inventory(&master, 1).is_some());
     master.refuse(DfsError::new(ErrorCode::Unavailable, "not now"));
     master.break_session(1);
-    let grant = master.grant(Write, 5, &[&keeper]);
+    let me = [(keeper.id().0, keeper.address().to_string())];
     let begin = Instant::now();
     wait_until("the keeper has noticed", || {
+        let grant = master.grant_at(Write, 5, &me, another);
         let answer = Client::connect(keeper.address()).upload(&grant, b"bytes", false);
         answer.is_err_and(|error| error.code == ErrorCode::Unavailable)
     });

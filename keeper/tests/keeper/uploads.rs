@@ -12,7 +12,7 @@ use dfs_proto::pb::{self, keeper_up::Msg};
 use tempfile::tempdir;
 
 use crate::client::{Client, read_request, write_open};
-use crate::master::Master;
+use crate::master::{Master, another};
 use crate::{chunk_file, config, count_files, data, flip_byte, keeper, tuning, wait_until};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -230,11 +230,12 @@ async fn wrong_checksums_are_refused_everywhere_and_nothing_stays() {
 async fn the_same_chunk_twice_is_fine_and_other_bytes_are_refused() {
     let (master, dir) = (Master::start().await, tempdir().unwrap());
     let keeper = keeper(&dir, &master).await;
-    let grant = master.grant(Write, 5, &[&keeper]);
+    let me = [(keeper.id().0, keeper.address().to_string())];
+    let grant = || master.grant_at(Write, 5, &me, another);
     let mut client = Client::connect(keeper.address());
-    let first = client.upload(&grant, b"bytes", false).unwrap();
-    assert_eq!(client.upload(&grant, b"bytes", false).unwrap(), first);
-    assert_eq!(client.upload(&grant, b"other", false).unwrap_err().code, ErrorCode::Exists);
+    let first = client.upload(&grant(), b"bytes", false).unwrap();
+    assert_eq!(client.upload(&grant(), b"bytes", false).unwrap(), first);
+    assert_eq!(client.upload(&grant(), b"other", false).unwrap_err().code, ErrorCode::Exists);
     let grant = master.grant(Read, 5, &[&keeper]);
     assert_eq!(Client::connect(keeper.address()).read_all(&grant, 5).unwrap(), b"bytes");
 }
@@ -271,12 +272,52 @@ async fn tickets_that_are_not_good_for_it_are_refused() {
     // The ticket, not the client, says which chunk: one for another chunk reads another chunk.
     assert_eq!(code(&master.grant(Read, 6, &[&keeper]), Read), Err(ErrorCode::NotFound));
     let mut redirected = master.grant(Write, 7, &[&keeper]);
-    redirected.keepers.push(pb::KeeperGrant { keeper: 9, address: me[0].1.clone(), mac: vec![].into() });
+    redirected.keepers.push(pb::KeeperGrant {
+        keeper: 9,
+        address: me[0].1.clone(),
+        mac: vec![].into(),
+        tls: false,
+    });
     assert_eq!(
         code(&redirected, Write),
         Err(ErrorCode::TicketWrong),
         "a relay that the ticket does not name"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_to_write_is_good_for_one_upload_and_one_to_read_for_many() {
+    let (master, dir) = (Master::start().await, tempdir().unwrap());
+    let keeper = keeper(&dir, &master).await;
+    let upload = |grant: &pb::Grant, bytes: &[u8]| {
+        Client::connect(keeper.address()).upload(grant, bytes, false).map(drop).map_err(|e| e.code)
+    };
+    let me = [(keeper.id().0, keeper.address().to_string())];
+    // One that is refused for another reason was not used.
+    let short = master.grant_at(Write, 5, &me, |t| t.max_length = 5);
+    assert_eq!(upload(&short, b"too long"), Err(ErrorCode::TicketWrong));
+    assert_eq!(upload(&short, b"bytes"), Ok(()));
+    assert_eq!(upload(&short, b"bytes"), Err(ErrorCode::TicketUsed));
+    // One whose upload broke off was used, too, over whatever connection it comes again.
+    let broken = master.grant(Write, 6, &[&keeper]);
+    let mut half = Client::connect(keeper.address());
+    half.open(&write_open(&broken, 10, false));
+    half.data(b"more than ten bytes");
+    assert_eq!(half.expect_error(), ErrorCode::Protocol);
+    assert_eq!(upload(&broken, b"0123456789"), Err(ErrorCode::TicketUsed));
+    // A new one for the same chunk is good: what broke off left nothing.
+    let again = master.grant_at(Write, 6, &me, another);
+    assert_eq!(upload(&again, b"0123456789"), Ok(()));
+    // Altered, also in what makes it another one; for another keeper; and copies are writes.
+    let altered = pb::Grant { ticket: [&again.ticket[..], &[0]].concat().into(), ..again.clone() };
+    assert_eq!(upload(&altered, b"0123456789"), Err(ErrorCode::TicketForged));
+    let others = master.grant_at(Write, 7, &[(9, me[0].1.clone())], |_| ());
+    assert_eq!(upload(&others, b"bytes"), Err(ErrorCode::TicketForged));
+    let read = master.grant(Read, 5, &[&keeper]);
+    let mut client = Client::connect(keeper.address());
+    for _ in 0..3 {
+        assert_eq!(client.read_all(&read, 5).unwrap(), b"bytes");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -68,8 +68,12 @@ struct Flags {
     #[arg(long, env = "DFS_AUTH", value_name = "on|off", value_parser = on_or_off)]
     auth: Option<bool>,
 
-    /// Let anybody who reaches an address that is not loopback do everything: needed for --auth off there, and
-    /// for --http on such an address, which shows figures to everybody and encrypts nothing
+    /// Directory with the master's certificate, as 'dfs tls init' makes it: gRPC is encrypted then, and keepers show theirs
+    #[arg(long, env = "DFS_TLS_DIR", value_name = "DIR")]
+    tls_dir: Option<PathBuf>,
+
+    /// Listen on an address that is not loopback although whoever is there could do, read or change everything: without
+    /// auth, without TLS, or with HTTP, which shows figures to everybody and encrypts nothing
     #[arg(long, env = "DFS_INSECURE", value_parser = FalseyValueParser::new())]
     insecure: bool,
 
@@ -117,6 +121,7 @@ impl Flags {
             repair_rate: self.repair_rate.0,
             trash: self.trash.0,
             auth: self.auth,
+            tls_dir: self.tls_dir.clone(),
             insecure: self.insecure,
             token_lifetime: self.token_lifetime.0,
         };

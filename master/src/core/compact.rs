@@ -36,8 +36,6 @@ const SWEEP_STEP: usize = 256;
 const SWEEP_BELOW: usize = 10_000;
 /// Between two sweeps.
 const SWEEP_EVERY_MS: i64 = 600_000;
-/// After a restart, keepers and mounts get time to come back.
-const QUIET_AFTER_LOAD_MS: i64 = 2 * dfs_proto::DEAD_AFTER_MS as i64;
 
 /// A file that may have to be compacted.
 struct Candidate {
@@ -75,7 +73,6 @@ pub(super) struct Compaction {
     sweep: Option<InodeNo>,
     sweep_wanted: bool,
     next_sweep_ms: i64,
-    quiet_until_ms: i64,
 }
 
 impl Compaction {
@@ -91,9 +88,8 @@ impl Compaction {
     }
 
     /// Nothing is known of any file yet.
-    pub fn begin_after_load(&mut self, now_ms: i64) {
+    pub fn begin_after_load(&mut self) {
         self.sweep = Some(InodeNo(0));
-        self.quiet_until_ms = now_ms.saturating_add(QUIET_AFTER_LOAD_MS);
     }
 
     /// Files that wait to be looked at.
@@ -154,7 +150,8 @@ impl State {
         self.end_late_jobs(out);
         self.advance_jobs(out);
         self.sweep(out.now_ms);
-        if out.now_ms >= self.compaction.quiet_until_ms {
+        // Keepers and mounts get time to come back after a restart.
+        if !self.orders.quiet.is_on(out.now_ms) {
             self.begin_rounds(out.now_ms);
             self.go_on_with_rounds(out);
         }

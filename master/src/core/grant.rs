@@ -6,8 +6,8 @@ use prost::Message;
 
 use super::State;
 
-/// How long a client may begin an upload, or a keeper a copy.
-pub(super) const WRITE_LIFETIME_MS: i64 = 60_000;
+pub(super) use dfs_proto::ticket::WRITE_LIFETIME_MS;
+
 /// How long a layout may be read with.
 pub(super) const READ_LIFETIME_MS: i64 = 600_000;
 
@@ -39,6 +39,7 @@ impl State {
                 keeper: id.0,
                 address: keeper.row.address.clone(),
                 mac: keeper.key.sign(&ticket),
+                tls: keeper.data_tls,
             })
             .collect();
         pb::Grant { ticket, keepers }

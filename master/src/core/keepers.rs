@@ -32,6 +32,8 @@ pub(super) struct Keeper {
     pub key: TicketKey,
     pub alive: bool,
     pub connected: bool,
+    /// Its data port speaks TLS. As it last said; nobody is sent to one that has not said it since the start.
+    pub data_tls: bool,
     pub last_heard_ms: i64,
     /// As it last said, less what it has taken since.
     pub load: pb::Load,
@@ -60,6 +62,7 @@ impl Keeper {
             key,
             alive: false,
             connected: false,
+            data_tls: false,
             last_heard_ms: i64::MIN,
             load: pb::Load::default(),
             pending_bytes: 0,
@@ -156,6 +159,7 @@ impl State {
         }
         keeper.load = hello.load.unwrap_or_default();
         keeper.connected = true;
+        keeper.data_tls = hello.data_tls;
         keeper.expect_inventory(0);
         keeper.forget_old_deletions(out.now_ms);
         if let Some(inventory) = &mut keeper.inventory {
@@ -180,6 +184,7 @@ impl State {
         self.syncs.came(id, out.now_ms);
         self.ask_syncs_again(id, out);
         self.recheck_uploads(out);
+        self.orders.quiet.keeper_came(out.now_ms);
         self.start_scan(out);
     }
 

@@ -171,8 +171,8 @@ impl State {
         self.roll.begin_after_load(now_ms);
         self.locks.begin_grace(now_ms);
         self.syncs.begin_after_load(self.keepers.keys().copied(), now_ms);
-        self.be_quiet_after_load(now_ms);
-        self.compaction.begin_after_load(now_ms);
+        self.orders.quiet.begin(now_ms);
+        self.compaction.begin_after_load();
         self.check().map_err(CorruptRow)?;
         // Last: what is counted has to be a tree.
         for (inode, row) in loading.quotas {

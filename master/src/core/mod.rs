@@ -36,6 +36,7 @@
 mod acks;
 mod acl;
 mod acl_ops;
+mod allowance;
 mod attr;
 pub mod bound;
 mod browse;
@@ -76,6 +77,7 @@ mod out;
 mod permission;
 mod placement;
 mod quarantine;
+mod quiet_start;
 mod quota;
 mod rename;
 mod replicate;

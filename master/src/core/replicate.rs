@@ -14,8 +14,10 @@ use dfs_proto::ids::{ChunkId, KeeperId};
 use dfs_proto::pb::{self, keeper_down};
 
 use super::State;
+use super::allowance::Allowance;
 use super::grant::WRITE_LIFETIME_MS;
 use super::out::Out;
+use super::quiet_start::QuietStart;
 use super::upload::Phase;
 
 /// Orders at once of one keeper as source, and as destination.
@@ -32,8 +34,6 @@ const SOON_S: u64 = 20;
 const ORDER_LIFETIME_MS: i64 = 60_000;
 /// A pair of keepers that failed to copy a chunk is not asked again for this long.
 const SHUN_MS: i64 = 10_000;
-/// After a restart, copies that are missing are not made before this.
-const QUIET_AFTER_LOAD_MS: i64 = 2 * dfs_proto::DEAD_AFTER_MS as i64;
 /// Chunks that one step of a pass looks at.
 const STEP: usize = 512;
 
@@ -60,7 +60,8 @@ pub(super) struct Orders {
     left_out: bool,
     trim_cursor: Option<ChunkId>,
     next_pass_ms: i64,
-    quiet_until_ms: i64,
+    pub quiet: QuietStart,
+    allowance: Allowance,
     /// Copied since the start.
     pub copied_chunks: u64,
     pub copied_bytes: u64,
@@ -236,20 +237,14 @@ impl State {
         self.go_on(out);
     }
 
-    /// After a restart of the master no keeper is live at first: they are given time to come back before
-    /// their chunks are copied.
-    pub(super) fn be_quiet_after_load(&mut self, now_ms: i64) {
-        self.orders.quiet_until_ms = now_ms.saturating_add(QUIET_AFTER_LOAD_MS);
-    }
-
     /// One step of the pass.
     fn go_on(&mut self, out: &mut Out) {
-        if out.now_ms < self.orders.quiet_until_ms {
+        if self.orders.quiet.is_on(out.now_ms) {
             return;
         }
         for _ in 0..STEP {
             let Some(cursor) = self.orders.cursor else { return };
-            if !self.has_free_slots() {
+            if !self.has_free_slots() || !self.orders.allowance.take(out.now_ms, self.keepers.len()) {
                 return;
             }
             let Some((live, chunk)) = self.chunks.wanting().next(cursor) else {
@@ -294,7 +289,7 @@ impl State {
 
     /// Is there, or may there be, something that is more important than moves?
     pub(super) fn is_repairing(&self, now_ms: i64) -> bool {
-        now_ms < self.orders.quiet_until_ms || self.orders.cursor.is_some()
+        self.orders.quiet.is_on(now_ms) || self.orders.cursor.is_some()
     }
 
     pub(super) fn orders_of(&self, chunk: ChunkId) -> usize {

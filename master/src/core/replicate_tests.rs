@@ -135,6 +135,34 @@ fn after_a_restart_keepers_have_time_to_come_back() {
 }
 
 #[test]
+fn while_keepers_come_back_after_a_restart_nothing_is_copied_for_a_minute_at_most() {
+    let mut kit = Kit::with_keepers(4);
+    let file = kit.create(InodeNo::ROOT, "f");
+    let chunk = kit.upload(file, 0, 10);
+    kit.copy_all();
+    let holders = holders(&kit, chunk);
+    let spare = (1..=4).find(|id| !holders.contains(id)).unwrap();
+    kit.restart();
+    for id in [holders[0], holders[1]] {
+        kit.keeper_hello(KeeperId(id), &format!("h{id}"));
+    }
+    kit.pass_ms(5_000);
+    kit.keeper_hello(KeeperId(spare), &format!("h{spare}"));
+    kit.pass_ms(2_500);
+    assert!(kit.pushes().is_empty(), "others may be coming");
+    kit.pass_ms(1_000);
+    assert_eq!(kit.pushes().len(), 1);
+    kit.restart();
+    for _ in 0..70 {
+        for id in [holders[0], holders[1], spare] {
+            kit.keeper_hello(KeeperId(id), &format!("h{id}"));
+        }
+        kit.pass_ms(1_000);
+    }
+    assert_eq!(kit.pushes().len(), 1, "keepers that come again and again do not hold up repair");
+}
+
+#[test]
 fn a_copy_that_nobody_wants_any_more_is_deleted() {
     let mut kit = Kit::with_keepers(3);
     let file = kit.create(InodeNo::ROOT, "f");

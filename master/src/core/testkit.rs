@@ -364,6 +364,7 @@ impl Kit {
         let label =
             |(name, value): &(&str, &str)| pb::Label { name: (*name).to_owned(), value: (*value).to_owned() };
         let hello = pb::KeeperHello {
+            data_tls: false,
             protocol_version: dfs_proto::PROTOCOL_VERSION,
             cluster: bytes::Bytes::new(),
             keeper: keeper.0,

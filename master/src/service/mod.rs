@@ -30,6 +30,7 @@ use dfs_proto::pb::admin_service_server::AdminServiceServer;
 use dfs_proto::pb::auth_service_server::AuthServiceServer;
 use dfs_proto::pb::keeper_service_server::KeeperServiceServer;
 use dfs_proto::pb::mount_service_server::MountServiceServer;
+use dfs_tls::{Acceptor, grpc};
 use tokio::net::TcpListener;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Error, Server};
@@ -44,7 +45,7 @@ const WINDOW: u32 = 1024 * 1024;
 /// Streams of one connection. A peer needs one, an operator a few.
 const MAX_STREAMS: u32 = 256;
 
-/// Serves all services on `listener` until `stop` resolves, then waits for the sessions to end.
+/// Serves all services on `listener`, with `tls` to those who speak it alone, until `stop` resolves, then waits for the sessions to end.
 ///
 /// # Errors
 /// The listener broke.
@@ -53,6 +54,7 @@ pub async fn serve(
     gate: Gate,
     cluster: ClusterId,
     listener: TcpListener,
+    tls: Option<Acceptor>,
     stop: impl Future<Output = ()>,
 ) -> Result<(), Error> {
     let mount = MountServiceServer::new(mount::Mounts::new(engine.clone(), gate.clone()));
@@ -61,18 +63,25 @@ pub async fn serve(
     let auth = AuthServiceServer::new(auth::Auth::new(engine, gate.clone()));
     let router = router::Router {
         gate,
+        tls: tls.is_some(),
         auth: auth.max_decoding_message_size(MAX_MESSAGE_LEN).max_encoding_message_size(MAX_MESSAGE_LEN),
         mount: mount.max_decoding_message_size(MAX_MESSAGE_LEN).max_encoding_message_size(MAX_MESSAGE_LEN),
         keeper: keeper.max_decoding_message_size(MAX_MESSAGE_LEN).max_encoding_message_size(MAX_MESSAGE_LEN),
         admin: admin.max_decoding_message_size(MAX_MESSAGE_LEN).max_encoding_message_size(MAX_MESSAGE_LEN),
     };
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
-    Server::builder()
+    let server = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .initial_stream_window_size(WINDOW)
         .initial_connection_window_size(WINDOW)
-        .max_concurrent_streams(MAX_STREAMS)
-        .serve_with_incoming_shutdown(router, incoming, stop)
-        .await
+        .max_concurrent_streams(MAX_STREAMS);
+    match tls {
+        Some(acceptor) => {
+            server.serve_with_incoming_shutdown(router, grpc::incoming(listener, acceptor), stop).await
+        }
+        None => {
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            server.serve_with_incoming_shutdown(router, incoming, stop).await
+        }
+    }
 }

@@ -147,6 +147,7 @@ impl KeeperClient {
 
     async fn hello_of(&mut self, protocol_version: u32, keeper: u64, cluster: Bytes) -> keeper_down::Msg {
         let hello = pb::KeeperHello {
+            data_tls: false,
             protocol_version,
             cluster,
             keeper,

@@ -24,6 +24,7 @@ use dfs_observe::axum::response::{IntoResponse, Response};
 use dfs_proto::error::DfsError;
 use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
+use dfs_tls::Connector;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
@@ -54,12 +55,14 @@ const POLICY: &str = "sandbox; default-src 'none'; media-src 'self'; img-src 'se
 pub(super) struct Files {
     engine: Engine,
     gate: Gate,
+    /// For keepers whose data ports speak TLS.
+    tls: Option<Connector>,
     streams: Arc<Semaphore>,
 }
 
 impl Files {
-    pub fn new(engine: Engine, gate: Gate) -> Files {
-        Files { engine, gate, streams: Arc::new(Semaphore::new(MAX_STREAMS)) }
+    pub fn new(engine: Engine, gate: Gate, tls: Option<Connector>) -> Files {
+        Files { engine, gate, tls, streams: Arc::new(Semaphore::new(MAX_STREAMS)) }
     }
 }
 
@@ -220,7 +223,7 @@ impl Stream {
     }
 
     async fn send(&self, mut at: u64, to: u64, sender: &Pieces) -> io::Result<()> {
-        let mut reader = Reader::default();
+        let mut reader = Reader::new(self.files.tls.clone());
         while at < to {
             let plan = self.plan(at, PLAN.min(to - at)).await?;
             let end = plan.covered_to.min(to);

@@ -28,6 +28,7 @@ use dfs_observe::axum::http::header::CONTENT_TYPE;
 use dfs_observe::axum::response::IntoResponse;
 use dfs_observe::axum::routing::get;
 use dfs_proto::ids::ClusterId;
+use dfs_tls::Connector;
 use tokio::task::JoinHandle;
 
 use self::files::Files;
@@ -43,11 +44,16 @@ const FILES: [(&str, &str, &str); 4] = [
 ];
 
 /// The routes, and the task that watches the cluster for them until it is aborted or the engine stops.
-pub(crate) fn start(engine: Engine, cluster: ClusterId, gate: Gate) -> (Router, JoinHandle<()>) {
+pub(crate) fn start(
+    engine: Engine,
+    cluster: ClusterId,
+    gate: Gate,
+    to_keepers: Option<Connector>,
+) -> (Router, JoinHandle<()>) {
     let watched = Arc::new(watch::Watched::default());
     let watcher = tokio::spawn(watch::watch(engine.clone(), watched.clone()));
     let mut routes = {
-        let files = Arc::new(Files::new(engine.clone(), gate.clone()));
+        let files = Arc::new(Files::new(engine.clone(), gate.clone(), to_keepers));
         api::routes(Arc::new(api::Api::new(engine, cluster, watched)), files, gate)
     };
     for (path, kind, text) in FILES {

@@ -11,7 +11,8 @@ use bytes::{Bytes, BytesMut};
 use dfs_proto::block_sum::{BLOCK_SIZE, BlockSums};
 use dfs_proto::frame::{self, HEADER_LEN, Header, Kind};
 use dfs_proto::pb;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use dfs_tls::Connector;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(1);
@@ -25,21 +26,35 @@ const REQUEST: u32 = 1;
 /// See the module.
 #[derive(Default)]
 pub(super) struct Reader {
-    connections: HashMap<u64, TcpStream>,
+    connections: HashMap<u64, Box<dyn Wire>>,
+    /// For keepers whose data ports speak TLS.
+    tls: Option<Connector>,
     /// Of the chunk that was read last.
     sums: Option<(u64, BlockSums)>,
     /// The keeper that served last: it is asked first.
     last: u64,
 }
 
+/// A connection, plain or encrypted.
+trait Wire: AsyncRead + AsyncWrite + Unpin + Send {}
+impl<T: AsyncRead + AsyncWrite + Unpin + Send> Wire for T {}
+
 /// The one place where a keeper's data port is called.
-async fn connect(keeper: &pb::KeeperGrant) -> io::Result<TcpStream> {
+async fn connect(keeper: &pb::KeeperGrant, tls: Option<&Connector>) -> io::Result<Box<dyn Wire>> {
     let stream = tokio::time::timeout(CONNECT_WITHIN, TcpStream::connect(&keeper.address)).await??;
     stream.set_nodelay(true)?;
-    Ok(stream)
+    match (keeper.tls, tls) {
+        (false, _) => Ok(Box::new(stream)),
+        (true, Some(tls)) => Ok(Box::new(tls.connect(&keeper.address, stream).await?)),
+        (true, None) => Err(io::Error::other("it speaks TLS; start the master with --tls-dir DIR, too")),
+    }
 }
 
 impl Reader {
+    pub fn new(tls: Option<Connector>) -> Reader {
+        Reader { tls, ..Reader::default() }
+    }
+
     /// Bytes of a chunk, verified; at most [`MAX_PIECE`]. The range is within the chunk.
     ///
     /// # Errors
@@ -126,25 +141,26 @@ impl Reader {
         {
             return Ok(answer);
         }
-        let stream = connect(keeper).await?;
+        let stream = connect(keeper, self.tls.as_ref()).await?;
         self.exchange(keeper, stream, request).await
     }
 
     async fn exchange(
         &mut self,
         keeper: &pb::KeeperGrant,
-        mut stream: TcpStream,
+        mut stream: Box<dyn Wire>,
         request: &pb::ReadRequest,
     ) -> io::Result<(Bytes, Bytes)> {
-        let answer = tokio::time::timeout(READ_WITHIN, exchange(&mut stream, request)).await??;
+        let answer = tokio::time::timeout(READ_WITHIN, exchange(&mut *stream, request)).await??;
         self.connections.insert(keeper.keeper, stream);
         Ok(answer)
     }
 }
 
 /// The chunk's checksums, if they were asked for, and the bytes.
-async fn exchange(stream: &mut TcpStream, request: &pb::ReadRequest) -> io::Result<(Bytes, Bytes)> {
+async fn exchange(stream: &mut dyn Wire, request: &pb::ReadRequest) -> io::Result<(Bytes, Bytes)> {
     stream.write_all(&frame::encode(Kind::Read, REQUEST, request, 0)).await?;
+    stream.flush().await?;
     let mut head = [0; HEADER_LEN];
     stream.read_exact(&mut head).await?;
     let header = Header::decode(&head).map_err(io::Error::other)?;
@@ -163,7 +179,7 @@ async fn exchange(stream: &mut TcpStream, request: &pb::ReadRequest) -> io::Resu
 }
 
 /// As many as a frame may have: that was checked.
-async fn read_exactly(stream: &mut TcpStream, length: usize) -> io::Result<Bytes> {
+async fn read_exactly(stream: &mut dyn Wire, length: usize) -> io::Result<Bytes> {
     let mut bytes = BytesMut::zeroed(length);
     stream.read_exact(&mut bytes).await?;
     Ok(bytes.freeze())
@@ -204,7 +220,7 @@ mod tests {
                 }
             }
         });
-        pb::KeeperGrant { keeper: id, address, mac: Bytes::new() }
+        pb::KeeperGrant { keeper: id, address, mac: Bytes::new(), tls: false }
     }
 
     fn source(keepers: Vec<pb::KeeperGrant>) -> pb::ChunkSource {
@@ -235,7 +251,8 @@ mod tests {
         let lying = keeper(1, bad.clone(), bad.clone()).await;
         let rotten = keeper(2, bad, chunk()).await;
         let good = keeper(3, chunk(), chunk()).await;
-        let dead = pb::KeeperGrant { keeper: 4, address: "127.0.0.1:1".to_owned(), mac: Bytes::new() };
+        let dead =
+            pb::KeeperGrant { keeper: 4, address: "127.0.0.1:1".to_owned(), mac: Bytes::new(), tls: false };
         let all = source(vec![lying.clone(), rotten.clone(), dead.clone(), good]);
         let mut reader = Reader::default();
         assert_eq!(reader.read(&all, 65_536, 65_536).await.unwrap(), chunk()[65_536..131_072]);

@@ -8,6 +8,7 @@
 //! - `quota`: limits of what is below a directory.
 //! - `scrub`: keepers check what they have. `fsck`: the look-up table is set against what they have.
 //! - `trash`: files that were removed and are kept.
+//! - `tls`: certificates.
 //! - `users`: logging in, and who may. `password`: where passwords come from.
 //! - `path`: from a path to an inode, by the session's calls.
 //! - `output`: tables, JSON, and what to do when the reader of stdout goes away.
@@ -31,6 +32,7 @@ mod quota;
 mod rebalance;
 mod rm;
 mod scrub;
+mod tls;
 mod trash;
 mod users;
 
@@ -46,6 +48,7 @@ use clap::{Parser, Subcommand};
 use dfs_proto::error::DfsError;
 use dfs_proto::units::Period;
 
+use crate::client::tls::Tls;
 use crate::client::tokens::Tokens;
 use crate::client::{Client, ClientConfig, Master, renew};
 
@@ -68,6 +71,9 @@ struct Args {
     /// The file with the token that says who asks [default: that of 'dfs login']
     #[arg(long, env = "DFS_TOKEN_FILE", value_name = "FILE", global = true)]
     token_file: Option<PathBuf>,
+    /// Directory with the CA's certificate, as 'dfs tls init' makes it, for a cluster whose connections are encrypted
+    #[arg(long, env = "DFS_TLS_DIR", value_name = "DIR", global = true)]
+    tls_dir: Option<PathBuf>,
     /// Print JSON instead of tables
     #[arg(long, env = "DFS_JSON", global = true, value_parser = FalseyValueParser::new())]
     json: bool,
@@ -187,6 +193,9 @@ enum Command {
     /// Tokens with which keepers join
     #[command(subcommand)]
     Keeper(users::Keeper),
+    /// Certificates, for connections that are encrypted
+    #[command(subcommand)]
+    Tls(tls::Tls),
 }
 
 /// Why a command failed.
@@ -269,11 +278,16 @@ fn one_line(text: &str) -> String {
 }
 
 async fn command(args: &Args) -> Result<(), CliError> {
-    let Args { master: address, token_file, json, .. } = args;
+    let Args { master: address, token_file, tls_dir, json, .. } = args;
+    // The one command that needs no master, and makes what `--tls-dir` would name.
+    if let Command::Tls(command) = &args.command {
+        return tls::tls(command);
+    }
+    let tls = Tls::load_if_named(tls_dir.as_deref()).map_err(|error| CliError::Local(error.to_string()))?;
     let tokens = Arc::new(Tokens::at_or_of_login(token_file.as_deref(), address));
-    let master = &Master { address: address.clone(), tokens };
+    let master = &Master { address: address.clone(), tokens, tls };
     if !matches!(args.command, Command::Login { .. } | Command::Logout) {
-        renew::if_due(address, &master.tokens).await;
+        renew::if_due(master).await;
     }
     match &args.command {
         Command::Status => admin::status(master, *json).await,
@@ -296,11 +310,13 @@ async fn command(args: &Args) -> Result<(), CliError> {
         Command::Trash(command) => trash::trash(master, command, *json).await,
         Command::Quota(quota) => quota::quota(master, quota, *json).await,
         Command::Login { user, password_file } => {
-            users::login(address, user.as_deref(), password_file.as_deref()).await
+            users::login(master, user.as_deref(), password_file.as_deref()).await
         }
         Command::Logout => users::logout(address),
         Command::User(command) => users::user(master, command, *json).await,
         Command::Keeper(command) => users::keeper(master, command, *json).await,
+        // Done before.
+        Command::Tls(_) => Ok(()),
         Command::Rm { path } => in_session(master, async |client| rm::rm(client, path).await).await,
     }
 }
@@ -314,6 +330,7 @@ async fn in_session<T>(
     let config = ClientConfig {
         connect_timeout: FIND_MASTER,
         tokens: master.tokens.clone(),
+        tls: master.tls.clone(),
         ..ClientConfig::new(&master.address, session_name())
     };
     let (client, mut events) = Client::connect(config).await?;

@@ -107,12 +107,12 @@ fn role(text: &str) -> Result<String, String> {
     text.parse::<Role>().map(|role| role.name().to_owned())
 }
 
-pub(super) async fn login(master: &str, user: Option<&str>, file: Option<&Path>) -> Result<(), CliError> {
+pub(super) async fn login(master: &Master, user: Option<&str>, file: Option<&Path>) -> Result<(), CliError> {
     let user = match user.map(str::to_owned).or_else(|| std::env::var("USER").ok()) {
         Some(user) if !user.is_empty() => user,
         _ => return Err(CliError::Usage("as whom? name the user: dfs login NAME".to_owned())),
     };
-    let path = login_file(master);
+    let path = login_file(&master.address);
     let no_home =
         || CliError::Local("there is no home directory to keep the login in; set XDG_STATE_HOME".to_owned());
     let path = path.ok_or_else(no_home)?;

@@ -22,7 +22,7 @@ async fn connect(
     master: &Master,
 ) -> Result<AdminServiceClient<InterceptedService<Channel, Carrier>>, DfsError> {
     let carrier = master.tokens.carrier().await?;
-    let channel = channel::open(&master.address, CONNECT_TIMEOUT).await?;
+    let channel = channel::open(&master.address, master.tls.as_ref(), CONNECT_TIMEOUT).await?;
     Ok(AdminServiceClient::with_interceptor(channel, carrier).max_decoding_message_size(MAX_MESSAGE_LEN))
 }
 

@@ -19,10 +19,12 @@ const WITHIN: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// `Unauthenticated`: wrong; `Busy`: too many wrong ones; `Io`: auth is off.
-pub async fn login(master: &str, user: &str, password: &Secret) -> Result<pb::TokenReply, DfsError> {
-    let mut client = connect(master, &Arc::new(Tokens::none())).await?;
+pub async fn login(master: &Master, user: &str, password: &Secret) -> Result<pb::TokenReply, DfsError> {
+    // An old token that is not good any more must not be in the way.
+    let nobody = Master { tokens: Arc::new(Tokens::none()), ..master.clone() };
+    let mut client = connect(&nobody).await?;
     let request = pb::LoginRequest { user: user.to_owned(), password: password.expose().to_owned() };
-    Ok(channel::within(master, WITHIN, client.login(request)).await?.into_inner())
+    Ok(channel::within(&master.address, WITHIN, client.login(request)).await?.into_inner())
 }
 
 /// Makes a user. `dir`: the directory that the user is bound to; empty: none.
@@ -36,7 +38,7 @@ pub async fn add_user(
     roles: Vec<String>,
     dir: Vec<u8>,
 ) -> Result<pb::UserInfo, DfsError> {
-    let mut client = connect(&master.address, &master.tokens).await?;
+    let mut client = connect(master).await?;
     let password = password.expose().to_owned();
     let request = pb::AddUserRequest { user: user.to_owned(), password, roles, dir: dir.into() };
     Ok(channel::within(&master.address, WITHIN, client.add_user(request)).await?.into_inner())
@@ -52,7 +54,7 @@ pub async fn set_password(
     password: &Secret,
     old: &Secret,
 ) -> Result<pb::UserInfo, DfsError> {
-    let mut client = connect(&master.address, &master.tokens).await?;
+    let mut client = connect(master).await?;
     let request = pb::SetPasswordRequest {
         user: user.to_owned(),
         password: password.expose().to_owned(),
@@ -66,7 +68,7 @@ pub async fn set_password(
 /// # Errors
 /// As [`add_user`].
 pub async fn remove_user(master: &Master, user: &str) -> Result<pb::UserInfo, DfsError> {
-    let mut client = connect(&master.address, &master.tokens).await?;
+    let mut client = connect(master).await?;
     let request = pb::RemoveUserRequest { user: user.to_owned() };
     Ok(channel::within(&master.address, WITHIN, client.remove_user(request)).await?.into_inner())
 }
@@ -76,7 +78,7 @@ pub async fn remove_user(master: &Master, user: &str) -> Result<pb::UserInfo, Df
 /// # Errors
 /// As [`add_user`].
 pub async fn list_users(master: &Master) -> Result<Vec<pb::UserInfo>, DfsError> {
-    let mut client = connect(&master.address, &master.tokens).await?;
+    let mut client = connect(master).await?;
     let list = channel::within(&master.address, WITHIN, client.list_users(pb::ListUsersRequest {})).await?;
     Ok(list.into_inner().users)
 }
@@ -92,7 +94,7 @@ pub async fn grant(
     disabled: Option<bool>,
     dir: Option<Vec<u8>>,
 ) -> Result<pb::UserInfo, DfsError> {
-    let mut client = connect(&master.address, &master.tokens).await?;
+    let mut client = connect(master).await?;
     let request = pb::GrantRequest { user: user.to_owned(), roles, disabled, dir: dir.map(Into::into) };
     Ok(channel::within(&master.address, WITHIN, client.grant(request)).await?.into_inner())
 }
@@ -102,7 +104,7 @@ pub async fn grant(
 /// # Errors
 /// As [`add_user`].
 pub async fn revoke(master: &Master, user: &str) -> Result<pb::UserInfo, DfsError> {
-    let mut client = connect(&master.address, &master.tokens).await?;
+    let mut client = connect(master).await?;
     let request = pb::RevokeRequest { user: user.to_owned() };
     Ok(channel::within(&master.address, WITHIN, client.revoke(request)).await?.into_inner())
 }
@@ -112,7 +114,7 @@ pub async fn revoke(master: &Master, user: &str) -> Result<pb::UserInfo, DfsErro
 /// # Errors
 /// As [`add_user`].
 pub async fn keeper_token(master: &Master, user: &str, period: Duration) -> Result<pb::TokenReply, DfsError> {
-    let mut client = connect(&master.address, &master.tokens).await?;
+    let mut client = connect(master).await?;
     let request = pb::KeeperTokenRequest { user: user.to_owned(), for_s: period.as_secs() };
     Ok(channel::within(&master.address, WITHIN, client.keeper_token(request)).await?.into_inner())
 }

@@ -4,7 +4,10 @@ use std::error::Error;
 use std::time::Duration;
 
 use dfs_proto::error::{DfsError, ErrorCode};
+use dfs_tls::grpc;
 use tonic::transport::{Channel, Endpoint};
+
+use super::tls::Tls;
 
 /// Bytes in flight that the receiver allows, per connection: a page of a layout or a directory fits.
 const WINDOW: u32 = 4 * 1024 * 1024;
@@ -26,13 +29,19 @@ pub(super) fn endpoint(master: &str) -> Result<Endpoint, DfsError> {
     Ok(endpoint.tcp_nodelay(true).initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW))
 }
 
-/// A channel that is connected.
+/// A channel that is connected; encrypted, with `tls`.
 ///
 /// # Errors
 /// `Unavailable`, naming the address and the remedy.
-pub(super) async fn open(master: &str, timeout: Duration) -> Result<Channel, DfsError> {
+pub(super) async fn open(master: &str, tls: Option<&Tls>, timeout: Duration) -> Result<Channel, DfsError> {
     let endpoint = endpoint(master)?.connect_timeout(timeout);
-    match tokio::time::timeout(timeout, endpoint.connect()).await {
+    let connect = async {
+        match tls {
+            Some(tls) => grpc::connect(&endpoint, master, &tls.to_master).await,
+            None => endpoint.connect().await,
+        }
+    };
+    match tokio::time::timeout(timeout, connect).await {
         Ok(Ok(channel)) => Ok(channel),
         Ok(Err(error)) => Err(unreachable_master(master, &root_cause(&error))),
         Err(_) => Err(unreachable_master(master, "no answer")),
@@ -82,6 +91,14 @@ pub(super) fn from_status(master: &str, status: &tonic::Status) -> DfsError {
         tonic::Code::DeadlineExceeded | tonic::Code::Cancelled => ErrorCode::TimedOut,
         tonic::Code::Unimplemented => ErrorCode::Version,
         tonic::Code::Unauthenticated => ErrorCode::Unauthenticated,
+        // Not a word of the master's, but how HTTP/2 says that a connection has to be encrypted.
+        tonic::Code::PermissionDenied if status.source().is_some() => {
+            let why = status.source().map(root_cause).unwrap_or_default();
+            return DfsError::new(
+                ErrorCode::Access,
+                format!("the master at {master} takes no connection without TLS; give --tls-dir DIR ({why})"),
+            );
+        }
         tonic::Code::PermissionDenied => ErrorCode::Access,
         tonic::Code::ResourceExhausted => ErrorCode::Busy,
         tonic::Code::Unavailable => {
@@ -113,7 +130,7 @@ mod tests {
     async fn a_master_that_is_not_there_is_named() {
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let master = format!("127.0.0.1:{port}");
-        let error = open(&master, Duration::from_secs(2)).await.unwrap_err();
+        let error = open(&master, None, Duration::from_secs(2)).await.unwrap_err();
         assert_eq!(error.code, ErrorCode::Unavailable);
         assert!(error.message.contains(&master) && error.message.contains("--master"), "{error}");
     }

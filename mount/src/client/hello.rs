@@ -80,7 +80,7 @@ async fn shake_hands(
 ) -> Result<Link, DfsError> {
     let master = &config.master;
     let carrier = config.tokens.carrier().await?;
-    let channel = channel::open(master, within).await?;
+    let channel = channel::open(master, config.tls.as_ref(), within).await?;
     let mut client = MountServiceClient::with_interceptor(channel, carrier)
         .max_decoding_message_size(MAX_MESSAGE_LEN)
         .max_encoding_message_size(MAX_MESSAGE_LEN);

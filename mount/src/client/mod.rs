@@ -10,6 +10,7 @@
 //! - [`data`]: connections to keepers, and the two transfers over them.
 //! - [`lanes`]: on which threads what is done.
 //! - [`admin`]: the operators' calls, which need no session.
+//! - [`tls`]: what it takes where connections are encrypted.
 //! - [`auth`]: logging in, users. [`tokens`]: who this process says it is. `renew`: before a token expires.
 //! - `channel`: how the master's address becomes a gRPC channel, and gRPC's errors ours.
 //!
@@ -30,6 +31,7 @@ mod lock_calls;
 pub(crate) mod renew;
 mod requests;
 mod session;
+pub mod tls;
 pub mod tokens;
 mod uploads;
 
@@ -45,6 +47,7 @@ pub use calls::Changed;
 use data::KeeperPool;
 use lanes::{Lane, Lanes};
 use session::Shared;
+use tls::Tls;
 use tokens::Tokens;
 pub use uploads::UploadWaiter;
 
@@ -58,6 +61,8 @@ pub struct Master {
     pub address: String,
     /// Who we say we are.
     pub tokens: Arc<Tokens>,
+    /// Connections are encrypted.
+    pub tls: Option<Tls>,
 }
 
 impl std::fmt::Display for Master {
@@ -79,9 +84,17 @@ pub struct ClientConfig {
     pub op_timeout: Duration,
     /// Who we say we are.
     pub tokens: Arc<Tokens>,
+    /// Connections are encrypted.
+    pub tls: Option<Tls>,
 }
 
 impl ClientConfig {
+    /// For calls of their own.
+    fn as_master(&self) -> Master {
+        let (address, tokens, tls) = (self.master.clone(), self.tokens.clone(), self.tls.clone());
+        Master { address, tokens, tls }
+    }
+
     /// With the default deadlines: 5 s to connect, 30 s for a call.
     pub fn new(master: impl Into<String>, name: impl Into<String>) -> Self {
         Self {
@@ -90,6 +103,7 @@ impl ClientConfig {
             connect_timeout: Duration::from_secs(5),
             op_timeout: Duration::from_secs(30),
             tokens: Arc::new(Tokens::none()),
+            tls: None,
         }
     }
 }
@@ -200,7 +214,8 @@ impl Client {
     ) -> Result<(Client, mpsc::Receiver<Event>), DfsError> {
         let (events, receiver) = mpsc::channel(EVENT_QUEUE);
         let shared = session::begin(config, events).await?;
-        let (control_keepers, bytes_keepers) = (KeeperPool::new(), KeeperPool::new());
+        let to_keepers = || KeeperPool::with_tls(shared.to_keepers());
+        let (control_keepers, bytes_keepers) = (to_keepers(), to_keepers());
         let inner = Arc::new(Inner { shared, lanes, control_keepers, bytes_keepers });
         Ok((Client { inner, caller: None }, receiver))
     }

@@ -9,12 +9,13 @@ use dfs_proto::pb;
 use dfs_proto::pb::auth_service_client::AuthServiceClient;
 use dfs_proto::secret::Secret;
 use dfs_proto::token::unchecked_claims;
+use dfs_tls::Connector;
 use tonic::service::interceptor::InterceptedService;
 use tonic::transport::Channel;
 
-use super::channel;
 use super::session::Shared;
 use super::tokens::Tokens;
+use super::{Master, channel};
 use crate::lock::lock;
 
 /// For one call.
@@ -25,8 +26,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(15);
 const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 impl Shared {
-    pub(super) fn master(&self) -> &str {
-        &self.config.master
+    /// What encrypts connections to keepers, where that is wanted.
+    pub(super) fn to_keepers(&self) -> Option<Connector> {
+        self.config.tls.as_ref().map(|tls| tls.to_keepers.clone())
     }
 
     pub(super) fn tokens(&self) -> &Arc<Tokens> {
@@ -86,7 +88,7 @@ async fn step(shared: &Shared, told: &mut Option<Secret>) -> Result<Duration, Df
     if left_s <= 0 {
         return Ok(AGAIN_AFTER);
     }
-    let token = renew(shared.master(), shared.tokens()).await?;
+    let token = renew(&shared.config.as_master()).await?;
     shared.tokens().put(&token).await;
     shared.tell_token(&token);
     *told = Some(token);
@@ -94,30 +96,30 @@ async fn step(shared: &Shared, told: &mut Option<Secret>) -> Result<Duration, Df
 }
 
 /// Renews the token now, if half of its time is over. What goes wrong is left to the call that needs it.
-pub(crate) async fn if_due(master: &str, tokens: &Arc<Tokens>) {
+pub(crate) async fn if_due(master: &Master) {
+    let tokens = &master.tokens;
     let Ok(Some(token)) = tokens.current().await else { return };
     let Ok(claims) = unchecked_claims(token.expose()) else { return };
     let (now_s, half_s) = (pb::Time::now().sec, claims.expires_s.saturating_sub(claims.issued_s) / 2);
     if claims.expires_s > now_s && claims.expires_s - now_s <= half_s {
-        match renew(master, tokens).await {
+        match renew(master).await {
             Ok(token) => tokens.put(&token).await,
             Err(error) => tracing::debug!("the token is not renewed: {error}"),
         }
     }
 }
 
-async fn renew(master: &str, tokens: &Arc<Tokens>) -> Result<Secret, DfsError> {
-    let mut client = connect(master, tokens).await?;
-    let reply = channel::within(master, WITHIN, client.renew(pb::RenewRequest {})).await?;
+async fn renew(master: &Master) -> Result<Secret, DfsError> {
+    let mut client = connect(master).await?;
+    let reply = channel::within(&master.address, WITHIN, client.renew(pb::RenewRequest {})).await?;
     Ok(Secret::new(reply.into_inner().token))
 }
 
 /// A client of the auth service that says who it is.
 pub(super) async fn connect(
-    master: &str,
-    tokens: &Arc<Tokens>,
+    master: &Master,
 ) -> Result<AuthServiceClient<InterceptedService<Channel, super::tokens::Carrier>>, DfsError> {
-    let carrier = tokens.carrier().await?;
-    let channel = channel::open(master, WITHIN).await?;
+    let carrier = master.tokens.carrier().await?;
+    let channel = channel::open(&master.address, master.tls.as_ref(), WITHIN).await?;
     Ok(AuthServiceClient::with_interceptor(channel, carrier))
 }

@@ -13,6 +13,7 @@ use dfs_cmdline::readiness;
 use dfs_observe::http::{Bound, HttpError};
 use dfs_proto::error::DfsError;
 use dfs_proto::ids::InodeNo;
+use dfs_tls::TlsError;
 use tokio::runtime::Runtime;
 
 use super::guard::Guard;
@@ -21,6 +22,7 @@ use super::resident;
 use super::stop::{self, Signals};
 use super::subdir::{self, SubDirError};
 use super::threads::Threads;
+use crate::client::tls::Tls;
 use crate::client::tokens::Tokens;
 use crate::client::{Client, ClientConfig, Event};
 use crate::embedded::{Embedded, EmbeddedError};
@@ -42,6 +44,9 @@ const FIND_MASTER: Duration = Duration::from_secs(5);
 /// Why there is no mount, or why it did not end well.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
+    /// The directory of certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The mount point.
     #[error(transparent)]
     MountPoint(#[from] MountPointError),
@@ -172,6 +177,11 @@ fn mount(
         name: client_name(path),
         connect_timeout: FIND_MASTER.min(settings.master_timeout),
         op_timeout: settings.master_timeout,
+        // The embedded cluster is on this machine's loopback alone.
+        tls: match cluster {
+            Some(_) => None,
+            None => Tls::load_if_named(settings.tls_dir.as_deref())?,
+        },
         tokens: Arc::new(match cluster {
             Some(cluster) => cluster.tokens(),
             None => Tokens::at_or_of_login(settings.token_file.as_deref(), master),

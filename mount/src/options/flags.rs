@@ -100,6 +100,10 @@ pub(super) struct Flags {
     #[arg(long, env = "DFS_TOKEN_FILE", value_name = "FILE")]
     pub(super) token_file: Option<PathBuf>,
 
+    /// Directory with the CA's certificate, as 'dfs tls init' makes it, for a cluster whose connections are encrypted
+    #[arg(long, env = "DFS_TLS_DIR", value_name = "DIR")]
+    pub(super) tls_dir: Option<PathBuf>,
+
     /// Address and port to serve metrics on over HTTP; port 0 takes a free one (see the log)
     #[arg(long, env = "DFS_HTTP", value_name = "HOST:PORT", value_parser = socket_address)]
     pub(super) http: Option<SocketAddr>,

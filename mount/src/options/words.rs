@@ -22,6 +22,7 @@ pub const LONG_FLAGS: &[&str] = &[
     "http",
     "log",
     "log-file",
+    "tls-dir",
     "token-file",
     "anonuid",
     "anongid",

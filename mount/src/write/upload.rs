@@ -420,6 +420,7 @@ fn may_pass(code: ErrorCode) -> bool {
         | ErrorCode::Protocol
         | ErrorCode::TicketForged
         | ErrorCode::TicketWrong
+        | ErrorCode::TicketUsed
         | ErrorCode::ReadOnly
         // The keeper that had it died before the master recorded it.
         | ErrorCode::Lost => true,

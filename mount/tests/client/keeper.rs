@@ -83,7 +83,7 @@ impl Keeper {
     }
 
     pub(crate) fn grant(&self) -> pb::KeeperGrant {
-        pb::KeeperGrant { keeper: self.inner.id, address: self.address.clone(), mac: Bytes::new() }
+        pb::KeeperGrant { keeper: self.inner.id, address: self.address.clone(), ..Default::default() }
     }
 }
 

@@ -133,6 +133,7 @@ async fn connect(
         host: host(id),
         version: "0".to_owned(),
         load: Some(load()),
+        data_tls: false,
         labels: Vec::new(),
     };
     let joining = async {

@@ -7,6 +7,7 @@
 mod pool;
 mod read;
 mod store;
+mod stream;
 mod wire;
 
 pub use pool::KeeperPool;

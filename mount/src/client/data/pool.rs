@@ -6,12 +6,16 @@ use std::time::{Duration, Instant};
 
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::pb;
+use dfs_tls::Connector;
 use rustix::net::sockopt;
 use tokio::net::TcpStream;
 
+use super::stream::Stream;
 use super::wire::TransferError;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// A keeper that has stopped is connected to by its kernel, and then says nothing.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Half of the silence after which a keeper closes a connection.
 const MAX_IDLE: Duration = Duration::from_secs(5);
 const MAX_IDLE_PER_KEEPER: usize = 16;
@@ -22,7 +26,7 @@ const CONFIRMED_WITHIN_MS: u32 = 2_000;
 const ASK_EVERY: Duration = Duration::from_secs(1);
 
 struct Idle {
-    stream: TcpStream,
+    stream: Stream,
     since: Instant,
 }
 
@@ -37,12 +41,14 @@ fn set_up(stream: &TcpStream) -> std::io::Result<()> {
 /// Connections to keepers, by address.
 #[derive(Default)]
 pub struct KeeperPool {
+    /// For keepers whose ports speak TLS.
+    tls: Option<Connector>,
     idle: Mutex<HashMap<String, Vec<Idle>>>,
 }
 
 /// A connection that one transfer owns.
 pub(super) struct Connection {
-    pub(super) stream: TcpStream,
+    pub(super) stream: Stream,
     /// It carried a transfer before, and may have been closed by the keeper meanwhile.
     used: bool,
     address: String,
@@ -52,6 +58,11 @@ impl KeeperPool {
     /// With no connection yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// The same, for a cluster whose connections may be encrypted.
+    pub fn with_tls(tls: Option<Connector>) -> Self {
+        Self { tls, idle: Mutex::default() }
     }
 
     fn idle(&self) -> MutexGuard<'_, HashMap<String, Vec<Idle>>> {
@@ -78,10 +89,23 @@ impl KeeperPool {
             Err(_) => return Err(failed(format!("no answer within {} s", CONNECT_TIMEOUT.as_secs()))),
         };
         set_up(&stream).map_err(|error| failed(error.to_string()))?;
+        let stream = match (keeper.tls, &self.tls) {
+            (false, _) => Stream::Plain(stream),
+            (true, None) => return Err(failed("it speaks TLS; give --tls-dir DIR".to_owned())),
+            (true, Some(tls)) => {
+                match tokio::time::timeout(HANDSHAKE_TIMEOUT, tls.connect(&address, stream)).await {
+                    Ok(Ok(stream)) => Stream::Tls(Box::new(stream)),
+                    Ok(Err(error)) => return Err(failed(error.to_string())),
+                    Err(_) => {
+                        return Err(failed(format!("no TLS within {} s", HANDSHAKE_TIMEOUT.as_secs())));
+                    }
+                }
+            }
+        };
         Ok(Connection { stream, used: false, address })
     }
 
-    fn take_idle(&self, address: &str) -> Option<TcpStream> {
+    fn take_idle(&self, address: &str) -> Option<Stream> {
         let mut idle = self.idle();
         let of_keeper = idle.get_mut(address)?;
         // The last one in is the youngest: when it is too old, so are all.

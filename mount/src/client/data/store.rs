@@ -9,8 +9,10 @@ use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::frame::{self, Kind};
 use dfs_proto::ids::ChunkId;
 use dfs_proto::{pb, upload_step};
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::pool::{Connection, KeeperPool};
+use super::stream::Stream;
 use super::wire::{self, TransferError};
 
 /// Chunk bytes in one frame: small enough that relay and disk work while the next one travels.
@@ -146,7 +148,25 @@ async fn exchange(
     segments: &[Bytes],
     patience: Patience,
 ) -> Result<pb::WriteDone, TransferError> {
-    let (mut from, mut to) = connection.stream.split();
+    match &mut connection.stream {
+        Stream::Plain(stream) => {
+            let (from, to) = stream.split();
+            send_and_receive(from, to, segments, patience).await
+        }
+        // Its halves take turns, under a lock.
+        Stream::Tls(stream) => {
+            let (from, to) = tokio::io::split(stream);
+            send_and_receive(from, to, segments, patience).await
+        }
+    }
+}
+
+async fn send_and_receive(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    segments: &[Bytes],
+    patience: Patience,
+) -> Result<pb::WriteDone, TransferError> {
     let mut answer = pin!(wire::read_answer(&mut from, Kind::WriteDone, REQUEST, WHILE_SENDING));
     tokio::select! {
         biased;

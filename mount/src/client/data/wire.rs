@@ -92,7 +92,8 @@ pub(super) async fn write_all(
         }
         done = written;
     }
-    Ok(())
+    // Where it is encrypted, some may wait to be sent.
+    step(patience, to.flush(), false).await
 }
 
 /// Reads exactly `length` bytes into a buffer of exactly that size.

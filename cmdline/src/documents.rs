@@ -1,12 +1,12 @@
 //! Man pages and completions, for packages: `PROGRAM --documents DIR` writes `PROGRAM.1` (a page for each subcommand, too),
-//! and completions for bash, zsh and fish, into a directory that is there.
+//! and the scripts with which bash, zsh and fish ask it for completions, into a directory that is there.
 
 use std::ffi::OsString;
 use std::path::Path;
 use std::process::exit;
 
+use crate::completion;
 use clap::Command;
-use clap_complete::Shell;
 
 const FLAG: &str = "--documents";
 
@@ -33,11 +33,8 @@ pub fn write_if_asked(command: &Command, args: &[OsString]) {
 ///
 /// # Errors
 /// The directory is missing, or cannot be written to.
-pub fn write(mut command: Command, directory: &Path) -> std::io::Result<()> {
-    let name = command.get_name().to_owned();
-    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-        clap_complete::generate_to(shell, &mut command, &name, directory)?;
-    }
+pub fn write(command: Command, directory: &Path) -> std::io::Result<()> {
+    completion::write_scripts(command.get_name(), directory)?;
     clap_mangen::generate_to(command, directory)
 }
 
@@ -63,7 +60,7 @@ mod tests {
     }
 
     #[test]
-    fn every_flag_and_subcommand_is_in_the_page_and_in_each_completion() {
+    fn every_flag_and_subcommand_is_in_the_page_and_each_script_asks_the_program() {
         let directory = tempfile::tempdir().unwrap();
         write(<Flags as clap::CommandFactory>::command(), directory.path()).unwrap();
         let read = |file: &str| std::fs::read_to_string(directory.path().join(file)).unwrap();
@@ -71,7 +68,7 @@ mod tests {
         assert!(read("program-status.1").contains("Shows it"));
         for file in ["program.bash", "_program", "program.fish"] {
             let text = read(file);
-            assert!(text.contains("copies") && text.contains("status"), "{file}");
+            assert!(text.contains("program") && text.contains(completion::VARIABLE), "{file}");
         }
         assert!(write(<Flags as clap::CommandFactory>::command(), &directory.path().join("none")).is_err());
     }

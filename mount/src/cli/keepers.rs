@@ -67,7 +67,7 @@ fn keeper_cells(keeper: &pb::KeeperRow) -> [Cell; 11] {
 }
 
 /// `live`, `dead`, `read-only`, and what was ordered.
-fn state(keeper: &pb::KeeperRow) -> String {
+pub(super) fn state(keeper: &pb::KeeperRow) -> String {
     let mut state = match (keeper.alive, keeper.read_only) {
         (false, _) => "dead",
         (true, true) => "read-only",

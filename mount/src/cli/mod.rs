@@ -2,39 +2,48 @@
 //!
 //! - `admin`: status, lookup: what the master knows, as tables or as JSON.
 //! - `keepers`: the keepers, and what is ordered of one.
-//! - `ls`, `rm`, `put`, `get`: files of the cluster, without a mount.
+//! - `files`: `ls`, `tree`, `du`, `find`, `info`, `cat`, `mv`, `cp`, `rm`, `put`, `get`: files of the cluster, without a mount.
 //! - `backup`: a dump of all metadata.
+//! - `bench`: what a mounted directory does. `watch`: what is done at the moment (`top`, `profile`). `mounts`: those of this machine.
 //! - `rebalance`: evens out how full keepers are.
 //! - `quota`: limits of what is below a directory.
 //! - `scrub`: keepers check what they have. `fsck`: the look-up table is set against what they have.
 //! - `trash`: files that were removed and are kept.
 //! - `tls`: certificates.
 //! - `users`: logging in, and who may. `password`: where passwords come from.
+//! - `doctor`: what usually is the matter, and what to do.
+//! - `complete`: names that a shell completes.
 //! - `path`: from a path to an inode, by the session's calls.
 //! - `output`: tables, JSON, and what to do when the reader of stdout goes away.
-//! - `progress`: the bar that `put` and `get` show on a terminal.
+//! - `progress`: the bar that `put` and `get` show on a terminal. `stop`: whether somebody wants the end.
 //!
-//! What must hold: a failed command leaves with 1 (a wrong command line with 2) and one line on stderr that says
-//! what failed, why, and what to do; one that looked for faults and found some leaves with 3, or with 4 when they are left; a half-done transfer is never seen under its name, neither here nor there.
+//! Exit codes: 0 done; 1 failed; 2 the command line is wrong; 3 it looked for faults and found some (and mended them, where it mends);
+//! 4 they are left; 130 ended by a signal.
+//!
+//! What must hold: a failed command says in one line on stderr what failed, on what, why, and what to do; a half-done transfer is never
+//! seen under its name, neither here nor there.
 
 mod admin;
 mod backup;
+mod bench;
+mod complete;
+mod doctor;
+mod files;
 mod fsck;
-mod get;
 mod keepers;
-mod ls;
+mod mounts;
 mod output;
 mod password;
 mod path;
 mod progress;
-mod put;
 mod quota;
 mod rebalance;
-mod rm;
 mod scrub;
+mod stop;
 mod tls;
 mod trash;
 mod users;
+mod watch;
 
 use std::ffi::OsString;
 use std::io;
@@ -44,13 +53,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueHint};
 use dfs_proto::error::DfsError;
 use dfs_proto::units::Period;
 
 use crate::client::tls::Tls;
 use crate::client::tokens::Tokens;
-use crate::client::{Client, ClientConfig, Master, renew};
+use crate::client::{Client, ClientConfig, Event, Master, renew};
 
 /// How long the master is looked for.
 const FIND_MASTER: Duration = Duration::from_secs(1);
@@ -96,42 +105,31 @@ enum Command {
     /// Print the look-up table: a row per copy of each chunk
     Lookup {
         /// A file, or a directory and all below it
-        #[arg(default_value = "/")]
+        #[arg(default_value = "/", add = complete::paths())]
         path: OsString,
     },
-    /// List a directory
-    Ls {
-        /// A directory or a file
-        #[arg(default_value = "/")]
-        path: OsString,
-    },
-    /// Store a file; one that is there already is replaced
-    Put {
-        /// A local file, or - for stdin
-        file: OsString,
-        /// Where to; a directory gets the file under its own name [default: /NAME-OF-FILE]
-        path: Option<OsString>,
-    },
-    /// Fetch a file
-    Get {
-        /// A file of the cluster
-        path: OsString,
-        /// Where to, or - for stdout; a directory gets the file under its own name [default: ./NAME-OF-PATH]
-        file: Option<OsString>,
-    },
-    /// Remove a file
-    Rm {
-        /// A file of the cluster
-        path: OsString,
+    #[command(flatten)]
+    Files(files::Files),
+    /// Measure what a mounted directory does, in a minute
+    Bench(bench::Bench),
+    #[command(flatten)]
+    Watch(watch::Watch),
+    /// Look at what usually is the matter, and say what to do; leaves with 1 when something failed
+    Doctor {
+        /// Directories on this machine whose disks are looked at, too
+        #[arg(value_name = "DIR", value_hint = ValueHint::DirPath)]
+        dirs: Vec<PathBuf>,
     },
     /// Write a dump of all metadata to a local file, for dfs-master --restore
     Backup {
         /// A local file; one that is there is replaced when the dump is whole
+        #[arg(value_hint = ValueHint::FilePath)]
         file: OsString,
     },
     /// Empty a keeper: what it has is copied to others, and then it is safe to remove
     Drain {
         /// The id or the address of a keeper
+        #[arg(add = complete::keepers())]
         keeper: String,
         /// Stop doing so; the keeper gets new chunks again
         #[arg(long)]
@@ -143,6 +141,7 @@ enum Command {
     /// Let a keeper be away for a while, without copying all that it has
     Maintenance {
         /// The id or the address of a keeper
+        #[arg(add = complete::keepers())]
         keeper: String,
         #[command(subcommand)]
         switch: keepers::Switch,
@@ -150,6 +149,7 @@ enum Command {
     /// Take a keeper out of the cluster that is drained, or dead for good and made up for
     Forget {
         /// The id or the address of a keeper
+        #[arg(add = complete::keepers())]
         keeper: String,
     },
     /// Even out how full keepers are
@@ -158,7 +158,7 @@ enum Command {
     /// Have keepers read and check all that they have; leaves with 3 when bad copies were found
     Scrub {
         /// Ids of keepers [default: every live one]
-        #[arg(value_name = "KEEPER")]
+        #[arg(value_name = "KEEPER", add = complete::keepers())]
         keepers: Vec<u64>,
     },
     /// Set the look-up table against what keepers have; leaves with 3 when something was wrong and is mended, with 4
@@ -217,7 +217,7 @@ enum CliError {
     #[error("something is wrong; see what was printed")]
     LeftWrong,
     /// A signal.
-    #[error("interrupted; nothing was left behind")]
+    #[error("interrupted; nothing half-done has the name that it was to have")]
     Interrupted,
     /// Whoever read our stdout has seen enough.
     #[error("stdout was closed")]
@@ -241,7 +241,9 @@ impl CliError {
 
 /// Runs the command line of this process.
 pub fn run() -> ExitCode {
-    let args = dfs_cmdline::parse::<Args>("dfs", std::env::args_os().collect());
+    complete::note_shell();
+    let args = files::find::with_two_dashes(std::env::args_os().collect());
+    let args = dfs_cmdline::parse::<Args>("dfs", args);
     let args = args.unwrap_or_else(|error| error.exit());
     if let Err(error) = dfs_proto::logging::init(&args.log, false) {
         return report(&CliError::Usage(format!("{error}; see dfs --help")));
@@ -270,7 +272,12 @@ fn report(error: &CliError) -> ExitCode {
         CliError::LeftWrong => return ExitCode::from(4),
         _ => eprintln!("dfs: {}", one_line(&error.to_string())),
     }
-    ExitCode::from(if matches!(error, CliError::Usage(_)) { 2 } else { 1 })
+    ExitCode::from(match error {
+        CliError::Usage(_) => 2,
+        // As a shell says it of a program that ^C ended.
+        CliError::Interrupted => 130,
+        _ => 1,
+    })
 }
 
 fn one_line(text: &str) -> String {
@@ -299,11 +306,10 @@ async fn command(args: &Args) -> Result<(), CliError> {
         Command::Rebalance(command) => rebalance::rebalance(master, command, *json).await,
         Command::Forget { keeper } => keepers::forget(master, keeper, *json).await,
         Command::Lookup { path } => admin::lookup(master, path, *json).await,
-        Command::Ls { path } => in_session(master, async |client| ls::ls(client, path, *json).await).await,
-        Command::Put { file, path } => put::put(master, file, path.as_deref()).await,
-        Command::Get { path, file } => {
-            in_session(master, async |client| get::get(client, path, file.as_deref()).await).await
-        }
+        Command::Files(command) => files::files(master, command, *json).await,
+        Command::Bench(wanted) => bench::bench(wanted, *json).await,
+        Command::Doctor { dirs } => doctor::doctor(master, dirs, *json).await,
+        Command::Watch(command) => watch::watch(master, command, *json).await,
         Command::Backup { file } => backup::backup(master, file.as_ref(), *json).await,
         Command::Scrub { keepers } => scrub::scrub(master, keepers, *json).await,
         Command::Fsck { repair, timeout } => fsck::fsck(master, *repair, timeout.0, *json).await,
@@ -317,7 +323,6 @@ async fn command(args: &Args) -> Result<(), CliError> {
         Command::Keeper(command) => users::keeper(master, command, *json).await,
         // Done before.
         Command::Tls(_) => Ok(()),
-        Command::Rm { path } => in_session(master, async |client| rm::rm(client, path).await).await,
     }
 }
 
@@ -334,11 +339,18 @@ async fn in_session<T>(
         ..ClientConfig::new(&master.address, session_name())
     };
     let (client, mut events) = Client::connect(config).await?;
-    // Nothing is cached here for longer than the command takes.
-    let ignore = tokio::spawn(async move { while events.recv().await.is_some() {} });
+    // Nothing is cached here that anybody must wait for; who changes what was looked at does wait to hear so.
+    let forgets = client.clone();
+    let forgetting = tokio::spawn(async move {
+        while let Some(event) = events.recv().await {
+            if let Event::Invalidate(change) = event {
+                forgets.forgot(change.seq);
+            }
+        }
+    });
     let outcome = work(&client).await;
     client.close().await;
-    ignore.abort();
+    forgetting.abort();
     outcome
 }
 

@@ -136,6 +136,8 @@ fn push_line(text: &mut String, row: &[Cell], widths: &[usize]) {
     let cells: Vec<String> = row
         .iter()
         .zip(widths)
+        // A column in which nothing is.
+        .filter(|&(_, &width)| width > 0)
         .map(|(cell, &width)| match cell {
             Cell::Text(content) => format!("{content:<width$}"),
             Cell::Number(content) => format!("{content:>width$}"),
@@ -143,6 +145,16 @@ fn push_line(text: &mut String, row: &[Cell], widths: &[usize]) {
         .collect();
     text.push_str(cells.join("  ").trim_end());
     text.push('\n');
+}
+
+/// A whole table, as text.
+pub(super) fn table<const N: usize>(
+    columns: [&'static str; N],
+    rows: impl Iterator<Item = [Cell; N]>,
+) -> String {
+    let mut table = Table::new(columns);
+    table.rows.extend(rows);
+    table.take()
 }
 
 /// A name or path for people: what is not UTF-8, or would move the cursor, is shown as a replacement.
@@ -166,9 +178,32 @@ pub(super) fn human(bytes: u64) -> String {
     format!("{value:.digits$} {}", UNITS[unit])
 }
 
+/// `2024-02-29 13:05`, UTC. The calendar is Howard Hinnant's `civil_from_days`
+/// (<https://howardhinnant.github.io/date_algorithms.html>).
+pub(super) fn minute(seconds: i64) -> String {
+    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = year_of_era + era * 400 + i64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}", second / 3_600, second / 60 % 60)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_are_on_the_calendar() {
+        assert_eq!(minute(0), "1970-01-01 00:00");
+        assert_eq!(minute(-1), "1969-12-31 23:59");
+        assert_eq!(minute(1_709_211_900), "2024-02-29 13:05");
+        assert_eq!(minute(4_102_444_799), "2099-12-31 23:59");
+    }
 
     #[test]
     fn columns_are_aligned() {

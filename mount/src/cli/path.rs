@@ -18,6 +18,19 @@ pub(super) struct Found {
     /// The directory that has it, and the name it has there; for the root its own number and no name.
     pub(super) parent: InodeNo,
     pub(super) name: Vec<u8>,
+    /// The directories that were gone through, from the root to `parent`.
+    pub(super) above: Vec<InodeNo>,
+}
+
+/// Where something goes to.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) parent: InodeNo,
+    pub(super) name: Vec<u8>,
+    /// From the root to `parent`.
+    pub(super) above: Vec<InodeNo>,
+    /// What has this name now.
+    pub(super) there: Option<pb::Attr>,
 }
 
 pub(super) fn is_directory(attr: &pb::Attr) -> bool {
@@ -28,7 +41,7 @@ pub(super) fn is_regular(attr: &pb::Attr) -> bool {
     attr.mode & libc::S_IFMT == libc::S_IFREG
 }
 
-fn is_symlink(attr: &pb::Attr) -> bool {
+pub(super) fn is_symlink(attr: &pb::Attr) -> bool {
     attr.mode & libc::S_IFMT == libc::S_IFLNK
 }
 
@@ -44,6 +57,7 @@ pub(super) fn name_it(error: DfsError, what: &str, path: &[u8]) -> CliError {
         )),
         // These name address and remedy themselves.
         ErrorCode::Unavailable | ErrorCode::TimedOut => CliError::Dfs(error),
+        ErrorCode::Interrupted => CliError::Interrupted,
         _ => CliError::Local(format!("{what} {path}: {}", error.message)),
     }
 }
@@ -53,8 +67,8 @@ pub(super) async fn resolve(client: &Client, path: &[u8], follow: bool) -> Resul
     // Still to go, the next one last.
     let mut todo = components(path);
     let mut dirs = vec![InodeNo::ROOT];
-    let mut found =
-        Found { attr: client.getattr(InodeNo::ROOT).await?, parent: InodeNo::ROOT, name: Vec::new() };
+    let at = |attr, parent| Found { attr, parent, name: Vec::new(), above: Vec::new() };
+    let mut found = at(client.getattr(InodeNo::ROOT).await?, InodeNo::ROOT);
     let mut links = 0;
     while let Some(name) = todo.pop() {
         if !is_directory(&found.attr) {
@@ -69,7 +83,7 @@ pub(super) async fn resolve(client: &Client, path: &[u8], follow: bool) -> Resul
             if dirs.is_empty() {
                 dirs.push(here);
             }
-            found = Found { attr: client.getattr(here).await?, parent: here, name: Vec::new() };
+            found = at(client.getattr(here).await?, here);
             continue;
         }
         let parent = dirs.last().copied().unwrap_or(InodeNo::ROOT);
@@ -84,16 +98,68 @@ pub(super) async fn resolve(client: &Client, path: &[u8], follow: bool) -> Resul
                 dirs.truncate(1);
             }
             let here = dirs.last().copied().unwrap_or(InodeNo::ROOT);
-            found = Found { attr: client.getattr(here).await?, parent: here, name: Vec::new() };
+            found = at(client.getattr(here).await?, here);
             todo.extend(components(&target));
             continue;
         }
         if is_directory(&attr) {
             dirs.push(InodeNo(attr.inode));
         }
-        found = Found { attr, parent, name };
+        found = Found { attr, parent, name, above: Vec::new() };
     }
+    if is_directory(&found.attr) && dirs.len() > 1 {
+        dirs.pop();
+    }
+    found.above = dirs;
     Ok(found)
+}
+
+/// What `path` is as the place for something new. A directory that is there gets it under the name `base`, its own; with no `base` that is
+/// an error.
+pub(super) async fn target(client: &Client, path: &[u8], base: Option<&[u8]>) -> Result<Target, DfsError> {
+    match resolve(client, path, true).await {
+        Ok(found) if is_directory(&found.attr) => {
+            let parent = InodeNo(found.attr.inode);
+            let needs_name = || DfsError::new(ErrorCode::IsDirectory, "it is a directory; say a name in it");
+            let name = base.ok_or_else(needs_name)?.to_vec();
+            let mut above = found.above;
+            if above.last() != Some(&parent) {
+                above.push(parent);
+            }
+            let there = look(client, parent, &name).await?;
+            Ok(Target { parent, name, above, there })
+        }
+        Ok(Found { attr, parent, name, above }) => Ok(Target { parent, name, above, there: Some(attr) }),
+        Err(error) if error.code == ErrorCode::NotFound => {
+            let (parent, name) = split_last(path).ok_or(error)?;
+            let found = resolve(client, parent, true).await?;
+            if !is_directory(&found.attr) {
+                return Err(DfsError::new(ErrorCode::NotDirectory, "its parent is no directory"));
+            }
+            let parent = InodeNo(found.attr.inode);
+            let mut above = found.above;
+            if above.last() != Some(&parent) {
+                above.push(parent);
+            }
+            // A link that leads nowhere has the name.
+            let there = look(client, parent, name).await?;
+            Ok(Target { parent, name: name.to_vec(), above, there })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// What has this name, if anything.
+pub(super) async fn look(
+    client: &Client,
+    parent: InodeNo,
+    name: &[u8],
+) -> Result<Option<pb::Attr>, DfsError> {
+    match client.lookup(parent, name).await {
+        Ok(attr) => Ok(Some(attr)),
+        Err(error) if error.code == ErrorCode::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The names of a path, the last one first.

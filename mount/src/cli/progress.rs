@@ -1,6 +1,8 @@
-//! The bar that `put` and `get` show while they work: on a terminal, and nowhere else.
+//! What a transfer has done so far, and the bar that shows it: on a terminal, and nowhere else.
 
 use std::io::{IsTerminal, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::output::human;
@@ -8,52 +10,102 @@ use super::output::human;
 const REDRAW_EVERY: Duration = Duration::from_millis(100);
 const BAR: usize = 24;
 
-/// See the module.
-pub(super) struct Progress {
-    shown: bool,
+/// Counted by whoever moves something.
+#[derive(Debug)]
+pub(super) struct Tally {
+    /// Of files that are whole by now.
+    pub(super) files: AtomicU64,
+    /// That were moved, of all files.
+    pub(super) bytes: AtomicU64,
+    /// What was there already: whole files, and bytes of them and of others.
+    pub(super) files_there: AtomicU64,
+    pub(super) bytes_there: AtomicU64,
+    pub(super) directories: AtomicU64,
+    /// Symbolic links and the like.
+    pub(super) others: AtomicU64,
     /// Bytes in all, where that is known.
-    total: Option<u64>,
+    total: AtomicU64,
+}
+
+const UNKNOWN: u64 = u64::MAX;
+
+impl Tally {
+    pub(super) fn new(total: Option<u64>) -> Arc<Tally> {
+        let total = total.unwrap_or(UNKNOWN).into();
+        let [files, bytes, files_there, bytes_there, directories, others] = Default::default();
+        Arc::new(Tally { files, bytes, files_there, bytes_there, directories, others, total })
+    }
+
+    pub(super) fn set_total(&self, total: u64) {
+        self.total.store(total, Ordering::Relaxed);
+    }
+
+    fn line(&self, elapsed: Duration) -> String {
+        let get = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        let total = Some(get(&self.total)).filter(|total| *total != UNKNOWN);
+        let files = get(&self.files) + get(&self.files_there);
+        let line = line(get(&self.bytes), get(&self.bytes_there), total, elapsed);
+        if files > 1 { format!("{line}  {files} files") } else { line }
+    }
+}
+
+/// Is there anybody to see it?
+pub(super) fn is_shown() -> bool {
+    std::io::stderr().is_terminal()
+}
+
+/// Shows a tally until it is ended, or dropped.
+pub(super) struct Progress {
+    tally: Arc<Tally>,
     began: Instant,
-    drawn: Option<Instant>,
+    task: Option<tokio::task::JoinHandle<()>>,
 }
 
 impl Progress {
-    /// For a transfer that begins now.
-    pub(super) fn new(total: Option<u64>) -> Self {
-        Self { shown: std::io::stderr().is_terminal(), total, began: Instant::now(), drawn: None }
-    }
-
-    /// How much it is turned out only now.
-    pub(super) fn set_total(&mut self, total: u64) {
-        self.total = Some(total);
-    }
-
-    /// `done` bytes are through.
-    pub(super) fn at(&mut self, done: u64) {
-        if self.shown && self.drawn.is_none_or(|last| last.elapsed() >= REDRAW_EVERY) {
-            self.draw(done, "");
-            self.drawn = Some(Instant::now());
-        }
+    /// Of a transfer that begins now.
+    pub(super) fn of(tally: &Arc<Tally>) -> Progress {
+        let (tally, began) = (tally.clone(), Instant::now());
+        let task = is_shown().then(|| {
+            let tally = tally.clone();
+            tokio::spawn(async move {
+                loop {
+                    tokio::time::sleep(REDRAW_EVERY).await;
+                    draw(&tally.line(began.elapsed()), "");
+                }
+            })
+        });
+        Progress { tally, began, task }
     }
 
     /// The transfer is over, well or not: leaves the last line standing.
-    pub(super) fn end(&mut self, done: u64) {
-        if std::mem::take(&mut self.shown) {
-            self.draw(done, "\n");
+    pub(super) async fn end(mut self) {
+        if let Some(task) = self.task.take() {
+            task.abort();
+            let _ = task.await;
+            draw(&self.tally.line(self.began.elapsed()), "\n");
         }
-    }
-
-    fn draw(&self, done: u64, end: &str) {
-        let line = line(done, self.total, self.began.elapsed());
-        // A terminal that went away is no reason to stop the transfer.
-        let _ = write!(std::io::stderr(), "\r{line}\x1b[K{end}");
     }
 }
 
-/// `[=====>   ]  45 %  1.20 GiB of 2.60 GiB  110 MiB/s  0:12 left`; what needs the total is left out without one.
-fn line(done: u64, total: Option<u64>, elapsed: Duration) -> String {
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(task) = &self.task {
+            task.abort();
+        }
+    }
+}
+
+fn draw(line: &str, end: &str) {
+    // A terminal that went away is no reason to stop the transfer.
+    let _ = write!(std::io::stderr(), "\r{line}\x1b[K{end}");
+}
+
+/// `[=====>   ]  45 %  1.20 GiB of 2.60 GiB  110 MiB/s  0:12 left`; what needs the total is left out without one. What was there
+/// before took no time.
+fn line(moved: u64, there: u64, total: Option<u64>, elapsed: Duration) -> String {
+    let done = moved + there;
     let seconds = elapsed.as_secs_f64().max(0.001);
-    let rate = done as f64 / seconds;
+    let rate = moved as f64 / seconds;
     let speed = format!("{}/s", human(rate as u64));
     let Some(total) = total else {
         return format!("{}  {speed}  {}", human(done), clock(seconds));
@@ -64,7 +116,7 @@ fn line(done: u64, total: Option<u64>, elapsed: Duration) -> String {
     let bar = format!("{}{head}", "=".repeat(filled));
     let time = if done >= total {
         format!("in {}", clock(seconds))
-    } else if done == 0 {
+    } else if moved == 0 {
         "-:-- left".to_owned()
     } else {
         format!("{} left", clock((total - done) as f64 / rate))
@@ -116,7 +168,7 @@ mod tests {
     #[test]
     fn a_line_shows_bytes_rate_and_time_left() {
         assert_eq!(
-            line(25 * MIB, Some(100 * MIB), Duration::from_secs(5)),
+            line(25 * MIB, 0, Some(100 * MIB), Duration::from_secs(5)),
             "[======>                 ]  25 %  25.0 MiB of 100 MiB  5.00 MiB/s  0:15 left"
         );
     }
@@ -124,20 +176,26 @@ mod tests {
     #[test]
     fn at_the_end_it_shows_how_long_it_took() {
         assert_eq!(
-            line(100 * MIB, Some(100 * MIB), Duration::from_secs(3_700)),
+            line(100 * MIB, 0, Some(100 * MIB), Duration::from_secs(3_700)),
             "[========================] 100 %  100 MiB of 100 MiB  27.7 KiB/s  in 1:01:40"
         );
     }
 
     #[test]
     fn nothing_divides_by_zero() {
-        assert!(line(0, Some(0), Duration::ZERO).contains("100 %"));
-        assert!(line(0, Some(5), Duration::ZERO).contains("-:-- left"));
-        assert_eq!(line(0, None, Duration::ZERO), "0 B  0 B/s  0:00");
+        assert!(line(0, 0, Some(0), Duration::ZERO).contains("100 %"));
+        assert!(line(0, 0, Some(5), Duration::ZERO).contains("-:-- left"));
+        assert_eq!(line(0, 0, None, Duration::ZERO), "0 B  0 B/s  0:00");
+    }
+
+    #[test]
+    fn what_was_there_before_counts_for_the_bar_and_not_for_the_rate() {
+        let line = line(10 * MIB, 80 * MIB, Some(100 * MIB), Duration::from_secs(10));
+        assert!(line.contains("90 %") && line.contains("1.00 MiB/s  0:10 left"), "{line}");
     }
 
     #[test]
     fn a_file_that_grew_does_not_break_the_bar() {
-        assert!(line(10, Some(5), Duration::from_secs(1)).contains("100 %"));
+        assert!(line(10, 0, Some(5), Duration::from_secs(1)).contains("100 %"));
     }
 }

@@ -9,9 +9,9 @@ use dfs_proto::pb;
 use dfs_proto::units::Size;
 use serde::Serialize;
 
-use super::CliError;
 use super::output::{Cell, Rows, human, printable};
 use super::path::name_it;
+use super::{CliError, complete};
 use crate::client::{Master, admin};
 
 /// Paths are absolute; symbolic links in them are not followed.
@@ -21,6 +21,7 @@ pub(super) enum Quota {
     #[command(arg_required_else_help = true)]
     Set {
         /// A directory of the cluster
+        #[arg(add = complete::paths())]
         path: OsString,
         /// Most that may be stored below it, as du counts it: 10GiB
         #[arg(long, required_unless_present = "files")]
@@ -32,11 +33,13 @@ pub(super) enum Quota {
     /// Show a directory's limits, and what is used of them
     Get {
         /// A directory of the cluster
+        #[arg(add = complete::paths())]
         path: OsString,
     },
     /// Take a directory's limits away
     Clear {
         /// A directory of the cluster
+        #[arg(add = complete::paths())]
         path: OsString,
     },
     /// Show every directory that has limits

@@ -1,6 +1,7 @@
 //! `dfs scrub`: has keepers read all that they have, shows how far they are, and says what they found.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use dfs_proto::error::{DfsError, ErrorCode};
@@ -8,7 +9,7 @@ use dfs_proto::pb;
 use serde::Serialize;
 
 use super::output::{Cell, Rows, human};
-use super::progress::Progress;
+use super::progress::{Progress, Tally};
 use super::{CliError, interrupted};
 use crate::client::{Master, admin};
 
@@ -59,7 +60,8 @@ async fn watch(
     master: &Master,
     started: &pb::ScrubStarted,
 ) -> Result<BTreeMap<u64, pb::ScrubState>, CliError> {
-    let mut progress = Progress::new(None);
+    let tally = Tally::new(None);
+    let progress = Progress::of(&tally);
     let (mut last, mut stalled) = (BTreeMap::new(), 0);
     loop {
         tokio::time::sleep(POLL_EVERY).await;
@@ -73,10 +75,10 @@ async fn watch(
         }
         let ours = |state: &&pb::ScrubState| state.number == started.number;
         let sum = |part: fn(&pb::ScrubState) -> u64| states.values().filter(ours).map(part).sum::<u64>();
-        progress.set_total(sum(|state| state.total_bytes));
-        progress.at(sum(|state| state.bytes));
+        tally.set_total(sum(|state| state.total_bytes));
+        tally.bytes.store(sum(|state| state.bytes), Ordering::Relaxed);
         if states.values().all(|state| state.number == started.number && !state.running) {
-            progress.end(sum(|state| state.bytes));
+            progress.end().await;
             return Ok(states);
         }
         stalled = if states == last { stalled + 1 } else { 0 };

@@ -9,8 +9,7 @@ use dfs_proto::pb;
 use serde::Serialize;
 
 use super::CliError;
-use super::ls::minute;
-use super::output::{Cell, Output, Rows, human, printable};
+use super::output::{Cell, Output, Rows, human, minute, printable};
 use crate::client::{Master, admin};
 
 /// Files are kept when dfs-master runs with --trash.

@@ -15,7 +15,7 @@ use dfs_proto::units::Period;
 use serde::Serialize;
 
 use super::output::{Cell, Output, Rows};
-use super::{CliError, password};
+use super::{CliError, complete, password};
 use crate::client::tokens::login_file;
 use crate::client::{Master, auth};
 
@@ -39,6 +39,7 @@ pub(super) enum User {
     /// Set a password, and end all tokens of the user
     Passwd {
         /// Whose [default: your own]
+        #[arg(add = complete::users())]
         name: Option<String>,
         /// Read the new password from this file
         #[arg(long, value_name = "FILE")]
@@ -50,6 +51,7 @@ pub(super) enum User {
     /// Remove a user; mounts of the user stop within a second or two
     Rm {
         /// Whom
+        #[arg(add = complete::users())]
         name: String,
     },
     /// List the users
@@ -57,6 +59,7 @@ pub(super) enum User {
     /// Change what a user may do
     Grant {
         /// Whom
+        #[arg(add = complete::users())]
         name: String,
         /// In place of those that there were: admin, rw, ro, keeper
         #[arg(value_parser = role, required_unless_present_any = ["disable", "enable", "dir", "no_dir"])]
@@ -77,6 +80,7 @@ pub(super) enum User {
     /// End all tokens of a user, who may log in again
     Revoke {
         /// Whose
+        #[arg(add = complete::users())]
         name: String,
     },
 }

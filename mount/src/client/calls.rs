@@ -3,6 +3,8 @@
 //! A request takes its place in the order when its call is first polled. A call ends within `op_timeout`; a
 //! call that is dropped leaves nothing behind, but what it asked for may have been done.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::{ChunkId, InodeNo, KeeperId};
@@ -76,7 +78,10 @@ impl Client {
     ) -> Result<Answer, DfsError> {
         let shared = &*self.inner.shared;
         let _abandon = Abandon { shared, id };
-        match tokio::time::timeout(shared.op_timeout(), answer).await {
+        let began = Instant::now();
+        let answered = tokio::time::timeout(shared.op_timeout(), answer).await;
+        self.inner.master_calls.observe(began.elapsed());
+        match answered {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(shared.closed_error()),
             Err(_) => Err(shared.timed_out(what)),

@@ -38,6 +38,7 @@ mod uploads;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use dfs_observe::metrics::Histogram;
 use dfs_proto::error::DfsError;
 use dfs_proto::ids::{ChunkId, ClusterId, InodeNo, SessionId};
 use dfs_proto::pb;
@@ -186,6 +187,8 @@ struct Inner {
     /// A connection belongs to the runtime that it was made on.
     control_keepers: KeeperPool,
     bytes_keepers: KeeperPool,
+    /// How long the master's answers were waited for.
+    master_calls: Histogram,
 }
 
 impl Drop for Inner {
@@ -216,7 +219,8 @@ impl Client {
         let shared = session::begin(config, events).await?;
         let to_keepers = || KeeperPool::with_tls(shared.to_keepers());
         let (control_keepers, bytes_keepers) = (to_keepers(), to_keepers());
-        let inner = Arc::new(Inner { shared, lanes, control_keepers, bytes_keepers });
+        let master_calls = Histogram::default();
+        let inner = Arc::new(Inner { shared, lanes, control_keepers, bytes_keepers, master_calls });
         Ok((Client { inner, caller: None }, receiver))
     }
 
@@ -274,6 +278,11 @@ impl Client {
             Lane::Control => &self.inner.control_keepers,
             Lane::Bytes => &self.inner.bytes_keepers,
         }
+    }
+
+    /// How long the master's answers were waited for.
+    pub fn master_calls(&self) -> &Histogram {
+        &self.inner.master_calls
     }
 
     /// Waits for the master's success message for `chunk`, upload step 6. Call this before the transfer; the

@@ -1,6 +1,7 @@
 //! How full and how well all of it is, for metrics.
 
 use super::Fs;
+use crate::client::Client;
 
 /// See the module.
 #[derive(Clone, Copy, Debug, Default)]
@@ -24,6 +25,11 @@ pub struct Gauges {
 }
 
 impl Fs {
+    /// Who asks the master and the keepers, and knows how long that takes.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// At this moment. Cheap, but not for every request.
     pub fn gauges(&self) -> Gauges {
         let (readers, writers) = (self.files.readers(), &self.writers);

@@ -7,8 +7,8 @@ use dfs_observe::http::Shown;
 use dfs_observe::labels;
 use dfs_observe::metrics::{Counter, Kind, Operations, Page};
 
+use crate::client::lanes::Lane;
 use crate::fs::Fs;
-use crate::fs::gauges::Gauges;
 
 labels! {
     /// Requests of the kernel.
@@ -63,7 +63,7 @@ pub fn shown(metrics: Arc<Metrics>, fs: Arc<Fs>) -> Shown {
     Shown {
         role: "mount",
         version: env!("CARGO_PKG_VERSION"),
-        metrics: Arc::new(move |page| write(&metrics, &fs.gauges(), page)),
+        metrics: Arc::new(move |page| write(&metrics, &fs, page)),
         ready: Arc::new(move || match for_ready.gauges().session_up {
             true => Ok(()),
             false => Err("there is no connection to the master".to_owned()),
@@ -72,7 +72,45 @@ pub fn shown(metrics: Arc<Metrics>, fs: Arc<Fs>) -> Shown {
     }
 }
 
-fn write(metrics: &Metrics, now: &Gauges, page: &mut Page) {
+/// The attribute of the mount's root that has all of it, for `dfs top` and `dfs profile`.
+pub const ATTRIBUTE: &[u8] = b"user.dfs.metrics";
+
+/// The value of [`ATTRIBUTE`]: the lines of the page, without those that say nothing.
+pub fn as_attribute(metrics: &Metrics, fs: &Fs) -> String {
+    let mut page = Page::default();
+    write(metrics, fs, &mut page);
+    let mut text = String::new();
+    let mut last = ("", "");
+    let whole = page.into_text();
+    for line in whole.lines() {
+        let (series, value) = line.rsplit_once(' ').unwrap_or((line, ""));
+        // Of buckets, which count all that are smaller too, those that have something of their own.
+        let family = series.split(",le=").next().unwrap_or(series);
+        let is_same = (family, value) == last && series.contains(",le=");
+        if !line.starts_with('#') && value != "0" && !is_same {
+            text.push_str(line);
+            text.push('\n');
+        }
+        last = (family, value);
+    }
+    text
+}
+
+/// Waits of the mount for others, by whom they are for.
+fn write_waits(fs: &Fs, page: &mut Page) {
+    page.family("dfs_mount_wait_seconds", Kind::Histogram, "What the mount waited for: how long that took");
+    let client = fs.client();
+    page.histogram(&[("op", "master")], client.master_calls());
+    for (name, at) in [("fetch", 0), ("store", 1)] {
+        for (lane, of_lane) in [("control", Lane::Control), ("bytes", Lane::Bytes)] {
+            page.histogram(&[("op", name), ("lane", lane)], client.keepers(of_lane).took()[at]);
+        }
+    }
+}
+
+fn write(metrics: &Metrics, fs: &Fs, page: &mut Page) {
+    let now = &fs.gauges();
+    write_waits(fs, page);
     metrics.operations.write(page, "dfs_mount_operation", "Requests of the kernel");
     page.counter("dfs_mount_read_bytes_total", "Bytes that programs read", &metrics.bytes_read);
     page.counter("dfs_mount_written_bytes_total", "Bytes that programs wrote", &metrics.bytes_written);

@@ -2,15 +2,18 @@
 
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::pb;
-use fuser::{Errno, ReplyEmpty, ReplyXattr};
+use fuser::{Errno, INodeNo, ReplyEmpty, ReplyXattr};
 
 use super::adapter::Adapter;
 use super::requester::Call;
-use super::signals;
+use super::{metrics, signals};
 use crate::client::lanes::Lane;
 use crate::fs::Caller;
 use crate::fs::virtual_xattr::is_virtual;
 use crate::fs::xattrs::is_access_list;
+
+/// Bytes by which the figures of a mount may become longer in a moment.
+const ROOM_TO_GROW: u32 = 4096;
 
 impl Adapter {
     /// Sets one; `flags` as setxattr(2) has them.
@@ -39,6 +42,14 @@ impl Adapter {
 
     /// Answers with one.
     pub(super) fn value(&self, call: Call, caller: Caller, name: &[u8], size: u32, reply: ReplyXattr) {
+        if name == metrics::ATTRIBUTE && call.inode == INodeNo::ROOT {
+            let value = metrics::as_attribute(&self.metrics, &self.fs);
+            // It may have grown when whoever asks for its length comes back.
+            return match size {
+                0 => reply.size(u32::try_from(value.len()).unwrap_or(0) + ROOM_TO_GROW),
+                _ => reply_value(reply, size, value.as_bytes()),
+            };
+        }
         let (fs, inode, name) = (self.fs.clone(), self.root.inward(call.inode), name.to_vec());
         // Computing one can take long, and whoever waits must be able to give up.
         let thread = if is_virtual(&name) { call.thread } else { 0 };

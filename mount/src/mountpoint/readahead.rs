@@ -10,7 +10,7 @@ use super::mountinfo::DeviceNo;
 pub const READAHEAD_KIB: u32 = 4096;
 
 /// The kernel's control file for the device (Documentation/ABI/testing/sysfs-class-bdi).
-fn control_file(device: DeviceNo) -> PathBuf {
+pub fn control_file(device: DeviceNo) -> PathBuf {
     PathBuf::from(format!("/sys/class/bdi/{}:{}/read_ahead_kb", device.major, device.minor))
 }
 
@@ -20,6 +20,11 @@ fn control_file(device: DeviceNo) -> PathBuf {
 /// Whoever is not root may not, and sysfs may be missing or read-only; reading is slower then, not wrong.
 pub fn raise(device: DeviceNo) -> io::Result<()> {
     fs::write(control_file(device), READAHEAD_KIB.to_string())
+}
+
+/// The mount's readahead in KiB, if it is told.
+pub fn get(device: DeviceNo) -> Option<u32> {
+    fs::read_to_string(control_file(device)).ok()?.trim().parse().ok()
 }
 
 #[cfg(test)]

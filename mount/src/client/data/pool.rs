@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use dfs_observe::metrics::Histogram;
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::pb;
 use dfs_tls::Connector;
@@ -44,6 +45,9 @@ pub struct KeeperPool {
     /// For keepers whose ports speak TLS.
     tls: Option<Connector>,
     idle: Mutex<HashMap<String, Vec<Idle>>>,
+    /// How long transfers took, whatever their end.
+    pub(super) reads: Histogram,
+    pub(super) stores: Histogram,
 }
 
 /// A connection that one transfer owns.
@@ -60,9 +64,14 @@ impl KeeperPool {
         Self::default()
     }
 
+    /// How long reads of ranges took, and how long chunks took to be stored.
+    pub fn took(&self) -> [&Histogram; 2] {
+        [&self.reads, &self.stores]
+    }
+
     /// The same, for a cluster whose connections may be encrypted.
     pub fn with_tls(tls: Option<Connector>) -> Self {
-        Self { tls, idle: Mutex::default() }
+        Self { tls, ..Self::default() }
     }
 
     fn idle(&self) -> MutexGuard<'_, HashMap<String, Vec<Idle>>> {

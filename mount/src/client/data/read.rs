@@ -1,6 +1,6 @@
 //! One range of one chunk, from one keeper.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dfs_proto::block_sum::BLOCK_SIZE;
@@ -42,10 +42,22 @@ impl KeeperPool {
     ) -> Result<RangeRead, DfsError> {
         let request =
             pb::ReadRequest { ticket: ticket.clone(), mac: keeper.mac.clone(), offset, length, want_sums };
+        let began = Instant::now();
+        let read = self.read_once_more(keeper, &request).await;
+        self.reads.observe(began.elapsed());
+        read
+    }
+
+    /// On an idle connection; when that turns out to be stale, on a fresh one.
+    async fn read_once_more(
+        &self,
+        keeper: &pb::KeeperGrant,
+        request: &pb::ReadRequest,
+    ) -> Result<RangeRead, DfsError> {
         let mut fresh = false;
         loop {
             let mut connection = self.check_out(keeper, fresh).await?;
-            match exchange(&mut connection, &request).await {
+            match exchange(&mut connection, request).await {
                 Ok(range) => {
                     self.check_in(connection);
                     return Ok(range);

@@ -1,7 +1,7 @@
 //! One chunk, to the keeper that the master named. Upload step 3.
 
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use dfs_proto::block_sum::BlockSums;
@@ -79,7 +79,9 @@ impl KeeperPool {
         };
         let segments = segments(&open, pieces, sums);
         upload_step!(3, chunk, keeper = primary.keeper, "transfer begins");
+        let began = Instant::now();
         let done = self.send(primary, &segments, Patience::new(sync, tries)).await;
+        self.stores.observe(began.elapsed());
         match &done {
             Ok(done) => upload_step!(3, chunk, keepers = ?done.keepers, "transfer ends"),
             Err(error) => tracing::debug!(%chunk, %error, "transfer failed"),

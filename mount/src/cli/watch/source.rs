@@ -1,0 +1,123 @@
+//! Where figures are had from.
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use super::figures::Figures;
+use crate::cli::{CliError, mounts};
+
+/// For a whole answer.
+const WITHIN: Duration = Duration::from_secs(5);
+/// No page is as long.
+const MAX_PAGE: u64 = 16 * 1024 * 1024;
+/// The longest value of an attribute (XATTR_SIZE_MAX).
+const MAX_VALUE: usize = 64 * 1024;
+const ATTRIBUTE: &str = "user.dfs.metrics";
+
+/// A process of the cluster.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Source {
+    /// HOST:PORT of its HTTP server.
+    Http(String),
+    /// What it has mounted.
+    Mount(PathBuf),
+}
+
+impl std::fmt::Display for Source {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Source::Http(address) => write!(f, "http://{address}"),
+            Source::Mount(path) => write!(f, "{}", path.display()),
+        }
+    }
+}
+
+impl Source {
+    /// What somebody typed: a directory that is there, or an address.
+    pub(super) fn new(what: &str, typed: &OsStr) -> Result<Source, CliError> {
+        let text = typed.to_string_lossy();
+        let address = match text.strip_prefix("http://") {
+            Some(rest) => Some(rest.split('/').next().unwrap_or(rest)),
+            None => Some(&*text).filter(|text| text.contains(':') && !text.starts_with(['/', '.'])),
+        };
+        match address {
+            Some(address) => Ok(Source::Http(address.to_owned())),
+            None => Source::mount(what, Path::new(typed)),
+        }
+    }
+
+    /// The mount that has this path.
+    pub(super) fn mount(what: &str, path: &Path) -> Result<Source, CliError> {
+        // Not asked of the mount, which may not answer: by its name, or as a path from here.
+        let failed = |error: io::Error| CliError::local(what, path, &error, "see that it is there");
+        let whole = std::path::absolute(path).map_err(failed)?;
+        let whole = mounts::all()
+            .into_iter()
+            .map(|mount| mount.path)
+            .find(|mount| whole.starts_with(mount))
+            .map_or_else(|| path.canonicalize().map_err(failed), Ok)?;
+        Ok(Source::Mount(mounts::holding(what, &whole)?.path))
+    }
+
+    /// Its figures now.
+    pub(super) async fn look(&self, what: &str) -> Result<Figures, CliError> {
+        match self {
+            Source::Http(address) => {
+                let page = tokio::time::timeout(WITHIN, page(address)).await;
+                let page = page.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
+                let remedy = "see that a process of the cluster runs there with --http";
+                let failed = |error: io::Error| CliError::Local(format!("{what} {self}: {error}; {remedy}"));
+                Ok(Figures::parse(&page.map_err(failed)?))
+            }
+            Source::Mount(path) => {
+                let place = path.clone();
+                let text = mounts::within_deadline(what, path, move || attribute(&place)).await?;
+                Ok(Figures::parse(&text))
+            }
+        }
+    }
+}
+
+fn attribute(path: &Path) -> io::Result<String> {
+    let mut value = vec![0; MAX_VALUE];
+    let length = rustix::fs::getxattr(path, ATTRIBUTE, &mut value[..])?;
+    value.truncate(length);
+    Ok(String::from_utf8_lossy(&value).into_owned())
+}
+
+/// One request, as plain as can be.
+async fn page(address: &str) -> io::Result<String> {
+    let mut stream = TcpStream::connect(address).await?;
+    // In HTTP/1.0 an answer comes in one piece, and the connection ends with it.
+    let request = format!("GET /metrics HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.take(MAX_PAGE).read_to_end(&mut answer).await?;
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or_else(|| io::Error::other("this is no HTTP"))?;
+    let status = head.lines().next().unwrap_or_default();
+    match status.split(' ').nth(1) {
+        Some("200") => Ok(body.to_owned()),
+        _ => Err(io::Error::other(format!("it answers '{status}'"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_told_from_directories() {
+        let http = |address: &str| Some(Source::Http(address.to_owned()));
+        let source = |typed: &str| Source::new("top", OsStr::new(typed)).ok();
+        assert_eq!(source("http://h:1/metrics"), http("h:1"));
+        assert_eq!(source("127.0.0.1:9100"), http("127.0.0.1:9100"));
+        assert_eq!(source("/"), None);
+        assert_eq!(source("/a:b"), None);
+    }
+}

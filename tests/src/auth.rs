@@ -103,7 +103,7 @@ impl RawSession {
     pub fn ask(&mut self, op: mount_request::Op) -> mount_reply::Result {
         self.last += 1;
         let id = self.last;
-        let request = pb::MountRequest { id, caller: None, answered_below: id, op: Some(op) };
+        let request = pb::MountRequest { id, answered_below: id, op: Some(op), ..Default::default() };
         let (up, down) = (&self.up, &mut self.down);
         let reply = async {
             up.send(pb::MountUp { msg: Some(mount_up::Msg::Request(request)) }).await.unwrap();

@@ -318,7 +318,13 @@ fn forged_read() -> Vec<u8> {
     let ticket =
         pb::Ticket { chunk: 1, op: 1, keepers: vec![1, 2, 3], expires_ms: i64::MAX, ..pb::Ticket::default() };
     let ticket = ticket.encode_to_vec().into();
-    let request =
-        pb::ReadRequest { ticket, mac: vec![7; 16].into(), offset: 0, length: 65_536, want_sums: true };
+    let request = pb::ReadRequest {
+        ticket,
+        mac: vec![7; 16].into(),
+        offset: 0,
+        length: 65_536,
+        want_sums: true,
+        ..pb::ReadRequest::default()
+    };
     frame::encode(frame::Kind::Read, 1, &request, 0).to_vec()
 }

@@ -111,6 +111,8 @@ impl Reader {
             offset: from,
             length: to.saturating_sub(from),
             want_sums,
+            // Nothing that a mount would log the same number for.
+            operation: 0,
         };
         let (sums, data) = self.ask(keeper, &request).await?;
         if want_sums {

@@ -169,14 +169,12 @@ impl Encrypted {
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        loop {
-            match self.session.reader().read(buffer) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.receive()?,
-                // It closed without saying so, as without TLS. Frames say themselves how long they are.
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(0),
-                read => return read,
-            }
+        match self.session.reader().read(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => self.receive()?,
+            read => return or_end(read),
         }
+        // Part of a record came, perhaps. That is an error of a tick: whoever trickles bytes must not keep us here.
+        or_end(self.session.reader().read(buffer))
     }
 
     fn receive(&mut self) -> io::Result<()> {
@@ -196,6 +194,14 @@ impl Encrypted {
 
     fn write_some(&mut self, flags: SendFlags) -> io::Result<()> {
         self.session.write_tls(&mut Sender { socket: &self.socket, flags }).map(drop)
+    }
+}
+
+/// A peer that closes without saying so does as it would without TLS. Frames say themselves how long they are.
+fn or_end(read: io::Result<usize>) -> io::Result<usize> {
+    match read {
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(0),
+        read => read,
     }
 }
 

@@ -87,7 +87,8 @@ impl Builder {
         self
     }
 
-    /// Connections are encrypted, with certificates of `tls/` in the scratch directory ([`Cluster::tls_dir`]).
+    /// Connections are encrypted, with certificates of `tls/` in the scratch directory ([`Cluster::tls_dir`]). With
+    /// `DFS_TEST_TLS` in the environment, those of every cluster are that has no network of its own.
     pub fn tls(mut self) -> Builder {
         self.tls = true;
         self
@@ -103,6 +104,7 @@ impl Builder {
     /// `keeper-0`, ..., `mount-0`, ... For root alone.
     pub fn network(mut self) -> Builder {
         self.network = true;
+        self.tls = false;
         self
     }
 
@@ -254,7 +256,7 @@ impl Cluster {
             network: false,
             faulty: Faulty::default(),
             master_disk: None,
-            tls: false,
+            tls: std::env::var_os("DFS_TEST_TLS").is_some(),
         }
     }
 

@@ -3,16 +3,17 @@
 //! Covers: upload and film read over an encrypted cluster; a client without TLS at a port with it, and the other way
 //! round; another CA; a keeper without a certificate, with the master's, and with another CA's; what expired and what
 //! others can read is refused at the start; what a wire sees of file bytes, with TLS for all and for control alone; a
-//! data-port client without TLS; keepers of both kinds among each other; an impostor at a keeper's port; a keeper that passes for the master.
+//! data-port client without TLS; keepers of both kinds among each other; an impostor at a keeper's port; whoever trickles; a keeper that passes for the master.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use dfs_proto::frame::{self, HEADER_LEN, Header, Kind};
 use dfs_proto::pb;
@@ -135,6 +136,48 @@ fn the_data_port_speaks_tls_alone_and_says_so() {
     answer(&cluster, 0, &[0x16, 3, 1, 2, 0, 1]);
     let other = cluster.mount();
     assert_eq!(fs::read(other.path("file")).unwrap(), secret);
+}
+
+/// Sends a byte each fifth of a second; how long until the peer closes.
+fn closed_while_trickling(mut stream: &TcpStream, bytes: &[u8]) -> Duration {
+    stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let begun = Instant::now();
+    for byte in bytes {
+        let sent = stream.write_all(&[*byte]);
+        let closed = match stream.read(&mut [0; 4096]) {
+            Ok(n) => n == 0,
+            Err(error) => !matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+        };
+        if sent.is_err() || closed || begun.elapsed() > secs(20) {
+            break;
+        }
+    }
+    begun.elapsed()
+}
+
+#[test]
+fn whoever_trickles_is_cut_off_in_the_handshake_and_after_it() {
+    let cluster = Cluster::builder().keepers(1).tls().start();
+    let address = cluster.keeper_row(0)["address"].as_str().unwrap().to_owned();
+    let connector = TlsDir::load(&cluster.tls_dir("client"), None).unwrap().to_keepers().unwrap();
+    let in_handshake = std::thread::spawn({
+        let address = address.clone();
+        move || {
+            let hello = [&[0x16, 3, 1, 2, 0][..], &[1; 500]].concat();
+            closed_while_trickling(&TcpStream::connect(address).unwrap(), &hello)
+        }
+    });
+    let mut session = connector.session(&address).unwrap();
+    let mut stream = TcpStream::connect(&address).unwrap();
+    while session.is_handshaking() {
+        session.complete_io(&mut stream).unwrap();
+    }
+    let record = [&[0x17, 3, 3, 2, 0][..], &[1; 500]].concat();
+    let after = closed_while_trickling(&stream, &record);
+    let within = in_handshake.join().unwrap();
+    println!("closed after {within:?} in the handshake, {after:?} after it");
+    // Ten seconds as promised, and room for a busy machine.
+    assert!(within < secs(13) && after < secs(13), "{within:?} {after:?}");
 }
 
 /// Do the first connections between two processes carry these bytes as they are? Looks at what a relay between a mount and a

@@ -106,7 +106,10 @@ fn accept(listener: &TcpListener, node: &Arc<Node>, active: &Arc<AtomicUsize>, l
             }
         };
         if active.load(Ordering::SeqCst) >= limit {
-            refuse(&stream, limit);
+            // Where there is TLS it could not be understood without a handshake, which would cost more than it is worth.
+            if node.tls.is_none() {
+                refuse(&stream, limit);
+            }
             continue;
         }
         active.fetch_add(1, Ordering::SeqCst);

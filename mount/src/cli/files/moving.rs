@@ -14,7 +14,7 @@ use crate::read::Readers;
 use crate::write::Writers;
 
 /// Files under way at once.
-pub(super) const AT_ONCE: usize = 16;
+pub(super) const AT_ONCE: usize = 8;
 /// Of a file that is longer than so many chunks, what was moved is kept when it is broken off.
 const WORTH_KEEPING: u64 = 4;
 /// Bytes that are written and not yet stored, of all files together.

@@ -74,6 +74,7 @@ impl RemoteChunk {
             offset: at as u32,
             length: length as u32,
             want_sums: self.sums.is_none(),
+            ..Default::default()
         };
         let (encoded, block) = exchange(keeper, &request, node)?;
         let chunk = self.chunk();

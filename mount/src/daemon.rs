@@ -167,7 +167,7 @@ fn second_process(settings: &Settings) -> ExitCode {
 }
 
 fn live(settings: &Settings, starter: &mut Starter) -> Result<(), DaemonError> {
-    dfs_proto::logging::init(&settings.log_filter, false).map_err(DaemonError::Filter)?;
+    dfs_proto::logging::init(&settings.log_filter, settings.log_json).map_err(DaemonError::Filter)?;
     Ok(run::run(settings, starter)?)
 }
 

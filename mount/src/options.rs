@@ -134,6 +134,8 @@ pub struct Settings {
     pub http: Option<SocketAddr>,
     /// As tracing's `EnvFilter` reads it.
     pub log_filter: String,
+    /// Log in JSON.
+    pub log_json: bool,
     /// The log file that was asked for.
     pub log_file: Option<PathBuf>,
     /// Things to tell the user that stop nothing.
@@ -270,6 +272,7 @@ fn resolve(
         tls_dir: flags.tls_dir.map(|dir| absolute(&dir)).transpose()?,
         http: flags.http,
         log_filter: flags.log,
+        log_json: flags.log_json,
         log_file: flags.log_file.map(|f| absolute(&f)).transpose()?,
         notes,
     })

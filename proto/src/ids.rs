@@ -45,6 +45,11 @@ id! {
     SessionId
 }
 
+id! {
+    /// An operation of a program on a mount, for logs. 0 is none. Shown as 16 hex digits.
+    OperationNo
+}
+
 impl InodeNo {
     /// The root directory.
     pub const ROOT: InodeNo = InodeNo(1);
@@ -63,6 +68,12 @@ impl fmt::Display for KeeperId {
 }
 
 impl fmt::Display for ChunkId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
+    }
+}
+
+impl fmt::Display for OperationNo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:016x}", self.0)
     }

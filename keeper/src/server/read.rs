@@ -6,7 +6,7 @@ use bytes::Bytes;
 use dfs_proto::block_sum::BLOCK_SIZE;
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::frame::{self, Header, Kind, MAX_DATA_LEN};
-use dfs_proto::ids::ChunkId;
+use dfs_proto::ids::{ChunkId, OperationNo};
 use dfs_proto::pb;
 
 use crate::node::Node;
@@ -29,6 +29,7 @@ pub(super) fn serve(conn: &mut Conn, header: &Header) -> Result<(), Failure> {
     let head = frame::encode(Kind::ReadData, header.request, &pb::ReadReply { block_sums }, length);
     match conn.wire.send_file(head, &open.file, at, length) {
         Ok(()) => {
+            tracing::debug!(target: "dfs::requests", operation = %OperationNo(request.operation), chunk = %open.header.chunk, offset = request.offset, length, "read");
             node.load.add_read(length);
             node.metrics.bytes.of(conn.kind).add(length as u64);
             Ok(())

@@ -138,5 +138,6 @@ pub fn read_request(grant: &pb::Grant, offset: usize, length: usize) -> pb::Read
         offset: offset as u32,
         length: length as u32,
         want_sums: false,
+        ..Default::default()
     }
 }

@@ -196,7 +196,7 @@ fn a_change_that_is_asked_for_again_while_its_reply_is_held_is_done_once() {
     let id = kit.request(mkdir("d"));
     kit.gone(SESSION);
     kit.hello(SESSION, &[]);
-    let request = pb::MountRequest { id, op: Some(mkdir("d")), answered_below: 0, caller: None };
+    let request = pb::MountRequest { id, op: Some(mkdir("d")), answered_below: 0, ..Default::default() };
     kit.apply(Command::Mount { session: SESSION, request });
     answer(&mut kit, OTHER);
     assert!(matches!(kit.reply_to(id), Some(Reply::Attr(_))));

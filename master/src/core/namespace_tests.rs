@@ -323,7 +323,7 @@ fn reads_say_what_they_show_and_the_answer_comes_first() {
     let mut kit = Kit::with_keepers(1);
     let file = kit.create(ROOT, "f");
     let applied = |kit: &mut Kit, op: Op| {
-        let request = pb::MountRequest { id: 5, op: Some(op), answered_below: 0, caller: None };
+        let request = pb::MountRequest { id: 5, op: Some(op), answered_below: 0, ..Default::default() };
         kit.state.apply(super::Command::Mount { session: super::testkit::SESSION, request }, kit.now())
     };
     let lookup = applied(&mut kit, Op::Lookup(pb::Lookup { parent: 1, name: "f".into() }));

@@ -335,7 +335,7 @@ fn a_quota_over_a_large_tree_is_counted_in_one_go() {
             id: FIRST + id,
             op: Some(create(id)),
             answered_below: FIRST + id,
-            caller: None,
+            ..Default::default()
         };
         kit.state.apply(Command::Mount { session, request }, now);
     }
@@ -344,8 +344,12 @@ fn a_quota_over_a_large_tree_is_counted_in_one_go() {
     kit.state.apply(Command::Operator(Operation::Quota { path: "/q".into(), limits }), now);
     println!("a quota over {FILES} files took {:?}", begun.elapsed());
     assert_eq!(used(&kit, "/q"), (0, FILES));
-    let request =
-        pb::MountRequest { id: FIRST + FILES, op: Some(create(FILES)), answered_below: 0, caller: None };
+    let request = pb::MountRequest {
+        id: FIRST + FILES,
+        op: Some(create(FILES)),
+        answered_below: 0,
+        ..Default::default()
+    };
     kit.apply(Command::Mount { session, request });
     assert_eq!(used(&kit, "/q"), (0, FILES), "one more was made");
 }

@@ -262,7 +262,12 @@ mod tests {
             kit.state.apply(
                 super::super::Command::Mount {
                     session: SESSION,
-                    request: pb::MountRequest { id: 1000 + n, op: Some(op), answered_below: 0, caller: None },
+                    request: pb::MountRequest {
+                        id: 1000 + n,
+                        op: Some(op),
+                        answered_below: 0,
+                        ..Default::default()
+                    },
                 },
                 kit.now(),
             );

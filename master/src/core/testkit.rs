@@ -241,7 +241,8 @@ impl Kit {
 
     /// All before it are answered.
     pub fn request_numbered(&mut self, session: SessionId, id: u64, op: Op) {
-        let request = pb::MountRequest { id, caller: None, op: Some(op), answered_below: id };
+        let request =
+            pb::MountRequest { id, caller: None, op: Some(op), answered_below: id, ..Default::default() };
         self.apply(Command::Mount { session, request });
     }
 
@@ -273,7 +274,13 @@ impl Kit {
     pub fn call_for(&mut self, caller: pb::Caller, op: Op) -> Result<Reply, DfsError> {
         let id = self.next_request;
         self.next_request += 1;
-        let request = pb::MountRequest { id, caller: Some(caller), op: Some(op), answered_below: id };
+        let request = pb::MountRequest {
+            id,
+            caller: Some(caller),
+            op: Some(op),
+            answered_below: id,
+            ..Default::default()
+        };
         self.apply(Command::Mount { session: SESSION, request });
         match self.reply_to(id) {
             Some(Reply::Error(error)) => Err(DfsError::from_wire(error)),

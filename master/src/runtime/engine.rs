@@ -163,7 +163,7 @@ impl Engine {
         link: &Link<SessionId>,
         request: pb::MountRequest,
     ) -> Result<(), Stopped> {
-        let counted = Counted::request(&request);
+        let counted = Counted::request(link.peer, &request);
         if self.has_to_wait(&request) {
             self.quiet_is_over().await;
         }
@@ -440,7 +440,7 @@ impl Shared {
     }
 
     /// Applies a command. True if its effects wait in a batch.
-    fn submit(&self, inner: &mut Inner, command: Command, counted: Option<Counted>) -> bool {
+    fn submit(&self, inner: &mut Inner, command: Command, mut counted: Option<Counted>) -> bool {
         if let (Some(trouble), Command::Mount { session, request }) = (&inner.trouble, &command)
             && has_to_be_stored(request)
         {
@@ -456,7 +456,7 @@ impl Shared {
         let (asks, may_wait) = (group::asks(&command), group::may_wait(&command));
         let applied = inner.apply(command);
         let only_answers = asks && group::effects_answer(&applied.effects);
-        if let Some(counted) = &counted {
+        if let Some(counted) = &mut counted {
             counted.applied(&self.metrics, &applied.effects);
         }
         let queued = self.admit(inner, only_answers, may_wait, applied);

@@ -79,7 +79,7 @@ impl MountClient {
             id,
             op: Some(op),
             answered_below: 0,
-            caller: None,
+            ..Default::default()
         }))
         .await;
         loop {
@@ -368,7 +368,12 @@ async fn while_a_master_that_started_takes_no_change_questions_and_pings_are_ans
     for (id, op) in [(2, create("g")), (3, release), (4, lookup("f")), (5, lookup("g")), (6, open)] {
         let op = Some(op);
         mount
-            .send(mount_up::Msg::Request(pb::MountRequest { id, op, answered_below: 0, caller: None }))
+            .send(mount_up::Msg::Request(pb::MountRequest {
+                id,
+                op,
+                answered_below: 0,
+                ..Default::default()
+            }))
             .await;
     }
     mount.send(mount_up::Msg::Ping(pb::Ping { seq: 1 })).await;

@@ -208,7 +208,13 @@ impl World {
             return;
         };
         let answered_below = mount.asked.keys().next().copied().unwrap_or(id);
-        let request = pb::MountRequest { id, caller: None, answered_below, op: Some(asked.op.clone()) };
+        let request = pb::MountRequest {
+            id,
+            caller: None,
+            answered_below,
+            op: Some(asked.op.clone()),
+            ..Default::default()
+        };
         self.send_up(link, Up::Request(request));
     }
 

@@ -28,6 +28,7 @@ mod held_locks;
 mod hello;
 pub mod lanes;
 mod lock_calls;
+pub mod operation;
 pub(crate) mod renew;
 mod requests;
 mod session;

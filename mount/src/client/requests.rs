@@ -11,11 +11,12 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use dfs_proto::error::{DfsError, ErrorCode};
-use dfs_proto::ids::InodeNo;
+use dfs_proto::ids::{InodeNo, OperationNo};
 use dfs_proto::pb;
 use dfs_proto::request_kind::{RequestKind, request_kind};
 
 use super::held_locks::HeldLocks;
+use super::operation;
 use tokio::sync::oneshot;
 
 pub(super) use pb::mount_reply::Result as Reply;
@@ -51,6 +52,7 @@ struct Pending {
     op: Op,
     /// On whose behalf.
     by: Option<Arc<pb::Caller>>,
+    operation: OperationNo,
     /// `None`: nobody waits any more, or ever did.
     reply: Option<ReplyTo>,
 }
@@ -165,7 +167,7 @@ impl Requests {
             self.locks.asked(lock);
         }
         self.last_id += 1;
-        self.pending.insert(self.last_id, Pending { op, by, reply });
+        self.pending.insert(self.last_id, Pending { op, by, operation: operation::current(), reply });
         self.last_id
     }
 
@@ -173,7 +175,7 @@ impl Requests {
     pub(super) fn next_to_send(&mut self) -> Option<pb::MountRequest> {
         let (&id, pending) = self.pending.range(self.unsent_from..).next()?;
         let op = pending.op.clone();
-        let caller = pending.by.as_deref().cloned();
+        let (caller, operation) = (pending.by.as_deref().cloned(), pending.operation.0);
         if request_kind(&op) == RequestKind::Notice {
             self.pending.remove(&id);
         } else if !counts(&op) {
@@ -192,7 +194,7 @@ impl Requests {
         // Waits for locks may be long, and are not repeated under their id alone.
         let answered_below =
             self.pending.iter().find(|(_, p)| !waits_for_lock(&p.op)).map_or(id, |(&oldest, _)| oldest);
-        Some(pb::MountRequest { id, caller, op: Some(op), answered_below: answered_below.min(id) })
+        Some(pb::MountRequest { id, caller, op: Some(op), answered_below: answered_below.min(id), operation })
     }
 
     fn count_release(&mut self, inode: InodeNo) {

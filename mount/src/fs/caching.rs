@@ -50,6 +50,9 @@ impl Fs {
         name: &[u8],
         attr: Option<&pb::Attr>,
     ) -> Ttl {
+        if let Some(attr) = attr {
+            self.paths.note(InodeNo(attr.inode), parent, name);
+        }
         let ttl = self.trust.entry(asked, parent, name, attr);
         match attr {
             Some(attr) if self.changes_soon(InodeNo(attr.inode)) => Ttl { attr: Duration::ZERO, ..ttl },
@@ -98,6 +101,11 @@ impl Fs {
             return Ttl::default();
         }
         self.may_cache_entry(asked, parent, name, Some(attr))
+    }
+
+    /// The path under which an inode was last seen, for people.
+    pub fn path_of(&self, inode: InodeNo) -> String {
+        self.paths.of(inode)
     }
 
     /// Its attributes change when what was written here is committed.

@@ -21,6 +21,7 @@
 //! - [`extent_ops`]: fallocate and copy_file_range.
 //! - [`atime`]: which reads change an atime, and telling the master.
 //! - [`virtual_xattr`]: attributes that are computed when they are asked for. `digest`: the one that is an MD5.
+//! - `paths`: names for the log.
 //! - `gauges`: how full and how well all of it is.
 //! - here: the operations.
 //!
@@ -46,6 +47,7 @@ pub mod lists;
 mod locks;
 mod names;
 pub mod open_file;
+mod paths;
 mod places;
 mod privileges;
 mod reading;
@@ -78,6 +80,7 @@ use known::Known;
 use lacking::Lacking;
 use lists::Lists;
 use open_file::{FileHandles, Handle, OpenFiles};
+use paths::Paths;
 use removals::Removals;
 pub use seek::Seek;
 use trust::{Asked, Trust};
@@ -119,6 +122,7 @@ pub struct Fs {
     removals: Removals,
     known: Arc<Known>,
     complete: CompleteDirectories,
+    paths: Paths,
 }
 
 type Result<T> = std::result::Result<T, DfsError>;
@@ -169,6 +173,7 @@ impl Fs {
             removals: Removals::default(),
             known,
             complete: CompleteDirectories::default(),
+            paths: Paths::default(),
             dirs: DirHandles::default(),
             ledger,
             lacking: Lacking::new(longest),

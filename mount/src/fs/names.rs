@@ -159,6 +159,9 @@ impl Fs {
         let client = caller.client(&self.client);
         let (asked, gone) = self.change(directories, &[(to, &new_name)], client.rename(rename)).await?;
         self.changed(asked, &gone);
+        if let Some(moved) = &gone.moved {
+            self.paths.note(InodeNo(moved.inode), to, &new_name);
+        }
         Ok(())
     }
 }

@@ -356,7 +356,9 @@ impl Filesystem for Adapter {
             return reply.error(Errno::EINVAL);
         };
         let (fs, call) = (self.fs.clone(), self.call(request, FuseOp::Getlk, ino));
-        self.control().spawn(async move { lock_requests::get(&fs, call, wanted, reply).await });
+        self.work_for(Lane::Control, call.number, async move {
+            lock_requests::get(&fs, call, wanted, reply).await
+        });
     }
 
     fn setlk(

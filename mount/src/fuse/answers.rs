@@ -10,7 +10,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use dfs_proto::error::{DfsError, ErrorCode};
-use dfs_proto::ids::InodeNo;
+use dfs_proto::ids::{InodeNo, OperationNo};
 use dfs_proto::pb;
 use fuser::{
     Errno, FileHandle, FopenFlags, Generation, INodeNo, ReplyAttr, ReplyCreate, ReplyData, ReplyEmpty,
@@ -18,21 +18,26 @@ use fuser::{
 };
 
 use super::adapter::Adapter;
-use tokio::runtime::Handle;
 
 use super::convert::file_attr;
 use super::metrics::FuseOp;
 use super::requester::Call;
 use crate::client::lanes::Lane;
+use crate::client::operation;
 use crate::fs::{Fs, Opened, Seek};
 
 /// Inodes never get the number of an earlier one.
 pub(super) const GENERATION: Generation = Generation(0);
 
 impl Adapter {
-    /// The runtime of all that moves few bytes.
-    pub(super) fn control(&self) -> &Handle {
-        self.lanes.of(Lane::Control)
+    /// Does `work` on `lane`, for the operation of this number.
+    pub(super) fn work_for(
+        &self,
+        lane: Lane,
+        number: OperationNo,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) {
+        self.lanes.of(lane).spawn(operation::within(number, work));
     }
 
     /// Does `work` on `lane`, then replies: by `say` with what came of it, or with the errno of its error.
@@ -45,7 +50,7 @@ impl Adapter {
         say: impl FnOnce(R, T) + Send + 'static,
     ) {
         let fs = self.fs.clone();
-        self.lanes.of(lane).spawn(async move {
+        self.work_for(lane, call.number, async move {
             match call.unless_ended(&fs, work).await {
                 Ok(done) => say(reply, done),
                 Err(error) => reply.refuse(call.errno(&error)),
@@ -62,7 +67,7 @@ impl Adapter {
         say: impl FnOnce(R, T) + Send + 'static,
     ) {
         let fs = self.fs.clone();
-        self.control().spawn(async move {
+        self.work_for(Lane::Control, call.number, async move {
             let mut work = pin!(work);
             tokio::select! {
                 biased;
@@ -92,7 +97,7 @@ impl Adapter {
         let (parent, notifier) = (call.inode, self.notifier.clone());
         let directory = root.inward(parent);
         let finds_nothing = call.operation == FuseOp::Lookup;
-        self.control().spawn(async move {
+        self.work_for(Lane::Control, call.number, async move {
             let mut work = pin!(counted(fs.clone(), call.thread, work));
             let done = tokio::select! {
                 biased;
@@ -131,7 +136,7 @@ impl Adapter {
         let longest = self.options.entry_timeout.min(self.options.attr_timeout);
         let (fs, asked, root, notifier) = (self.fs.clone(), self.fs.ask(), self.root, self.notifier.clone());
         let (directory, uncached) = (root.inward(call.inode), self.greeted.uncached);
-        self.control().spawn(async move {
+        self.work_for(Lane::Control, call.number, async move {
             let mut work = pin!(work);
             let done = tokio::select! {
                 biased;
@@ -206,7 +211,7 @@ impl Adapter {
         // As many as there may ever be; statfs has no word for "no limit".
         const FREE_INODES: u64 = 1 << 40;
         let (fs, inode) = (self.fs.clone(), InodeNo(call.inode.0));
-        self.control().spawn(async move {
+        self.work_for(Lane::Control, call.number, async move {
             match call.unless_ended(&fs, fs.statfs(inode)).await {
                 Ok(info) => {
                     let (blocks, free) = (info.total / u64::from(BLOCK), info.free / u64::from(BLOCK));
@@ -236,7 +241,7 @@ impl Adapter {
         };
         let Ok(offset) = u64::try_from(offset) else { return reply.error(Errno::ENXIO) };
         let fs = self.fs.clone();
-        self.control().spawn(async move {
+        self.work_for(Lane::Control, call.number, async move {
             match call.unless_ended(&fs, fs.seek(fh.0, offset, what)).await {
                 Ok(found) => reply.offset(i64::try_from(found).unwrap_or(i64::MAX)),
                 // The one place where the kernel wants ENXIO (lseek(2)).

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use dfs_proto::error::{DfsError, ErrorCode};
+use dfs_proto::error::DfsError;
 use dfs_proto::pb;
 use fuser::{FileAttr, FileType, INodeNo, TimeOrNow};
 
@@ -57,24 +57,9 @@ pub fn file_attr(attr: &pb::Attr) -> FileAttr {
     }
 }
 
-/// The errno that the program gets. What it cannot tell a person goes to the log.
-pub fn errno(operation: &str, inode: u64, error: &DfsError) -> fuser::Errno {
-    let code = error.code.errno() as i32;
-    match error.code {
-        ErrorCode::Io
-        | ErrorCode::Unavailable
-        | ErrorCode::TimedOut
-        | ErrorCode::Corrupt
-        | ErrorCode::Lost
-        | ErrorCode::NoKeeper
-        | ErrorCode::NoSpace
-        | ErrorCode::Session
-        | ErrorCode::Protocol => {
-            tracing::warn!(operation, inode, code = ?error.code, "{error}");
-        }
-        _ => tracing::trace!(operation, inode, code = ?error.code, "{error}"),
-    }
-    fuser::Errno::from_i32(code)
+/// The errno that the program gets.
+pub fn errno(error: &DfsError) -> fuser::Errno {
+    fuser::Errno::from_i32(error.code.errno() as i32)
 }
 
 /// A time to set: one that is given, or true for now.
@@ -121,8 +106,8 @@ mod tests {
 
     #[test]
     fn every_error_has_its_errno() {
-        for &code in ErrorCode::ALL {
-            let told = errno("test", 1, &DfsError::new(code, "for a test"));
+        for &code in dfs_proto::error::ErrorCode::ALL {
+            let told = errno(&DfsError::new(code, "for a test"));
             assert_eq!(told.code(), code.errno() as i32);
         }
     }

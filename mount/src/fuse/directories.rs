@@ -42,7 +42,7 @@ impl Adapter {
         if fs.try_readdir(handle.0, offset, Wanted::Names, |entry| add(&mut reply, &entry)) {
             return reply.ok();
         }
-        self.control().spawn(async move {
+        self.work_for(Lane::Control, call.number, async move {
             let listed = fs.readdir(handle.0, offset, Wanted::Names, |entry| add(&mut reply, &entry));
             match call.unless_ended(&fs, listed).await {
                 Ok(()) => reply.ok(),
@@ -70,7 +70,7 @@ impl Adapter {
         if fs.try_readdir(handle.0, offset, Wanted::Attributes, |entry| add(&mut reply, &entry)) {
             return reply.ok();
         }
-        self.control().spawn(async move {
+        self.work_for(Lane::Control, call.number, async move {
             let listed = fs.readdir(handle.0, offset, Wanted::Attributes, |entry| add(&mut reply, &entry));
             match call.unless_ended(&fs, listed).await {
                 Ok(()) => reply.ok(),

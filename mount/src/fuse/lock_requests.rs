@@ -16,6 +16,7 @@ use super::adapter::Adapter;
 use super::requester::Call;
 use super::signals;
 use super::writes::forget_pages;
+use crate::client::lanes::Lane;
 use crate::fs::Fs;
 
 /// The last byte of a lock on a whole file.
@@ -66,7 +67,7 @@ impl Adapter {
         reply: ReplyEmpty,
     ) {
         let (fs, notifier, ino) = (self.fs.clone(), self.notifier.clone(), call.inode);
-        self.control().spawn(async move {
+        self.work_for(Lane::Control, call.number, async move {
             match set(&fs, handle.0, wanted, &call, sleep).await {
                 Ok(fresh) => {
                     if !fresh {

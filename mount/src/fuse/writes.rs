@@ -65,14 +65,14 @@ impl Adapter {
                 call.has_written(length);
                 reply.written(length);
                 let notifier = self.notifier.clone();
-                self.control().spawn(async move { forget_pages(&notifier, ino).await });
+                self.work_for(Lane::Control, call.number, async move { forget_pages(&notifier, ino).await });
                 return;
             }
             Some(Err(error)) => return reply.error(call.errno(&error)),
             None => {}
         }
         let (fs, notifier, data) = (self.fs.clone(), self.notifier.clone(), data.to_vec());
-        self.control().spawn(async move {
+        self.work_for(Lane::Control, call.number, async move {
             match call.unless_ended(&fs, fs.append(fh.0, &data)).await {
                 Ok(at) => {
                     call.has_written(length);
@@ -101,7 +101,7 @@ impl Adapter {
         // The kernel never sends more than MAX_WRITE.
         let length = data.len() as u32;
         let (fs, notifier, data) = (self.fs.clone(), self.notifier.clone(), data.to_vec());
-        self.control().spawn(async move {
+        self.work_for(Lane::Control, call.number, async move {
             let written = async {
                 if fs.clear_privileges(fh.0, keeps_set_ids).await? {
                     forget_attributes(&notifier, ino).await;

@@ -111,6 +111,10 @@ pub(super) struct Flags {
     #[arg(long, env = "DFS_LOG", value_name = "FILTER", default_value = "info")]
     pub(super) log: String,
 
+    /// Log in JSON, an object a line
+    #[arg(long, env = "DFS_LOG_JSON", action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
+    pub(super) log_json: bool,
+
     /// Where to log [default: stderr in the foreground, else $XDG_STATE_HOME/dfs/ or ~/.local/state/dfs/,
     /// mount-<mount point>.log]
     #[arg(long, env = "DFS_LOG_FILE", value_name = "FILE")]

@@ -10,6 +10,7 @@ use dfs_proto::pb;
 
 use crate::client::Client;
 use crate::client::lanes::Lane;
+use crate::client::operation;
 
 /// When it was asked, and the answer.
 pub(super) type Answered = (Instant, Result<pb::FileLayout, DfsError>);
@@ -37,7 +38,8 @@ impl LayoutAhead {
     pub fn ask(client: &Client, inode: InodeNo) -> LayoutAhead {
         let lost = |_| DfsError::new(ErrorCode::Io, "a question for a layout was lost; see the log");
         let asked_at = Instant::now();
-        let asking = client.lanes().of(Lane::Control).spawn(ask_layout(client, inode, 0));
+        let asking = operation::within(operation::current(), ask_layout(client, inode, 0));
+        let asking = client.lanes().of(Lane::Control).spawn(asking);
         LayoutAhead(Box::pin(
             async move { asking.await.unwrap_or_else(|error| (asked_at, Err(lost(error)))) },
         ))

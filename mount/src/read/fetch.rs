@@ -17,7 +17,7 @@ use bytes::Bytes;
 use dfs_observe::metrics::Counter;
 use dfs_proto::block_sum::{BLOCK_SIZE, block_count};
 use dfs_proto::error::{DfsError, ErrorCode};
-use dfs_proto::ids::{ChunkId, InodeNo, KeeperId};
+use dfs_proto::ids::{ChunkId, InodeNo, KeeperId, OperationNo};
 use dfs_proto::pb;
 use tokio::task::JoinSet;
 
@@ -32,6 +32,7 @@ use super::planner::{DataPiece, RANGE_BLOCKS};
 use super::suspects::Suspects;
 use crate::client::Client;
 use crate::client::lanes::Lane;
+use crate::client::operation;
 
 /// For one range, whatever its keepers do.
 const RANGE_DEADLINE: Duration = Duration::from_secs(30);
@@ -66,6 +67,7 @@ struct Job {
     source: Arc<Source>,
     blocks: Range<u32>,
     first_copy: usize,
+    operation: OperationNo,
 }
 
 impl Job {
@@ -130,7 +132,13 @@ impl Fetcher {
         let (seat, pilot) = self.flights.board(source, range, &wanted, blocks.clone());
         if let Some(pilot) = pilot {
             let fetcher = self.clone();
-            let job = Job { inode, source: source.clone(), blocks, first_copy: piece.first_copy };
+            let job = Job {
+                inode,
+                source: source.clone(),
+                blocks,
+                first_copy: piece.first_copy,
+                operation: operation::current(),
+            };
             self.client.lanes().of(job.lane()).spawn(async move {
                 let outcome = fetcher.fetch(job).await;
                 pilot.land(outcome);
@@ -180,12 +188,9 @@ impl Fetcher {
         let mut start = |running: &mut JoinSet<Ended>, asked: &mut Vec<_>| {
             let keeper = waiting.next()?;
             asked.push((KeeperId(keeper.keeper), Instant::now()));
-            running.spawn(self.clone().one_attempt(
-                job.source.clone(),
-                job.blocks.clone(),
-                keeper,
-                job.lane(),
-            ));
+            let attempt =
+                self.clone().one_attempt(job.source.clone(), job.blocks.clone(), keeper, job.lane());
+            running.spawn(operation::within(job.operation, attempt));
             Some(())
         };
         let mut more = start(&mut running, &mut asked).is_some();

@@ -18,6 +18,7 @@ use super::parts::Parts;
 use super::planner::{Piece, RANGE_SIZE, plan};
 use super::prefetch::{Prefetcher, ReadStream};
 use crate::client::lanes::Lane;
+use crate::client::operation;
 
 /// For one read, everything included; longer where calls to the master may take longer.
 const READ_DEADLINE: Duration = Duration::from_secs(30);
@@ -235,14 +236,16 @@ impl Shared {
         let (sender, answer) = watch::channel(None);
         state.asking = Some(Asking { generation, start, answer: answer.clone() });
         let shared = self.clone();
-        self.fetcher.client.lanes().of(Lane::Control).spawn(async move {
+        let take_in = async move {
             let (asked_at, reply) = asked.await;
             let page = shared.take_in(generation, start, asked_at, reply);
             if begin && let Ok(page) = &page {
                 shared.begin(page);
             }
             sender.send_replace(Some(page));
-        });
+        };
+        let take_in = operation::within(operation::current(), take_in);
+        self.fetcher.client.lanes().of(Lane::Control).spawn(take_in);
         answer
     }
 

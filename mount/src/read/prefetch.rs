@@ -19,6 +19,7 @@ use super::file::Shared;
 use super::lock;
 use super::planner::{Piece, RANGE_SIZE, plan};
 use crate::client::lanes::Lane;
+use crate::client::operation;
 
 const TOLERANCE: u64 = 1024 * 1024;
 const FIRST_WINDOW: u64 = 1024 * 1024;
@@ -138,7 +139,8 @@ impl Prefetcher {
                 let epoch = stream.epoch.load(Ordering::Relaxed);
                 let run =
                     Run { file: file.clone(), stream: stream.clone(), epoch, places: self.places.clone() };
-                file.fetcher.client.lanes().of(Lane::Bytes).spawn(run.fetch(part));
+                let fetch = operation::within(operation::current(), run.fetch(part));
+                file.fetcher.client.lanes().of(Lane::Bytes).spawn(fetch);
                 true
             }
         }

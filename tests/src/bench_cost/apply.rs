@@ -122,7 +122,8 @@ impl Core {
     fn ask(&mut self, op: Op) -> Reply {
         self.requests += 1;
         let id = self.requests;
-        let request = pb::MountRequest { id, caller: None, op: Some(op), answered_below: id };
+        let request =
+            pb::MountRequest { id, caller: None, op: Some(op), answered_below: id, ..Default::default() };
         let applied = self.apply(Command::Mount { session: SESSION, request });
         let reply = applied.effects.into_iter().find_map(|effect| match effect {
             Effect::ToMount(_, mount_down::Msg::Reply(reply)) if reply.id == id => reply.result,

@@ -86,8 +86,12 @@ impl Mount {
     /// Sends a request whose answer nobody waits for.
     pub async fn send(&mut self, op: Op) -> u64 {
         self.last_id += 1;
-        let request =
-            pb::MountRequest { id: self.last_id, answered_below: self.last_id, op: Some(op), caller: None };
+        let request = pb::MountRequest {
+            id: self.last_id,
+            answered_below: self.last_id,
+            op: Some(op),
+            ..Default::default()
+        };
         send(&self.up, mount_up::Msg::Request(request)).await;
         self.last_id
     }

@@ -6,7 +6,9 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use dfs_observe::metrics::Page;
+use dfs_observe::metrics::{Label, Page};
+use dfs_proto::error::ErrorCode;
+use dfs_proto::ids::{OperationNo, SessionId};
 use dfs_proto::pb::{self, mount_down, mount_reply};
 
 use super::{Engine, Inner, MAX_QUEUED_COMMANDS, Shared, Stopped};
@@ -17,28 +19,35 @@ use crate::metrics::{self, Metrics, Now, Op};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Counted {
     op: Op,
+    session: SessionId,
     id: u64,
+    operation: OperationNo,
     came: Instant,
+    /// Of an error.
+    code: Option<i32>,
 }
 
 impl Counted {
-    pub fn request(request: &pb::MountRequest) -> Option<Counted> {
-        Some(Counted { op: metrics::op(request.op.as_ref()), id: request.id, came: Instant::now() })
+    pub fn request(session: SessionId, request: &pb::MountRequest) -> Option<Counted> {
+        let (op, operation) = (metrics::op(request.op.as_ref()), OperationNo(request.operation));
+        Some(Counted { op, session, id: request.id, operation, came: Instant::now(), code: None })
     }
 
     /// It was answered with an error before it was looked at.
-    pub fn refused(self, metrics: &Metrics, code: i32) {
+    pub fn refused(mut self, metrics: &Metrics, code: i32) {
+        self.code = Some(code);
         metrics.failed(self.op, code);
         self.over(metrics);
     }
 
     /// What came of it.
-    pub fn applied(&self, metrics: &Metrics, effects: &[Effect]) {
+    pub fn applied(&mut self, metrics: &Metrics, effects: &[Effect]) {
         for effect in effects {
             if let Effect::ToMount(_, mount_down::Msg::Reply(reply)) = effect
                 && reply.id == self.id
                 && let Some(mount_reply::Result::Error(error)) = &reply.result
             {
+                self.code = Some(error.code);
                 metrics.failed(self.op, error.code);
             }
         }
@@ -46,7 +55,12 @@ impl Counted {
 
     /// Its reply leaves.
     pub fn over(self, metrics: &Metrics) {
-        metrics.requests.done(self.op, self.came.elapsed());
+        let took = self.came.elapsed();
+        metrics.requests.done(self.op, took);
+        let Counted { op, session, id, operation, code, .. } = self;
+        let error = code.map(ErrorCode::from_wire);
+        let took_us = took.as_micros();
+        tracing::debug!(target: "dfs::requests", %operation, %session, request = id, op = op.name(), took_us, ?error, "answered");
     }
 }
 

@@ -149,7 +149,7 @@ impl Fixture {
         self.engine
             .mount_request(
                 &mount.link,
-                pb::MountRequest { id, op: Some(op), answered_below: 0, caller: None },
+                pb::MountRequest { id, op: Some(op), answered_below: 0, ..Default::default() },
             )
             .await
             .unwrap();
@@ -342,7 +342,8 @@ async fn commands_wait_when_the_queue_is_full_and_ticks_are_left_out() {
         let op = pb::Mkdir { parent: 1, name: format!("{id}").into(), mode: 0o755, uid: 0, gid: 0, umask: 0 };
         fixture.ask(&mount, id, mount_request::Op::Mkdir(op)).await;
     }
-    let request = pb::MountRequest { id: 1 << 20, op: Some(getattr(1)), answered_below: 0, caller: None };
+    let request =
+        pb::MountRequest { id: 1 << 20, op: Some(getattr(1)), answered_below: 0, ..Default::default() };
     let mut one_more = Box::pin(fixture.engine.mount_request(&mount.link, request));
     tokio::select! {
         biased;
@@ -366,7 +367,7 @@ async fn a_failed_commit_ends_everything_and_shows_nothing() {
     assert!(reason.starts_with("commit of changes: store gate: it is damaged: broken"), "{reason}");
     tokio::time::timeout(DEADLINE, fixture.engine.finished()).await.unwrap();
     assert_eq!(mount.inbox.recv().await, None, "no answer, and the stream ends");
-    let request = pb::MountRequest { id: 2, op: Some(getattr(1)), answered_below: 0, caller: None };
+    let request = pb::MountRequest { id: 2, op: Some(getattr(1)), answered_below: 0, ..Default::default() };
     assert_eq!(fixture.engine.mount_request(&mount.link, request).await, Err(Stopped));
     assert_eq!(fixture.engine.tick(), Err(Stopped));
     assert_eq!(fixture.engine.read(|_, _| ()).await, Err(Stopped));
@@ -397,8 +398,12 @@ async fn while_the_disk_is_full_changes_are_refused_reads_go_on_and_what_waited_
     assert_eq!(error.code, pb::Code::NoSpace as i32, "{error:?}");
     assert!(writer.replies().is_empty(), "nobody is told of what is not stored");
     // That of the root would show what waits; and what the reader asked for before the refusal touches `clean`.
-    let file =
-        pb::MountRequest { id: 900, op: Some(getattr(clean + 1_000)), answered_below: 0, caller: None };
+    let file = pb::MountRequest {
+        id: 900,
+        op: Some(getattr(clean + 1_000)),
+        answered_below: 0,
+        ..Default::default()
+    };
     fixture.engine.mount_request(&reader.link, file).await.unwrap();
     assert!(matches!(reader.next().await, mount_down::Msg::Reply(pb::MountReply { id: 900, .. })));
     let operated = fixture.engine.operate(Operation::Fsck { repair: false }).await.unwrap();
@@ -497,7 +502,8 @@ async fn a_master_that_starts_takes_no_change_while_mounts_may_believe_that_it_i
     let (writer, mut reader) = (fixture.mount().await, fixture.mount().await);
     let (engine, link) = (fixture.engine.clone(), writer.link);
     let before = fixture.rows.rows();
-    let request = pb::MountRequest { id: 1, op: Some(mkdir(1, "b")), answered_below: 0, caller: None };
+    let request =
+        pb::MountRequest { id: 1, op: Some(mkdir(1, "b")), answered_below: 0, ..Default::default() };
     let change = tokio::spawn(async move { engine.mount_request(&link, request).await });
     let engine = fixture.engine.clone();
     let quota = Operation::Quota { path: "/a".into(), limits: None };

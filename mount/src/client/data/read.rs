@@ -8,6 +8,7 @@ use dfs_proto::error::DfsError;
 use dfs_proto::frame::{self, Kind};
 use dfs_proto::pb;
 
+use super::super::operation;
 use super::pool::{Connection, KeeperPool};
 use super::wire::{self, TransferError};
 
@@ -40,8 +41,14 @@ impl KeeperPool {
         length: u32,
         want_sums: bool,
     ) -> Result<RangeRead, DfsError> {
-        let request =
-            pb::ReadRequest { ticket: ticket.clone(), mac: keeper.mac.clone(), offset, length, want_sums };
+        let request = pb::ReadRequest {
+            ticket: ticket.clone(),
+            mac: keeper.mac.clone(),
+            offset,
+            length,
+            want_sums,
+            operation: operation::current().0,
+        };
         let began = Instant::now();
         let read = self.read_once_more(keeper, &request).await;
         self.reads.observe(began.elapsed());

@@ -14,11 +14,11 @@ const REMEMBERED: NonZeroUsize = NonZeroUsize::MIN.saturating_add((1 << 15) - 1)
 /// No path in the log has more parts: names may be old, and so go round in a circle.
 const DEEPEST: usize = 64;
 
-/// Where an inode was last seen: its directory, and its name there.
-type Seen = LruCache<InodeNo, (InodeNo, Box<[u8]>)>;
+/// A directory, and a name in it.
+type Place = (InodeNo, Box<[u8]>);
 
 /// See the module.
-pub struct Paths(Mutex<Seen>);
+pub struct Paths(Mutex<LruCache<InodeNo, Place>>);
 
 impl Default for Paths {
     fn default() -> Paths {

@@ -15,6 +15,7 @@ use dfs_observe::axum::Router;
 use dfs_observe::http::{Bound, HttpError, Server, Shown};
 use dfs_proto::ids::ClusterId;
 use dfs_proto::pb;
+use dfs_proto::secret::Secret;
 use dfs_proto::token::TokenKey;
 use dfs_tls::{Acceptor, Protocol, Role, TlsDir, TlsError};
 use tokio::net::TcpListener;
@@ -25,6 +26,9 @@ use crate::auth::audit::{self, Audit};
 use crate::auth::{Gate, first};
 use crate::config::{Config, ConfigError};
 use crate::core::Settings;
+use crate::core::operator::{Operation, OperatorReply};
+use crate::core::row::UserRow;
+use crate::core::users::UserChange;
 use crate::runtime::{Engine, tick_forever};
 use crate::service;
 use crate::store::{DataDir, DataDirError, Identity, JournaledStore, Store, StoreError, unwritable};
@@ -75,6 +79,7 @@ pub struct Master {
     cluster: ClusterId,
     address_file: PathBuf,
     engine: Engine,
+    gate: Gate,
     stop_serving: Option<oneshot::Sender<()>>,
     server: JoinHandle<()>,
     ticker: JoinHandle<()>,
@@ -92,12 +97,13 @@ impl Master {
     pub async fn start(config: Config) -> Result<Master, MasterError> {
         config.validate()?;
         let (data, tls_dir) = (config.data.clone(), config.tls_dir.clone());
-        let (dir, tls) = blocking(move || {
-            let tls = tls_dir.map(|dir| TlsDir::load(&dir, Some(Role::Master))?.acceptor(Protocol::Control));
-            let tls = tls.transpose()?;
+        let (dir, tls, to_keepers) = blocking(move || {
+            let tls_dir = tls_dir.map(|dir| TlsDir::load(&dir, Some(Role::Master))).transpose()?;
+            let tls = tls_dir.as_ref().map(|dir| dir.acceptor(Protocol::Control)).transpose()?;
+            let to_keepers = tls_dir.map(|dir| dir.to_keepers()).transpose()?;
             let dir = DataDir::open(&data)?;
             remove_address(&dir.path().join(ADDRESS_FILE));
-            Ok((dir, tls))
+            Ok((dir, tls, to_keepers))
         })
         .await?;
         let address_file = dir.path().join(ADDRESS_FILE);
@@ -120,17 +126,33 @@ impl Master {
 
         let (stop_serving, stopped) = oneshot::channel();
         let gate_of_page = gate.clone();
-        let server =
-            tokio::spawn(serve(engine.clone(), gate, cluster, Port { listener, address, tls }, stopped));
+        let server = tokio::spawn(serve(
+            engine.clone(),
+            gate.clone(),
+            cluster,
+            Port { listener, address, tls },
+            stopped,
+        ));
         let ticker = tokio::spawn(tick_forever(engine.clone()));
         tracing::info!("dfs-master: listening on {address}, cluster {cluster}");
         let (mut http, mut watcher) = (None, None);
         if let Some(bound) = bound {
-            let (routes, task) = web::start(engine.clone(), cluster, gate_of_page);
+            let (routes, task) = web::start(engine.clone(), cluster, gate_of_page, to_keepers);
             (http, watcher) = (Some(bound.serve(shown(&engine, routes))), Some(task));
         }
         let stop_serving = Some(stop_serving);
-        Ok(Master { address, cluster, address_file, engine, stop_serving, server, ticker, http, watcher })
+        Ok(Master {
+            address,
+            cluster,
+            address_file,
+            engine,
+            gate,
+            stop_serving,
+            server,
+            ticker,
+            http,
+            watcher,
+        })
     }
 
     /// Where it listens.
@@ -141,6 +163,44 @@ impl Master {
     /// Where it serves HTTP.
     pub fn http_address(&self) -> Option<SocketAddr> {
         self.http.as_ref().map(Server::address)
+    }
+
+    /// A token of the first admin, for whoever runs this master in his own process. Where auth is on.
+    ///
+    /// # Errors
+    /// There is no such user any more, or he is disabled.
+    pub fn admin_token(&self, lifetime: Duration) -> Result<Secret, MasterError> {
+        let row = self.gate.user(first::NAME).ok().flatten().filter(|row| !row.disabled);
+        let row = row.ok_or_else(|| {
+            let name = first::NAME;
+            MasterError::Broken(format!(
+                "user '{name}' is not there, or is disabled; start with --auth off, make him with 'dfs user add {name} --role admin', and start anew"
+            ))
+        })?;
+        self.issue(first::NAME, &row, lifetime)
+    }
+
+    /// A token with which keepers join, as 'dfs keeper token' gets one.
+    ///
+    /// # Errors
+    /// The store takes no user, or he is somebody else.
+    pub async fn join_token(&self, user: &str, lifetime: Duration) -> Result<Secret, MasterError> {
+        let generation = getrandom::u32().map_err(no_random)?;
+        let change = UserChange::AddKeeper { generation };
+        let made = self.engine.operate(Operation::User { name: user.to_owned(), change }).await;
+        match made {
+            Ok(Ok(OperatorReply::User(row))) => self.issue(user, &row, lifetime),
+            Ok(Ok(other)) => Err(MasterError::Broken(format!("the core answered {other:?} (a bug)"))),
+            Ok(Err(error)) => {
+                Err(MasterError::Broken(format!("a join token for '{user}': {}", error.message)))
+            }
+            Err(stopped) => Err(MasterError::Broken(stopped.to_string())),
+        }
+    }
+
+    fn issue(&self, user: &str, row: &UserRow, lifetime: Duration) -> Result<Secret, MasterError> {
+        let issued = self.gate.issue(user, row, Some(lifetime));
+        issued.map(|(token, _)| token).map_err(|status| MasterError::Broken(status.message().to_owned()))
     }
 
     /// Whom it serves.

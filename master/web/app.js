@@ -31,11 +31,9 @@ function period(ms) {
   return seconds < 7200 ? `${Math.round(seconds / 60)} min` : `${Math.round(seconds / 3600)} h`;
 }
 
-// Where auth is on: the token is kept for as long as this tab is open, and goes nowhere but here.
-async function ask(path) {
-  const token = sessionStorage.getItem('token');
-  const headers = token ? { Authorization: `Bearer ${token}` } : {};
-  const answer = await fetch(path, { headers, signal: AbortSignal.timeout(20000) });
+// Where auth is on: the master keeps the token in a cookie that no script can read. A film has it then, too.
+async function ask(path, how) {
+  const answer = await fetch(path, { ...how, signal: AbortSignal.timeout(20000) });
   const body = await answer.json();
   const refused = answer.status === 401 || answer.status === 403;
   at('login').hidden = !refused;
@@ -265,15 +263,135 @@ at('search').addEventListener('submit', (event) => {
   Object.assign(files, { needle: at('needle').value, pages: [''] });
   showFiles();
 });
-at('login').addEventListener('submit', (event) => {
+at('login').addEventListener('submit', async (event) => {
   event.preventDefault();
-  sessionStorage.setItem('token', at('token').value.trim());
+  const headers = { Authorization: `Bearer ${at('token').value.trim()}` };
   at('token').value = '';
+  await renew({ headers });
   refresh();
   showFiles();
+  goThere();
 });
 at('more').addEventListener('click', () => { files.pages.push(files.next); showFiles(); });
 at('back').addEventListener('click', () => { files.pages.pop(); showFiles(); });
+
+// ---- directories, films
+
+// Each part of the way down: the name for people, and as it stands in an address.
+const here = { way: [], after: [''] };
+const address = (...more) => `/files/${[...here.way.map((part) => part.href), ...more].join('/')}`;
+
+function go(way) {
+  Object.assign(here, { way, after: [''] });
+  remember('');
+  showDirectory();
+}
+
+// The address of the page says where this is, so that it can be sent to somebody: #/films/ or #/films/movie.mp4
+const remember = (file) => history.replaceState(null, '', `#/${[...here.way.map((part) => part.href), file].join('/')}`);
+
+async function goThere() {
+  const named = (href) => {
+    try { return { href, name: decodeURIComponent(href) }; } catch (error) { return { href, name: href }; }
+  };
+  const parts = location.hash.replace(/^#\/*/, '').split('/');
+  const file = parts.pop();
+  Object.assign(here, { way: parts.filter((part) => part).map(named), after: [''] });
+  const entries = await showDirectory() || [];
+  const film = entries.find((entry) => entry.href === file && plays(entry));
+  if (film) play(film);
+}
+
+const plays = (entry) => entry.kind === 'file' && /^(video|audio)\//.test(entry.type);
+
+function link(words, click) {
+  const button = make('button', words, 'link');
+  button.type = 'button';
+  button.addEventListener('click', click);
+  return button;
+}
+
+function entryLine(entry) {
+  const line = make('tr');
+  const name = make('td');
+  const what = make('td', entry.kind === 'directory' ? '' : size(entry.size), 'number');
+  const act = make('td');
+  const where = address(entry.href);
+  if (entry.kind === 'directory') {
+    name.append(link(`${entry.name}/`, () => go([...here.way, entry])));
+  } else {
+    name.textContent = entry.name;
+  }
+  const player = plays(entry);
+  if (player) act.append(link('Play', () => play(entry)));
+  if (entry.kind === 'file') {
+    const open = make('a', player ? 'Save' : 'Open');
+    open.href = where;
+    if (player) open.download = entry.name;
+    else open.target = '_blank';
+    act.append(open);
+  } else if (entry.kind !== 'directory') {
+    act.append(make('span', entry.kind, 'quiet'));
+  }
+  line.append(name, what, act);
+  return line;
+}
+
+async function showDirectory() {
+  const wanted = `${address('')}?after=${encodeURIComponent(here.after[here.after.length - 1])}`;
+  here.wanted = wanted;
+  try {
+    const page = await ask(wanted);
+    if (here.wanted !== wanted) return;
+    const steps = here.way.map((part, n) => link(part.name, () => go(here.way.slice(0, n + 1))));
+    at('way').replaceChildren(link('/', () => go([])), ...steps);
+    document.querySelector('#entries tbody').replaceChildren(...page.entries.map(entryLine));
+    here.next = page.next;
+    at('entries-more').hidden = !page.next;
+    at('entries-back').hidden = here.after.length < 2;
+    at('entries-note').textContent = page.entries.length ? '' : 'Nothing is here.';
+    return page.entries;
+  } catch (error) {
+    if (here.wanted === wanted) at('entries-note').textContent = `${error.message}`;
+  }
+  return undefined;
+}
+
+function play(entry) {
+  const film = at('film');
+  at('player').hidden = false;
+  at('playing').textContent = entry.name;
+  at('film-note').textContent = '';
+  film.src = address(entry.href);
+  remember(entry.href);
+  // Where the browser wants to be asked first, there is a button.
+  film.play().catch(() => {});
+  at('player').scrollIntoView({ block: 'nearest' });
+}
+
+at('film').addEventListener('error', () => {
+  at('film-note').textContent = 'This browser cannot play it, or it cannot be read now. Save it, or mount the cluster.';
+});
+at('film').addEventListener('loadedmetadata', () => { at('player').dataset.seconds = `${at('film').duration}`; });
+at('player-end').addEventListener('click', () => {
+  at('film').removeAttribute('src');
+  at('film').load();
+  at('player').hidden = true;
+  remember('');
+});
+at('entries-more').addEventListener('click', () => { here.after.push(here.next); showDirectory(); });
+at('entries-back').addEventListener('click', () => { here.after.pop(); showDirectory(); });
+
+// The cookie lives as long as a token: while the page is open there is always a fresh one, so a long film plays on.
+async function renew(how) {
+  try {
+    const session = await ask('/api/v1/session', { method: 'POST', ...how });
+    clearTimeout(renew.timer);
+    if (session.lasts_s) renew.timer = setTimeout(renew, session.lasts_s * 400);
+  } catch (error) {
+    renew.timer = setTimeout(renew, 30000);
+  }
+}
 
 // ---- the page
 
@@ -301,5 +419,8 @@ async function poll() {
   setTimeout(poll, POLL_MS);
 }
 
+renew();
 poll();
 showFiles();
+goThere();
+addEventListener('hashchange', goThere);

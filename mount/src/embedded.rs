@@ -9,13 +9,17 @@
 //! master/      the master's data directory; `address` in it holds HOST:PORT while it runs
 //! keeper-1/    the first keeper's data directory
 //! keeper-2/    ...
+//! token        with which this mount, and `dfs` of this user, say who they are; join-token: the keepers (`secrets`)
 //! ```
+//!
+//! It asks everybody who he is, and listens on loopback alone: another user of the machine can neither read its files nor use its ports.
 //!
 //! What must hold: every keeper that was ever in the directory is started again, whatever number is asked for:
 //! chunks may rest on it alone. The master's port is the same as last time when it is free, so that other
 //! mounts and scripts find it again.
 
 mod lock;
+mod secrets;
 
 use std::fs;
 use std::io;
@@ -25,10 +29,13 @@ use std::time::Duration;
 
 use dfs_keeper::{Keeper, KeeperError};
 use dfs_master::{Master, MasterError};
+use dfs_proto::token_file::TokenFileError;
 use tokio::task::JoinSet;
 
+use crate::client::tokens::Tokens;
 use crate::options::EmbeddedSettings;
 use lock::{Lock, STOPPING};
+use secrets::Secrets;
 
 /// How long a keeper may look for the master beside it.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(30);
@@ -56,6 +63,9 @@ pub enum EmbeddedError {
         /// Whose.
         of: &'static str,
     },
+    /// A token cannot be kept.
+    #[error("embedded cluster: {0}")]
+    Token(#[from] TokenFileError),
     /// Another process runs the cluster of this directory.
     #[error("data directory {path}: a mount runs its cluster already{}; {}", shown_pid(*.pid),
             remedy(.address.as_ref(), *.stopping))]
@@ -102,6 +112,7 @@ pub struct Embedded {
     address: SocketAddr,
     data: PathBuf,
     notes: Vec<String>,
+    secrets: Option<Secrets>,
     /// Held for as long as anything here runs; so it comes last.
     lock: Lock,
 }
@@ -126,8 +137,18 @@ impl Embedded {
         let address = master.address();
         lock.last_address = Some(address);
         lock.write("")?;
-        match start_keepers(&data, plan.keepers, address).await {
-            Ok(keepers) => Ok(Embedded { keepers, master, address, data, notes: plan.notes, lock }),
+        let keepers = async {
+            let secrets = match wanted.auth {
+                true => Some(Secrets::make(&master, &data, address).await?),
+                false => None,
+            };
+            let join_token = secrets.as_ref().map(|secrets| secrets.join_token.clone());
+            Ok((start_keepers(&data, plan.keepers, address, join_token).await?, secrets))
+        };
+        match keepers.await {
+            Ok((keepers, secrets)) => {
+                Ok(Embedded { keepers, master, address, data, notes: plan.notes, secrets, lock })
+            }
             Err(error) => {
                 master.shutdown().await;
                 Err(error)
@@ -138,6 +159,11 @@ impl Embedded {
     /// Where the master listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// With what this process says to it who it is.
+    pub fn tokens(&self) -> Tokens {
+        self.secrets.as_ref().map_or_else(Tokens::none, Secrets::tokens)
     }
 
     /// The directory that keeps the cluster.
@@ -232,6 +258,7 @@ async fn start_master(
         min_copies: plan.min_copies,
         chunk_size: wanted.chunk_size,
         replicate_every: wanted.replicate_every,
+        auth: Some(wanted.auth),
         ..dfs_master::Config::new(wanted.data.join("master"))
     };
     match Master::start(config.clone()).await {
@@ -245,12 +272,18 @@ async fn start_master(
 }
 
 /// Starts keepers 1 to `count`, all at once.
-async fn start_keepers(data: &Path, count: u32, master: SocketAddr) -> Result<Vec<Keeper>, EmbeddedError> {
+async fn start_keepers(
+    data: &Path,
+    count: u32,
+    master: SocketAddr,
+    join_token: Option<PathBuf>,
+) -> Result<Vec<Keeper>, EmbeddedError> {
     let mut starting = JoinSet::new();
     for number in 1..=count {
         let mut config = dfs_keeper::Config::new(keeper_dir(data, number), master.to_string());
         config.host = Some(host_name());
         config.join_timeout = JOIN_TIMEOUT;
+        config.token_file = join_token.clone();
         starting.spawn(async move { (number, Keeper::start(config).await) });
     }
     let mut keepers = Vec::new();
@@ -309,6 +342,7 @@ mod tests {
             min_copies: 2,
             chunk_size: 1 << 20,
             replicate_every: Duration::from_secs(10),
+            auth: true,
         }
     }
 

@@ -60,6 +60,8 @@ pub struct EmbeddedSettings {
     pub chunk_size: u32,
     /// The period of the master's replication scan.
     pub replicate_every: Duration,
+    /// It asks who somebody is.
+    pub auth: bool,
 }
 
 /// The mount, with nothing left open.
@@ -230,7 +232,7 @@ fn resolve(
     let mut notes = Vec::new();
     let cluster = match master {
         Some(master) => {
-            let idle = ["data", "keepers", "copies", "min_copies", "chunk_size", "replicate_every"]
+            let idle = ["data", "keepers", "copies", "min_copies", "chunk_size", "replicate_every", "auth"]
                 .map(|id| (id, said(id)));
             for (id, _) in idle.iter().filter(|(_, said)| *said) {
                 let flag = id.replace('_', "-");
@@ -250,6 +252,7 @@ fn resolve(
                 ))
             })?,
             replicate_every: flags.replicate_every.0,
+            auth: flags.auth,
         }),
     };
     if let Some(http) = flags.http {

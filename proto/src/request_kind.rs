@@ -19,6 +19,9 @@ pub enum RequestKind {
     Notice,
 }
 
+/// In `Open.access`.
+const ACCESS_WRITE: u32 = 2;
+
 /// Of a request.
 pub fn request_kind(op: &Op) -> RequestKind {
     match op {
@@ -59,12 +62,13 @@ pub fn request_kind(op: &Op) -> RequestKind {
     }
 }
 
-/// Does it change files, or what is known of them? Not to be done by whoever may only read. Opens, locks and their ends are no
-/// changes, nor is word of a bad copy.
+/// Does it change files, or what is known of them? Not to be done by whoever may only read. Locks and their ends are no
+/// changes, nor is word of a bad copy; an open is one if it is to write, so that a program hears at once that it cannot.
 pub fn changes_files(op: &Op) -> bool {
     match op {
         Op::Alloc(_) | Op::AbortUpload(_) | Op::TouchAtime(_) | Op::SetDigest(_) => true,
-        Op::Open(_) | Op::Fsync(_) | Op::SetLock(_) | Op::CancelLock(_) => false,
+        Op::Open(open) => open.access & ACCESS_WRITE != 0,
+        Op::Fsync(_) | Op::SetLock(_) | Op::CancelLock(_) => false,
         other => request_kind(other) == RequestKind::Change,
     }
 }

@@ -21,9 +21,11 @@
 //! Everything here panics when something is not as expected: that is how a test fails.
 
 pub mod amount;
+pub mod auth;
 pub mod bench;
 pub mod bench_cost;
 pub mod bench_master;
+pub mod browser;
 pub mod cluster;
 pub mod faults;
 pub mod faulty;

@@ -3,14 +3,18 @@
 //! Covers: dfs-mount goes to the background when the mount is usable and returns 0; it creates a missing mount point;
 //! without --master it runs an embedded cluster, kept under --data, and the next mount finds everything again, also after
 //! SIGKILL; a second mount of the same data directory is refused with a clear message; umount ends the process; SIGTERM
-//! unmounts; `-f` stays in the foreground; mounting as another user than root; DFS_ variables.
+//! unmounts; `-f` stays in the foreground; mounting as another user than root; DFS_ variables; another user of the machine gets neither at its
+//! files nor through its ports, and its own user needs no login.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use dfs_proto::{frame, pb};
 use dfs_tests::mount::{is_usable, mounted, unmount};
 use dfs_tests::wait::secs;
-use dfs_tests::{Cluster, Ran, Scratch, film, run, run_ok, wait_until};
+use dfs_tests::{Cluster, Ran, Scratch, film, require_root, run, run_ok, wait_until};
+use prost::Message;
 use rustix::process::Signal;
 
 fn dfs_mount(scratch: &Scratch, args: &[&str]) -> Ran {
@@ -202,4 +206,125 @@ fn in_the_foreground_it_stays_and_ends_with_umount() {
     assert!(mount.process.wait_exit(secs(35)).success());
     assert!(mounted(mount.dir()).is_none());
     cluster.mount().unmount();
+}
+
+/// A whole address, as `dfs --json keepers` has it.
+fn data_ports(scratch: &Scratch, address: &str) -> Vec<String> {
+    let ran = run(scratch.command("dfs").args(["--master", address, "--json", "keepers"]), secs(20)).ok();
+    let keepers: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    keepers.as_array().unwrap().iter().map(|k| k["address"].as_str().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn another_user_of_the_machine_gets_at_nothing() {
+    require_root();
+    let scratch = Scratch::new();
+    let (dir, text) = point(&scratch);
+    // It was there, and open to everybody.
+    let data = scratch.path("data");
+    fs::create_dir(&data).unwrap();
+    fs::set_permissions(&data, Permissions::from_mode(0o755)).unwrap();
+    let shown = data.display().to_string();
+    dfs_mount(&scratch, &["--data", &shown, "--http", "127.0.0.1:0", &text]).ok();
+    fs::write(dir.join("secret"), vec![7; 100_000]).unwrap();
+    let address = fs::read_to_string(data.join("master/address")).unwrap().trim().to_owned();
+    assert!(address.starts_with("127.0.0.1:"), "{address}");
+
+    // Its own user: without a word, as long as it runs, and the next time.
+    let status =
+        |scratch: &Scratch| run(scratch.command("dfs").args(["--master", &address, "status"]), secs(20));
+    status(&scratch).ok();
+    let login = scratch.path("home/state/dfs").read_dir().unwrap().next().unwrap().unwrap().path();
+    for file in
+        ["token", "join-token", "master/initial-admin-password", "master/master.redb", "master/audit.jsonl"]
+    {
+        let mode = fs::metadata(data.join(file)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{file}");
+    }
+    assert_eq!(fs::metadata(&login).unwrap().permissions().mode() & 0o777, 0o600);
+
+    // Another user: the files...
+    let as_nobody = |words: &[&str]| {
+        let mut command = scratch.program("setpriv");
+        run(command.args(["--reuid=65534", "--regid=65534", "--clear-groups"]).args(words), secs(30))
+    };
+    let found = as_nobody(&["find", &shown, "-readable"]);
+    assert!(found.stdout.trim().is_empty() && !found.status.success(), "{found:#?}");
+    for file in ["token", "keeper-1/IDENTITY", "lock"] {
+        assert!(!as_nobody(&["cat", data.join(file).to_str().unwrap()]).status.success(), "{file}");
+    }
+    // ... the master's port ...
+    let ports = data_ports(&scratch, &address);
+    assert_eq!(ports.len(), 3);
+    for args in [
+        vec!["status"],
+        vec!["lookup"],
+        vec!["get", "/secret", "-"],
+        vec!["user", "ls"],
+        vec!["keeper", "token", "x"],
+    ] {
+        let mut command = scratch.as_nobody("dfs");
+        let ran = run(command.args(["--master", &address]).args(&args), secs(30));
+        ran.one_line_error("dfs", &["log in"]);
+    }
+    let token = data.join("token").display().to_string();
+    let stolen = run(
+        scratch.as_nobody("dfs").args(["--master", &address, "--token-file", &token, "status"]),
+        secs(30),
+    );
+    stolen.one_line_error("dfs", &["token file", "denied"]);
+    let joined = scratch.path("home/keeper").display().to_string();
+    let keeper = run(
+        scratch.as_nobody("dfs-keeper").args([
+            "--data",
+            &joined,
+            "--master",
+            &address,
+            "--join-timeout",
+            "2s",
+        ]),
+        secs(60),
+    );
+    assert!(!keeper.status.success() && keeper.stderr.contains("wants to know who you are"), "{keeper:#?}");
+    // ... and each data port: a ticket that nobody signed opens nothing.
+    for port in &ports {
+        assert!(port.starts_with("127.0.0.1:"), "{port}");
+        let script =
+            r#"exec 3<>"/dev/tcp/127.0.0.1/$1"; cat "$2" >&3; timeout 10 dd bs=4096 count=1 status=none <&3"#;
+        let request = scratch.path("request");
+        fs::write(&request, forged_read()).unwrap();
+        let number = port.rsplit_once(':').unwrap().1;
+        let answer = as_nobody(&["bash", "-c", script, "bash", number, request.to_str().unwrap()]);
+        assert!(answer.stdout.contains("DFS1") && answer.stdout.contains("ticket"), "{answer:#?}");
+    }
+    unmount(&dir);
+    wait_gone(&scratch);
+    dfs_mount(&scratch, &["--data", &shown, &text]).ok();
+    status(&scratch).ok();
+    assert_eq!(fs::read(dir.join("secret")).unwrap(), vec![7; 100_000]);
+    unmount(&dir);
+    wait_gone(&scratch);
+
+    // Whoever wants it open says so.
+    dfs_mount(&scratch, &["--data", &shown, "--auth", "off", &text]).ok();
+    fs::remove_file(&login).unwrap();
+    run(scratch.as_nobody("dfs").args(["--master", &address, "status"]), secs(30)).ok();
+    unmount(&dir);
+    wait_gone(&scratch);
+}
+
+/// A read as a client asks for it, with a ticket that is right but for its signature.
+fn forged_read() -> Vec<u8> {
+    let ticket =
+        pb::Ticket { chunk: 1, op: 1, keepers: vec![1, 2, 3], expires_ms: i64::MAX, ..pb::Ticket::default() };
+    let ticket = ticket.encode_to_vec().into();
+    let request = pb::ReadRequest {
+        ticket,
+        mac: vec![7; 16].into(),
+        offset: 0,
+        length: 65_536,
+        want_sums: true,
+        ..pb::ReadRequest::default()
+    };
+    frame::encode(frame::Kind::Read, 1, &request, 0).to_vec()
 }

@@ -59,8 +59,7 @@ fn what_a_program_is_told_by_a_number_is_explained_with_the_path() {
     assert_eq!(refused.kind(), ErrorKind::QuotaExceeded);
     let explained = || {
         let log = mount.process.log();
-        let line = log.lines().find(|line| field(line, "code") == Some("QuotaExceeded")).map(str::to_owned);
-        line
+        log.lines().find(|line| field(line, "code") == Some("QuotaExceeded")).map(str::to_owned)
     };
     wait_until(secs(5), "the refusal is explained", || explained().is_some());
     let line = explained().unwrap();

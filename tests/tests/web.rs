@@ -9,14 +9,14 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use dfs_proto::pb;
 use dfs_proto::pb::auth_service_client::AuthServiceClient;
+use dfs_tests::browser::Browser;
 use dfs_tests::http::{address, get, send};
 use dfs_tests::wait::secs;
-use dfs_tests::{Cluster, Rng, run, wait_for, wait_until};
+use dfs_tests::{Cluster, Rng, wait_until};
 use serde_json::Value;
 
 const HTTP: [&str; 2] = ["--http", "127.0.0.1:0"];
@@ -256,7 +256,7 @@ fn names_with_markup_stay_names() {
     assert_eq!(Value::Array(rows(&at, "limit=1")), cluster.json(&["lookup", "/"]));
 
     let Some(browser) = Browser::find() else { return };
-    let shown = browser.dom(&cluster, &at);
+    let shown = browser.dom(&cluster, &at, "", &["data-shown", "<details>"]);
     assert!(shown.contains("<title>dfs</title>"), "a name became a script");
     for markup in ["<img", "<b>&"] {
         assert!(!shown.contains(markup), "a name became markup: {markup}");
@@ -283,7 +283,7 @@ fn in_a_browser_it_shows_the_cluster() {
         let figures = &json(&at, "/api/v1/overview")["figures"];
         figures["keepers_dead"] == 1 && figures["under_replicated"] == 0
     });
-    let shown = browser.dom(&cluster, &at);
+    let shown = browser.dom(&cluster, &at, "", &["data-shown", "<details>"]);
     for text in ["1 keeper dead", "Metropolis (1927).mkv", "is dead", "live keepers", "keeper 1"] {
         assert!(shown.contains(text), "no '{text}' in {shown}");
     }
@@ -291,7 +291,7 @@ fn in_a_browser_it_shows_the_cluster() {
     for (name, size, dark) in
         [("light", "1280,1500", false), ("dark", "1280,1500", true), ("phone", "390,2600", false)]
     {
-        let shot = browser.shot(&cluster, &at, name, size, dark);
+        let shot = browser.shot(&cluster, &at, "", name, size, dark);
         let bytes = fs::read(&shot).unwrap();
         assert!(
             bytes.starts_with(b"\x89PNG") && bytes.len() > 20_000,
@@ -302,67 +302,5 @@ fn in_a_browser_it_shows_the_cluster() {
         if let Some(keep) = std::env::var_os("DFS_TEST_SHOTS") {
             fs::copy(&shot, Path::new(&keep).join(format!("{name}.png"))).unwrap();
         }
-    }
-}
-
-/// Chromium without a window.
-struct Browser(PathBuf);
-
-impl Browser {
-    /// None, with words, where there is none.
-    fn find() -> Option<Browser> {
-        let found = std::env::split_paths(&std::env::var_os("PATH").unwrap()).find_map(|dir| {
-            ["chromium", "chromium-browser", "google-chrome", "chrome-headless-shell"]
-                .iter()
-                .map(|name| dir.join(name))
-                .find(|path| path.is_file())
-        });
-        if found.is_none() {
-            println!(
-                "no Chromium is installed: what a browser shows is not looked at (apt-get install chromium)"
-            );
-        }
-        found.map(Browser)
-    }
-
-    fn command(&self, cluster: &Cluster, flags: &[&str]) -> Command {
-        let mut command = Command::new(&self.0);
-        // Root must not use its sandbox; and it shows nothing here but our own page.
-        command.args([
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-dev-shm-usage",
-            "--hide-scrollbars",
-        ]);
-        command.arg(format!("--user-data-dir={}", cluster.scratch.path("browser").display()));
-        command.env("HOME", cluster.scratch.dir()).args(flags);
-        command
-    }
-
-    /// What became of the page after some seconds of its own time.
-    fn dom(&self, cluster: &Cluster, at: &str) -> String {
-        let url = format!("http://{at}/");
-        let flags = ["--virtual-time-budget=6000", "--dump-dom", &url];
-        wait_for(secs(120), "the page shows the files", || {
-            let shown = run(&mut self.command(cluster, &flags), secs(100)).ok().stdout;
-            (shown.contains("data-shown") && shown.contains("<details>")).then_some(shown)
-        })
-    }
-
-    fn shot(&self, cluster: &Cluster, at: &str, name: &str, size: &str, dark: bool) -> PathBuf {
-        let file = cluster.scratch.path(&format!("{name}.png"));
-        let (shot, size, url) = (
-            format!("--screenshot={}", file.display()),
-            format!("--window-size={size}"),
-            format!("http://{at}/"),
-        );
-        let mut flags = vec!["--virtual-time-budget=6000", &shot, &size];
-        if dark {
-            flags.push("--blink-settings=preferredColorScheme=0");
-        }
-        flags.push(&url);
-        run(&mut self.command(cluster, &flags), secs(100)).ok();
-        file
     }
 }

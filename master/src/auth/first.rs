@@ -40,8 +40,9 @@ pub async fn make_sure(engine: &Engine, data: &Path) -> Result<Option<PathBuf>, 
     written.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
     let roles = [Role::Admin].into_iter().collect();
     let generation = getrandom::u32().map_err(no_random)?;
-    let row = UserRow { password_hash: hash, roles, disabled: false, generation };
-    let add = Operation::User { name: NAME.to_owned(), change: UserChange::Add(row) };
+    let row = UserRow { password_hash: hash, roles, generation, ..UserRow::default() };
+    let add =
+        Operation::User { name: NAME.to_owned(), change: UserChange::Add { row, dir: Default::default() } };
     engine.operate(add).await.map_err(stopped)?.map_err(|error| failed(&error))?;
     Ok(Some(path))
 }

@@ -22,6 +22,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dfs_proto::ids::InodeNo;
 use dfs_proto::pb;
 use dfs_proto::secret::Secret;
 use dfs_proto::token::{Claims, Role, Roles, TokenError, TokenKey};
@@ -51,6 +52,12 @@ pub enum Refusal {
     Revoked(Box<str>),
     #[error("user '{user}' may not do that ({method}): it takes one of the roles {needed}; ask an admin")]
     NotAllowed { user: Box<str>, method: String, needed: Roles },
+    #[error(
+        "the directory that user '{0}' is bound to is gone; ask an admin to name another (dfs user grant {0} --dir DIR)"
+    )]
+    NoDirectory(Box<str>),
+    #[error("user '{0}' is bound to another directory now")]
+    Rebound(Box<str>),
     #[error("there is no such call: {0}; see that the versions agree")]
     Unknown(String),
     #[error("the master is stopping; try again later")]
@@ -64,7 +71,9 @@ impl From<Refusal> for Status {
             Refusal::NoToken | Refusal::Token(_) | Refusal::Gone(_) | Refusal::Revoked(_) => {
                 Status::unauthenticated(message)
             }
-            Refusal::NotAllowed { .. } => Status::permission_denied(message),
+            Refusal::NotAllowed { .. } | Refusal::NoDirectory(_) | Refusal::Rebound(_) => {
+                Status::permission_denied(message)
+            }
             Refusal::Unknown(_) => Status::unimplemented(message),
             Refusal::Stopping => Status::unavailable(message),
         }
@@ -78,13 +87,15 @@ pub struct Bearer {
     pub user: Option<Box<str>>,
     /// What the user may do.
     pub roles: Roles,
+    /// The directory that is all that the user sees; of most, the cluster's root.
+    pub root: InodeNo,
     expires_s: i64,
     generation: u32,
 }
 
 impl Bearer {
     fn nobody(roles: Roles) -> Bearer {
-        Bearer { user: None, roles, expires_s: i64::MAX, generation: 0 }
+        Bearer { user: None, roles, root: InodeNo::ROOT, expires_s: i64::MAX, generation: 0 }
     }
 
     /// For people and logs.
@@ -147,6 +158,7 @@ impl Gate {
         let bearer = Bearer {
             user: Some(claims.subject.into()),
             roles: claims.roles.into_iter().collect::<Roles>().with_implied(),
+            root: InodeNo::ROOT,
             expires_s: claims.expires_s,
             generation: claims.generation,
         };
@@ -167,7 +179,13 @@ impl Gate {
         if row.generation != bearer.generation {
             return Err(Refusal::Revoked(user.clone()));
         }
-        Ok(Bearer { roles: bearer.roles.and(row.roles.with_implied()), ..bearer.clone() })
+        let root = row.dir.unwrap_or(InodeNo::ROOT);
+        let is_there =
+            self.inner.engine.peek(|state| state.is_live_dir(root)).map_err(|_| Refusal::Stopping)?;
+        if !is_there {
+            return Err(Refusal::NoDirectory(user.clone()));
+        }
+        Ok(Bearer { roles: bearer.roles.and(row.roles.with_implied()), root, ..bearer.clone() })
     }
 
     /// A user's row. It waits for nothing: a store in trouble must not keep anybody out.
@@ -257,11 +275,17 @@ impl Watch {
             self.checks.tick().await;
             match self.gate.look_again(&self.bearer) {
                 Ok(now) if now.roles.is_empty() => return self.not_allowed(now),
+                Ok(now) if now.root != self.bearer.root => return self.rebound(),
                 // Never more than the token: a later look may find the user with more again.
                 Ok(now) => self.roles = now.roles,
                 Err(refusal) => return refusal,
             }
         }
+    }
+
+    /// What the session may name hangs on it.
+    fn rebound(&self) -> Refusal {
+        Refusal::Rebound(self.bearer.name().into())
     }
 
     fn not_allowed(&self, bearer: Bearer) -> Refusal {
@@ -281,6 +305,9 @@ impl Watch {
         if !next.roles.has_one_of(rules::MOUNTS) {
             return Err(self.not_allowed(next));
         }
+        if next.root != self.bearer.root {
+            return Err(self.rebound());
+        }
         self.roles = next.roles;
         self.bearer = next;
         Ok(())
@@ -289,6 +316,11 @@ impl Watch {
     /// For people and logs.
     pub fn name(&self) -> &str {
         self.bearer.name()
+    }
+
+    /// The directory that is all that the session sees.
+    pub fn root(&self) -> InodeNo {
+        self.bearer.root
     }
 
     /// May it not change anything?

@@ -43,8 +43,8 @@ impl Fixture {
 
     async fn add(&self, name: &str, roles: &[Role]) -> String {
         let roles = roles.iter().copied().collect();
-        let row = UserRow { password_hash: "x".to_owned(), roles, disabled: false, generation: 1 };
-        self.change(name, UserChange::Add(row.clone())).await;
+        let row = UserRow { password_hash: "x".to_owned(), roles, disabled: false, generation: 1, dir: None };
+        self.change(name, UserChange::Add { row: row.clone(), dir: Default::default() }).await;
         self.header(name, &row)
     }
 
@@ -58,7 +58,7 @@ impl Fixture {
 }
 
 fn grant(roles: &[Role], disabled: bool) -> UserChange {
-    UserChange::Grant { roles: Some(roles.iter().copied().collect()), disabled: Some(disabled) }
+    UserChange::Grant { roles: Some(roles.iter().copied().collect()), disabled: Some(disabled), dir: None }
 }
 
 #[tokio::test]
@@ -83,7 +83,7 @@ async fn a_token_is_worth_what_its_user_is_now() {
     assert!(matches!(fixture.admit(STATUS, &anna), Err(Refusal::Gone(_))));
     // Another of the same name is another.
     let row = UserRow { roles: [Role::Rw].into_iter().collect(), generation: 7, ..UserRow::default() };
-    fixture.change("anna", UserChange::Add(row)).await;
+    fixture.change("anna", UserChange::Add { row, dir: Default::default() }).await;
     assert!(matches!(fixture.admit(STATUS, &anna), Err(Refusal::Revoked(_))));
 }
 

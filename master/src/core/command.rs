@@ -54,6 +54,8 @@ pub enum Command {
     MountHello {
         /// Not used before.
         fresh: SessionId,
+        /// The directory that its user is bound to; of others, the cluster's root.
+        root: InodeNo,
         /// As received.
         hello: pb::MountHello,
     },

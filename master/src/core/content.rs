@@ -95,7 +95,7 @@ impl State {
 
     /// Derived, so no row is touched.
     fn add_allocated(&mut self, inode: InodeNo, more: u64, less: u64) {
-        if let Some(Body::File { allocated }) = self.inodes.get_mut(&inode).map(|node| &mut node.body) {
+        if let Some(Body::File { allocated, .. }) = self.inodes.get_mut(&inode).map(|node| &mut node.body) {
             let before = *allocated;
             *allocated = (before + more).saturating_sub(less);
             let after = *allocated;
@@ -115,8 +115,12 @@ impl State {
 
     /// Download step 2.
     pub(super) fn layout(&mut self, op: pb::Layout, out: &mut Out) -> Res<Reply> {
+        out.show(InodeNo(op.inode));
+        self.layout_of(op, out.now_ms).map(Reply::Layout)
+    }
+
+    pub(super) fn layout_of(&mut self, op: pb::Layout, now_ms: i64) -> Res<pb::FileLayout> {
         let inode = InodeNo(op.inode);
-        out.show(inode);
         let attr = self.attr(inode)?;
         match self.inode(inode)?.body {
             Body::File { .. } => {}
@@ -129,10 +133,9 @@ impl State {
         let covered_to = hit.next().map_or(end, |(start, _)| start);
         drop(hit);
         let ids: BTreeSet<ChunkId> = page.iter().map(|(_, span)| span.chunk).collect();
-        let chunks =
-            ids.into_iter().filter_map(|chunk| self.source_of(chunk, MAX_SOURCES, out.now_ms)).collect();
+        let chunks = ids.into_iter().filter_map(|chunk| self.source_of(chunk, MAX_SOURCES, now_ms)).collect();
         let extents = page.into_iter().map(|(file_offset, span)| span.to_wire(file_offset)).collect();
-        Ok(Reply::Layout(pb::FileLayout { attr: Some(attr), extents, chunks, covered_to }))
+        Ok(pb::FileLayout { attr: Some(attr), extents, chunks, covered_to })
     }
 
     /// Where a chunk can be read: `most` of the live keepers that have it.

@@ -71,16 +71,25 @@ pub(super) struct Inode {
 
 /// What only one kind of inode has.
 pub(super) enum Body {
-    /// `allocated`: bytes that extents cover (derived).
+    /// `allocated`: bytes that extents cover (derived). `home`: see `homes.rs` (derived).
     File {
         allocated: u64,
+        home: InodeNo,
     },
     Dir(Box<Dir>),
-    Symlink(Box<[u8]>),
+    /// Boxed, so that others do not pay for it.
+    Symlink(Box<Symlink>),
     /// FIFO, socket, device; with the device's number.
     Special {
         rdev: u32,
+        home: InodeNo,
     },
+}
+
+/// A symbolic link.
+pub(super) struct Symlink {
+    pub home: InodeNo,
+    pub target: Box<[u8]>,
 }
 
 /// The entries of a directory.
@@ -121,7 +130,7 @@ impl Inode {
     /// Of a device, its number.
     fn rdev(&self) -> u32 {
         match self.body {
-            Body::Special { rdev } => rdev,
+            Body::Special { rdev, .. } => rdev,
             Body::File { .. } | Body::Dir(_) | Body::Symlink(_) => 0,
         }
     }
@@ -131,10 +140,25 @@ impl Inode {
         Body::Dir(Box::new(Dir { entries: Names::default(), parent, name: Name::default() }))
     }
 
+    /// For a body of `File`.
+    pub fn empty_file() -> Body {
+        Body::File { allocated: 0, home: InodeNo(0) }
+    }
+
+    /// For a body of `Symlink`.
+    pub fn symlink(target: Box<[u8]>) -> Body {
+        Body::Symlink(Box::new(Symlink { home: InodeNo(0), target }))
+    }
+
+    /// For a body of `Special`.
+    pub fn special(rdev: u32) -> Body {
+        Body::Special { rdev, home: InodeNo(0) }
+    }
+
     /// As it is shown.
     pub fn attr(&self, inode: InodeNo) -> pb::Attr {
         let (size, allocated) = match &self.body {
-            Body::File { allocated } => (self.size, *allocated),
+            Body::File { allocated, .. } => (self.size, *allocated),
             Body::Dir(_) => (DIRECTORY_SIZE, 0),
             Body::Symlink(_) | Body::Special { .. } => (self.size, 0),
         };
@@ -171,7 +195,7 @@ impl Inode {
             ctime: self.ctime.into(),
             content_version: self.content_version,
             target: match &self.body {
-                Body::Symlink(target) => Some(target.clone()),
+                Body::Symlink(link) => Some(link.target.clone()),
                 Body::File { .. } | Body::Dir(_) | Body::Special { .. } => None,
             },
         }
@@ -186,10 +210,10 @@ impl Inode {
             return Err(format!("file type {:o} with device number {}", row.mode & S_IFMT, row.rdev));
         }
         let body = match (row.mode & S_IFMT, row.target) {
-            (S_IFREG, None) => Body::File { allocated: 0 },
+            (S_IFREG, None) => Inode::empty_file(),
             (S_IFDIR, None) => Inode::empty_dir(InodeNo(0)),
-            (S_IFLNK, Some(target)) if target.len() as u64 == row.size => Body::Symlink(target),
-            (S_IFIFO | S_IFSOCK | S_IFCHR | S_IFBLK, None) => Body::Special { rdev: row.rdev },
+            (S_IFLNK, Some(target)) if target.len() as u64 == row.size => Inode::symlink(target),
+            (S_IFIFO | S_IFSOCK | S_IFCHR | S_IFBLK, None) => Inode::special(row.rdev),
             (kind, target) => {
                 let target = if target.is_some() { "a" } else { "no" };
                 return Err(format!("file type {kind:o} with {target} link target, size {}", row.size));

@@ -40,7 +40,18 @@ impl Interest {
 
     /// May the mount have cached anything of this inode, or of its entries?
     pub fn has(&self, inode: InodeNo) -> bool {
-        self.everything > 0 || self.young.contains(&inode) || self.old.contains(&inode)
+        self.everything > 0 || self.has_noted(inode)
+    }
+
+    /// Was the mount told of this inode?
+    pub fn has_noted(&self, inode: InodeNo) -> bool {
+        self.young.contains(&inode) || self.old.contains(&inode)
+    }
+
+    /// The mount was told of so much that nobody knows what.
+    #[cfg(test)]
+    pub fn of_everything() -> Interest {
+        Interest { everything: 2, ..Interest::default() }
     }
 
     /// To be called as time passes.

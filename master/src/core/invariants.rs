@@ -91,6 +91,7 @@ impl State {
         for (inode, name) in self.xattrs.keys() {
             ensure!(self.inodes.contains_key(inode), "inode {inode} is missing and has attribute {name:?}");
         }
+        self.check_homes()?;
         self.check_access_lists()?;
         self.check_reachable()
     }
@@ -163,7 +164,7 @@ impl State {
             before = (inode, end);
         }
         for (inode, node) in self.inodes.iter() {
-            if let Body::File { allocated: kept } = node.body {
+            if let Body::File { allocated: kept, .. } = node.body {
                 let counted = allocated.get(&inode).copied().unwrap_or(0);
                 ensure!(kept == counted, "inode {inode}: {kept} bytes allocated, extents cover {counted}");
             }

@@ -157,7 +157,8 @@ impl State {
         }
         for (inode, _, span) in self.extents.iter() {
             self.chunks.add_ref(span.chunk, span.length);
-            if let Some(Body::File { allocated }) = self.inodes.get_mut(&inode).map(|node| &mut node.body) {
+            if let Some(Body::File { allocated, .. }) = self.inodes.get_mut(&inode).map(|node| &mut node.body)
+            {
                 *allocated += u64::from(span.length);
             }
         }
@@ -194,7 +195,7 @@ impl State {
                 dir.parent = parent;
                 dir.name = name.clone();
             }
-            Some(_) => {}
+            Some(_) => self.gain_home(inode, parent),
         }
         let Some(Body::Dir(dir)) = self.inodes.get_mut(&parent).map(|node| &mut node.body) else {
             return corrupt(format!("inode {parent} has entries and is no directory"));

@@ -129,7 +129,12 @@ impl Iterator for Walk<'_> {
 impl State {
     /// The inode at an absolute path (no symbolic link is followed), and the path without needless slashes.
     pub(super) fn resolve(&self, path: &[u8]) -> Result<(InodeNo, Vec<u8>), DfsError> {
-        let (mut inode, mut clean) = (InodeNo::ROOT, Vec::new());
+        self.resolve_below(InodeNo::ROOT, path)
+    }
+
+    /// The same, where `root` is the root of all paths.
+    pub(super) fn resolve_below(&self, root: InodeNo, path: &[u8]) -> Result<(InodeNo, Vec<u8>), DfsError> {
+        let (mut inode, mut clean) = (root, Vec::new());
         for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
             let next = match &self.inode(inode)?.body {
                 Body::Dir(dir) => dir.entries.get(name),
@@ -163,7 +168,21 @@ impl State {
         after: Option<LookupCursor>,
         limit: usize,
     ) -> Result<(Vec<pb::LookupRow>, Option<LookupCursor>), DfsError> {
-        let (base, clean) = self.resolve(path)?;
+        self.lookup_rows_below(InodeNo::ROOT, path, after, limit)
+    }
+
+    /// The same as it is seen by whoever sees `root` alone.
+    ///
+    /// # Errors
+    /// `NotFound`, `NotDirectory`.
+    pub fn lookup_rows_below(
+        &self,
+        root: InodeNo,
+        path: &[u8],
+        after: Option<LookupCursor>,
+        limit: usize,
+    ) -> Result<(Vec<pb::LookupRow>, Option<LookupCursor>), DfsError> {
+        let (base, clean) = self.resolve_below(root, path)?;
         let mut rows = Vec::new();
         if !self.inode(base)?.is_dir() {
             let from = after.map_or(Some(0), |cursor| cursor.from);
@@ -177,7 +196,7 @@ impl State {
             {
                 walk.skip_to(below);
             }
-            if let (Some(from), Ok((inode, path))) = (after.from, self.resolve(&after.path))
+            if let (Some(from), Ok((inode, path))) = (after.from, self.resolve_below(root, &after.path))
                 && let Some(from) = self.rows_of(inode, &path, from, limit, &mut rows)
             {
                 return Ok((rows, Some(LookupCursor { path, from: Some(from) })));

@@ -5,7 +5,8 @@
 //! - [`command`], [`row`]: what goes in and comes out, and what is stored. `out` collects it.
 //! - `load`: the state from its rows. `invariants`: what must hold of it, always.
 //! - `inode`, `namespace`, `rename`, `attr`, `xattr`: names and attributes, as POSIX has them.
-//! - `census`: how much there is.
+//! - `census`: how much there is. `homes`: in which directories an inode has names.
+//! - [`bound`]: users who see one directory alone.
 //! - `acl`: access lists (pure); `acl_ops`: what they do to inodes. `permission`: requests that the master itself
 //!   has to check.
 //! - `content`: extents; `extent_ops`: holes and copies made of them alone. `chunks`: chunks, their reference counts and copies, and indexes over them.
@@ -25,7 +26,7 @@
 //! - [`users`]: who may log in.
 //! - `fsck`: the table set against what keepers have.
 //! - `quarantine`: files that did not verify, and may go when good copies are there.
-//! - `report`, `lookup_table`: what operators see. [`operator`]: what they have done.
+//! - `report`, `lookup_table`: what operators see. `browse`: what a browser is shown of files. [`operator`]: what they have done.
 //!
 //! Stored: counters, inodes, dentries, extents, chunks with their copies, extended attributes, keepers, quotas,
 //! the trash, users, replies.
@@ -37,6 +38,8 @@ mod acl;
 mod acl_ops;
 mod allowance;
 mod attr;
+pub mod bound;
+mod browse;
 mod census;
 mod chunk_set;
 mod chunks;
@@ -53,6 +56,7 @@ mod extents;
 mod fsck;
 mod grant;
 mod holders;
+mod homes;
 mod ids;
 mod inode;
 mod interest;
@@ -151,6 +155,7 @@ pub struct State {
     settings: Settings,
     ids: Ids,
     inodes: Table<InodeNo, Inode>,
+    more_homes: homes::MoreHomes,
     census: census::Census,
     extents: Extents,
     xattrs: BTreeMap<(InodeNo, Name), Bytes>,
@@ -202,6 +207,7 @@ impl State {
             settings,
             ids: Ids::fresh(),
             inodes: Table::default(),
+            more_homes: homes::MoreHomes::default(),
             census: census::Census::default(),
             extents: Extents::default(),
             xattrs: BTreeMap::new(),
@@ -250,7 +256,7 @@ impl State {
         let mut out = Out::new(now);
         match command {
             Command::Enroll(session) => self.enroll(session, &mut out),
-            Command::MountHello { fresh, hello } => self.mount_hello(fresh, &hello, &mut out),
+            Command::MountHello { fresh, root, hello } => self.mount_hello(fresh, root, hello, &mut out),
             Command::Mount { session, request } => self.mount_request(session, request, &mut out),
             Command::MountAcks { session, seqs } => self.mount_acks(session, &seqs, &mut out),
             Command::MountGone { session, clean } => self.mount_gone(session, clean, &mut out),

@@ -151,11 +151,13 @@ impl State {
             directory.ctime = now.into();
         }
         if let Some(replaced) = replaced {
+            self.lose_home(replaced, parent);
             self.quotas_lose_name(replaced, parent);
         }
         if let Some(Body::Dir(dir)) = self.inodes.get_mut(&inode).map(|node| &mut node.body) {
             dir.name = name.into();
         }
+        self.gain_home(inode, parent);
         self.quotas_gain_name(inode, parent);
         out.touch(RowKey::Dentry { parent, name: name.into() });
         Ok(())
@@ -172,6 +174,7 @@ impl State {
             directory.ctime = now.into();
         }
         if let Some(removed) = removed {
+            self.lose_home(removed, parent);
             self.quotas_lose_name(removed, parent);
         }
         out.touch(RowKey::Dentry { parent, name: name.into() });
@@ -245,10 +248,10 @@ impl State {
             }
         }
         let body = match (kind, new.target) {
-            (S_IFREG, _) => Body::File { allocated: 0 },
+            (S_IFREG, _) => Inode::empty_file(),
             (S_IFDIR, _) => Inode::empty_dir(parent),
-            (S_IFLNK, Some(target)) => Body::Symlink(target.into()),
-            _ => Body::Special { rdev: new.rdev },
+            (S_IFLNK, Some(target)) => Inode::symlink(target.into()),
+            _ => Inode::special(new.rdev),
         };
         let mut node = Inode::new(mode, new.uid, gid, out.now, body);
         node.nlink = if kind == S_IFDIR { 2 } else { 1 };
@@ -369,8 +372,8 @@ impl State {
         let inode = InodeNo(op.inode);
         out.show(inode);
         match &self.inode(inode)?.body {
-            Body::Symlink(target) => {
-                Ok(Reply::Target(pb::LinkTarget { target: bytes::Bytes::copy_from_slice(target) }))
+            Body::Symlink(link) => {
+                Ok(Reply::Target(pb::LinkTarget { target: bytes::Bytes::copy_from_slice(&link.target) }))
             }
             _ => fail(ErrorCode::Invalid, format!("inode {inode} is not a symbolic link")),
         }

@@ -124,7 +124,7 @@ impl State {
     /// What one inode is counted as.
     fn usage_of(&self, inode: InodeNo) -> Usage {
         let bytes = match self.inodes.get(&inode).map(|node| &node.body) {
-            Some(Body::File { allocated }) => blocks(*allocated),
+            Some(Body::File { allocated, .. }) => blocks(*allocated),
             _ => 0,
         };
         Usage { bytes, ..Usage::ONE_INODE }
@@ -221,7 +221,7 @@ impl State {
     }
 
     fn set_quota(&mut self, path: &[u8], limits: QuotaRow, out: &mut Out) -> Res<pb::QuotaList> {
-        let inode = self.quota_directory(path)?;
+        let inode = self.quota_directory(InodeNo::ROOT, path)?;
         if limits == QuotaRow::default() {
             return fail(ErrorCode::Invalid, "a quota limits the size, or the number of files, or both");
         }
@@ -236,15 +236,15 @@ impl State {
         self.quotas(path)
     }
 
-    fn quota_directory(&self, path: &[u8]) -> Res<InodeNo> {
-        match self.resolve(path)?.0 {
+    fn quota_directory(&self, root: InodeNo, path: &[u8]) -> Res<InodeNo> {
+        match self.resolve_below(root, path)?.0 {
             inode if self.is_directory(inode) => Ok(inode),
             _ => fail(ErrorCode::NotDirectory, "it is no directory; only directories have quotas"),
         }
     }
 
     fn clear_quota(&mut self, path: &[u8], out: &mut Out) -> Res<pb::QuotaList> {
-        let inode = self.quota_directory(path)?;
+        let inode = self.quota_directory(InodeNo::ROOT, path)?;
         let was = self.quotas(path)?;
         self.drop_quota(inode, out);
         if !was.quotas.is_empty() && self.quotas_over(inode).is_empty() {
@@ -319,6 +319,14 @@ impl State {
     /// # Errors
     /// `NotFound`, `NotDirectory`.
     pub fn quotas(&self, path: &[u8]) -> Res<pb::QuotaList> {
+        self.quotas_below(InodeNo::ROOT, path)
+    }
+
+    /// The same as they are seen by whoever sees `root` alone.
+    ///
+    /// # Errors
+    /// `NotFound`, `NotDirectory`.
+    pub fn quotas_below(&self, root: InodeNo, path: &[u8]) -> Res<pb::QuotaList> {
         let info = |path: Vec<u8>, quota: &Quota| pb::QuotaInfo {
             path: path.into(),
             max_bytes: quota.limits.max_bytes,
@@ -327,8 +335,8 @@ impl State {
             used_inodes: quota.used.inodes,
         };
         if !path.is_empty() {
-            let inode = self.quota_directory(path)?;
-            let (_, mut path) = self.resolve(path)?;
+            let inode = self.quota_directory(root, path)?;
+            let (_, mut path) = self.resolve_below(root, path)?;
             if path.is_empty() {
                 path.push(b'/');
             }
@@ -337,7 +345,7 @@ impl State {
         }
         let mut quotas: Vec<pb::QuotaInfo> = Vec::new();
         let on_the_way = self.quota_ancestors();
-        let mut left = vec![(InodeNo::ROOT, Vec::new())];
+        let mut left = vec![(root, Vec::new())];
         while let Some((inode, path)) = left.pop() {
             if let Some(quota) = self.quotas.map.get(&inode) {
                 quotas.push(info(if path.is_empty() { b"/".to_vec() } else { path.clone() }, quota));

@@ -65,6 +65,16 @@ impl State {
             }
             _ => (self.replace(by, from, source, to, target, out)?, None),
         };
+        if from.parent != to.parent {
+            if self.inode(source)?.is_dir() {
+                self.directory_moved(from.parent, to.parent, out);
+            }
+            if let Some(target) = target.filter(|_| op.exchange)
+                && self.inode(target)?.is_dir()
+            {
+                self.directory_moved(to.parent, from.parent, out);
+            }
+        }
         out.show(source);
         Ok(Reply::Gone(pb::Gone { moved: Some(self.attr(source)?), removed, exchanged }))
     }

@@ -140,6 +140,11 @@ impl State {
 
     /// The cluster as a whole. Looks at what is in the trash, and when something is lost, at every name.
     pub fn status(&self, now: impl Into<Now>) -> pb::ClusterStatus {
+        self.status_below(InodeNo::ROOT, now)
+    }
+
+    /// The same for whoever sees `root` alone. Figures are those of the whole cluster, names are not.
+    pub fn status_below(&self, root: InodeNo, now: impl Into<Now>) -> pb::ClusterStatus {
         let (figures, census) = (self.figures(now), self.census_of_names());
         let live = figures.keepers.iter().filter(|keeper| keeper.alive).count();
         pb::ClusterStatus {
@@ -161,7 +166,7 @@ impl State {
             mounts: figures.mounts,
             total_bytes: figures.total_bytes,
             free_bytes: figures.free_bytes,
-            lost_files: self.lost_files(),
+            lost_files: self.lost_files(root),
             copies_under_way: figures.copies_under_way,
             compactions_under_way: figures.compactions_under_way,
             compactions_waiting: figures.compactions_waiting,
@@ -172,7 +177,7 @@ impl State {
         }
     }
 
-    fn lost_files(&self) -> Vec<String> {
+    fn lost_files(&self, root: InodeNo) -> Vec<String> {
         let lost: BTreeSet<ChunkId> = self.chunks.wanting().below(1).collect();
         if lost.is_empty() {
             return Vec::new();
@@ -183,7 +188,7 @@ impl State {
             .filter(|(_, _, span)| lost.contains(&span.chunk))
             .map(|(inode, _, _)| inode)
             .collect();
-        Walk::new(self, InodeNo::ROOT, b"/")
+        Walk::new(self, root, b"/")
             .filter(|(_, inode)| inodes.contains(inode))
             .map(|(path, _)| String::from_utf8_lossy(&path).into_owned())
             .take(MAX_LOST_FILES)

@@ -43,9 +43,14 @@ fn changed_directories(op: &Op) -> [Option<u64>; 2] {
 }
 
 impl State {
-    pub(super) fn mount_request(&mut self, by: SessionId, request: pb::MountRequest, out: &mut Out) {
+    pub(super) fn mount_request(&mut self, by: SessionId, mut request: pb::MountRequest, out: &mut Out) {
         let id = request.id;
         self.requests += 1;
+        if let Some(op) = &mut request.op
+            && let Err(error) = self.take_in(by, op)
+        {
+            return out.answer(reply(by, id, Err(error)));
+        }
         if self.acks.is_held(by, id) {
             return self.asked_again(by, id, request.op.as_ref());
         }
@@ -74,8 +79,9 @@ impl State {
                     false => Ok(Reply::Empty(pb::Empty {})),
                 },
                 Some(op) => {
-                    let result =
+                    let mut result =
                         self.do_once(by, (id, request.answered_below), request.caller.as_ref(), &op, out);
+                    self.seal(by, &op, &mut result);
                     self.note_interest(by, &op, &result);
                     let directories = self.tell_directories(&op, &result, out);
                     return self.answer_when_forgotten(by, id, result, directories, out);

@@ -113,6 +113,7 @@ impl State {
 
 #[cfg(test)]
 mod tests {
+    use dfs_proto::ids::InodeNo;
     use dfs_proto::pb;
 
     use super::super::testkit::{Kit, SESSION};
@@ -184,7 +185,7 @@ mod tests {
             ..pb::MountHello::default()
         };
         let before = kit.stored_rows();
-        kit.apply(Command::MountHello { fresh: OTHER, hello });
+        kit.apply(Command::MountHello { fresh: OTHER, root: InodeNo::ROOT, hello });
         assert_eq!(kit.stored_rows(), before);
         kit.pass_ms(2 * HELLO_WITHIN_MS);
         assert_eq!(on_the_roll(&kit), [SESSION, OTHER]);

@@ -202,6 +202,8 @@ pub struct UserRow {
     pub disabled: bool,
     /// Tokens of another one are good for nothing.
     pub generation: u32,
+    /// The directory that is all that the user sees.
+    pub dir: Option<InodeNo>,
 }
 
 /// Shows nothing of the password.
@@ -211,6 +213,7 @@ impl std::fmt::Debug for UserRow {
             .field("roles", &self.roles)
             .field("disabled", &self.disabled)
             .field("generation", &self.generation)
+            .field("dir", &self.dir)
             .finish_non_exhaustive()
     }
 }

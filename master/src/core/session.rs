@@ -31,9 +31,10 @@ pub(super) const ORPHAN_GRACE_MS: i64 = 60_000;
 const DONE_KEPT: usize = 512;
 
 /// One mount.
-#[derive(Default)]
 pub(super) struct Session {
     pub connected: bool,
+    /// The directory that its user is bound to (`bound.rs`), or the cluster's root.
+    pub root: InodeNo,
     gone_at_ms: i64,
     /// It was away for so long that others may have had its locks.
     pub locks_lost: bool,
@@ -50,6 +51,20 @@ pub(super) struct Session {
 }
 
 impl Session {
+    fn new(root: InodeNo) -> Session {
+        Session {
+            connected: false,
+            root,
+            gone_at_ms: 0,
+            locks_lost: false,
+            opens: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            done: VecDeque::new(),
+            interest: Interest::default(),
+            trusts_nothing: false,
+        }
+    }
+
     /// How long its stream has been gone; 0: it is there.
     pub fn gone_for_ms(&self, now_ms: i64) -> i64 {
         if self.connected { 0 } else { now_ms.saturating_sub(self.gone_at_ms) }
@@ -58,6 +73,11 @@ impl Session {
     /// May it still use what it has cached? One whose stream has just gone may not know that yet.
     pub fn may_trust(&self, now_ms: i64) -> bool {
         self.connected || !self.trusts_nothing && self.gone_for_ms(now_ms) < ACK_DEADLINE_MS
+    }
+
+    /// Was it told of this inode of late, for certain?
+    fn was_told(&self, inode: InodeNo) -> bool {
+        self.interest.has_noted(inode) || self.opens.contains_key(&inode)
     }
 
     /// Uploads under way.
@@ -72,7 +92,13 @@ impl Session {
 }
 
 impl State {
-    pub(super) fn mount_hello(&mut self, fresh: SessionId, hello: &pb::MountHello, out: &mut Out) {
+    pub(super) fn mount_hello(
+        &mut self,
+        fresh: SessionId,
+        root: InodeNo,
+        mut hello: pb::MountHello,
+        out: &mut Out,
+    ) {
         if hello.protocol_version != PROTOCOL_VERSION {
             let message = format!(
                 "this master speaks protocol version {PROTOCOL_VERSION}, mount '{}' version {}: use the same release on both",
@@ -83,15 +109,21 @@ impl State {
         }
         let id = if hello.session == 0 { fresh } else { SessionId(hello.session) };
         self.roll.is_back(id);
+        if self.sessions.get(&id).is_some_and(|session| session.root != root) {
+            self.session_forgot(id, out);
+            self.drop_session(id, out);
+        }
+        let not_its_own = self.take_in_hello(id, root, &mut hello);
         let resumed = self.sessions.contains_key(&id);
-        let session = self.sessions.entry(id).or_default();
+        let session = self.sessions.entry(id).or_insert_with(|| Session::new(root));
         session.connected = true;
         session.interest = Interest::default();
         session.trusts_nothing = false;
         let keeps_locks = resumed && !std::mem::take(&mut session.locks_lost);
         self.syncs.drop_waits_of(id);
         self.drop_lock_waits(id, out);
-        let lost_locks = self.take_locks(id, &hello.held_locks, keeps_locks, out);
+        let mut lost_locks = self.take_locks(id, &hello.held_locks, keeps_locks, out);
+        lost_locks.extend(not_its_own);
         out.answer(Effect::MountAnswer(mount_down::Msg::Welcome(pb::MountWelcome {
             cluster: bytes::Bytes::copy_from_slice(&self.settings.cluster.0),
             session: id.0,
@@ -206,12 +238,16 @@ impl State {
         let gone: Vec<SessionId> =
             self.sessions.iter().filter(|(_, session)| over(session)).map(|(id, _)| *id).collect();
         for id in gone {
-            self.forget_replies(id, |_| true, out);
-            self.drop_uploads_of_session(id, out);
-            self.drop_locks_of_session(id, out);
-            if let Some(session) = self.sessions.remove(&id) {
-                self.release_all(session.opens, out);
-            }
+            self.drop_session(id, out);
+        }
+    }
+
+    fn drop_session(&mut self, id: SessionId, out: &mut Out) {
+        self.forget_replies(id, |_| true, out);
+        self.drop_uploads_of_session(id, out);
+        self.drop_locks_of_session(id, out);
+        if let Some(session) = self.sessions.remove(&id) {
+            self.release_all(session.opens, out);
         }
     }
 
@@ -225,11 +261,17 @@ impl State {
             if id == by || !session.may_trust(out.now_ms) || !interested {
                 continue;
             }
+            let told = if session.root == InodeNo::ROOT {
+                Some(change.clone())
+            } else {
+                let changed = if change.parent == 0 { inode } else { parent };
+                self.noticed(session.root, session.was_told(changed), &change)
+            };
+            let Some(told) = told else { continue };
             let seq = self.acks.next_seq();
             out.acks.push(Ack { session: id, seq });
             if session.connected {
-                let change = pb::Invalidate { seq, ..change.clone() };
-                out.for_mount(id, mount_down::Msg::Invalidate(change));
+                out.for_mount(id, mount_down::Msg::Invalidate(pb::Invalidate { seq, ..told }));
             }
         }
     }

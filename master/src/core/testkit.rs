@@ -225,7 +225,7 @@ impl Kit {
             held_locks: Vec::new(),
         };
         self.apply(Command::Enroll(session));
-        self.apply(Command::MountHello { fresh: SessionId(1), hello });
+        self.apply(Command::MountHello { fresh: SessionId(1), root: InodeNo::ROOT, hello });
     }
 
     pub fn gone(&mut self, session: SessionId) {

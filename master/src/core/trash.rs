@@ -112,7 +112,7 @@ impl State {
             return;
         }
         let bytes = match self.inodes.get(&inode) {
-            Some(Inode { nlink: 0, body: Body::File { allocated }, .. }) => *allocated,
+            Some(Inode { nlink: 0, body: Body::File { allocated, .. }, .. }) => *allocated,
             _ => return,
         };
         let row = TrashRow { path: self.path_of(parent, name), deleted: out.now, bytes };
@@ -202,6 +202,30 @@ impl State {
     /// A page of the trash, the oldest first: files that were at or below `path` (empty: all), behind an entry of the
     /// page before.
     pub fn list_trash(&self, path: &[u8], after: Option<(i64, InodeNo)>) -> pb::TrashList {
+        self.list_trash_below(InodeNo::ROOT, path, after)
+    }
+
+    /// The same as it is seen by whoever sees `root` alone: files that were below the path that it has now. Nothing is said of
+    /// how much there is in all.
+    pub fn list_trash_below(
+        &self,
+        root: InodeNo,
+        path: &[u8],
+        after: Option<(i64, InodeNo)>,
+    ) -> pb::TrashList {
+        if root == InodeNo::ROOT {
+            return self.list_trash_at(path, after);
+        }
+        let Some(mut base) = self.dir_path(root) else { return pb::TrashList::default() };
+        let length = base.len();
+        base.push(b'/');
+        base.extend_from_slice(path.strip_prefix(b"/").unwrap_or(path));
+        let mut list = self.list_trash_at(&base, after);
+        list.entries.iter_mut().for_each(|entry| entry.path = entry.path.slice(length..));
+        pb::TrashList { files: 0, bytes: 0, ..list }
+    }
+
+    fn list_trash_at(&self, path: &[u8], after: Option<(i64, InodeNo)>) -> pb::TrashList {
         let path = path.strip_suffix(b"/").unwrap_or(path);
         let below = |inode: &InodeNo| {
             let row = self.trash.get(*inode);

@@ -6,7 +6,9 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use dfs_proto::error::ErrorCode;
+use dfs_proto::ids::InodeNo;
 use dfs_proto::token::{Role, Roles};
 
 use super::State;
@@ -22,7 +24,12 @@ const MAX_USERS: usize = 10_000;
 #[derive(Clone, Debug)]
 pub enum UserChange {
     /// There is to be a new one.
-    Add(UserRow),
+    Add {
+        /// All but the directory.
+        row: UserRow,
+        /// The path of the directory that the user is bound to; empty: none.
+        dir: Bytes,
+    },
     /// The new one is there, or one who is as good: has the role keeper alone, and no password.
     AddKeeper {
         /// Of a new one.
@@ -43,6 +50,8 @@ pub enum UserChange {
         roles: Option<Roles>,
         /// `None`: as it was.
         disabled: Option<bool>,
+        /// The path of the directory that the user is bound to; empty: none. `None`: as it was.
+        dir: Option<Bytes>,
     },
     /// All tokens end.
     Revoke {
@@ -103,7 +112,8 @@ impl State {
     pub(super) fn change_user(&mut self, name: &str, change: UserChange, out: &mut Out) -> Res<UserRow> {
         check_name(name)?;
         let before = self.users.get(name).cloned();
-        let after = changed(name, before.clone(), change)?;
+        let dir = self.dir_of(&change)?;
+        let after = changed(name, before.clone(), change, dir)?;
         if before.is_none() && self.users.0.len() >= MAX_USERS {
             let message = format!("there are {MAX_USERS} users, which is the most; remove some");
             return fail(ErrorCode::Busy, message);
@@ -126,19 +136,45 @@ impl State {
         // One of them is there.
         Ok(after.or(before).unwrap_or_default())
     }
+
+    /// The directory that a change names. Bound is the directory, not the path: it may be moved.
+    fn dir_of(&self, change: &UserChange) -> Res<Option<InodeNo>> {
+        match change {
+            UserChange::Add { dir, .. } | UserChange::Grant { dir: Some(dir), .. } if !dir.is_empty() => {
+                self.directory_to_bind(dir).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
 }
 
-/// The user's row as it will be. `None`: there will be none.
-fn changed(name: &str, before: Option<UserRow>, change: UserChange) -> Res<Option<UserRow>> {
+/// Who sees one directory alone has nothing to order in the cluster, and cannot be a keeper of all of it.
+fn check_bound(row: &UserRow) -> Res<()> {
+    if row.dir.is_some() && row.roles.has_one_of(&[Role::Admin, Role::Keeper]) {
+        return fail(
+            ErrorCode::Invalid,
+            "a user who is bound to a directory can have the roles rw and ro alone; choose one, or --no-dir",
+        );
+    }
+    Ok(())
+}
+
+/// The user's row as it will be. `None`: there will be none. `dir`: that which the change names.
+fn changed(
+    name: &str,
+    before: Option<UserRow>,
+    change: UserChange,
+    dir: Option<InodeNo>,
+) -> Res<Option<UserRow>> {
     let mut row = match (change, before) {
-        (UserChange::Add(row), None) if !row.roles.is_empty() => return Ok(Some(row)),
-        (UserChange::Add(_), None) => {
+        (UserChange::Add { row, .. }, None) if !row.roles.is_empty() => UserRow { dir, ..row },
+        (UserChange::Add { .. }, None) => {
             return fail(
                 ErrorCode::Invalid,
                 "a user needs a role; name one or more of admin, rw, ro, keeper",
             );
         }
-        (UserChange::Add(_), Some(_)) => {
+        (UserChange::Add { .. }, Some(_)) => {
             return fail(ErrorCode::Exists, format!("there is a user '{name}' already; choose another name"));
         }
         (UserChange::AddKeeper { generation }, None) => {
@@ -162,13 +198,16 @@ fn changed(name: &str, before: Option<UserRow>, change: UserChange) -> Res<Optio
                     row.password_hash = hash;
                     row.generation = generation;
                 }
-                UserChange::Grant { roles, disabled } => {
+                UserChange::Grant { roles, disabled, dir: named } => {
                     row.roles = roles.unwrap_or(row.roles);
                     row.disabled = disabled.unwrap_or(row.disabled);
+                    if named.is_some() {
+                        row.dir = dir;
+                    }
                 }
                 UserChange::Revoke { generation } => row.generation = generation,
                 // Answered above.
-                UserChange::Add(_) | UserChange::AddKeeper { .. } | UserChange::Remove => {}
+                UserChange::Add { .. } | UserChange::AddKeeper { .. } | UserChange::Remove => {}
             }
             row
         }
@@ -176,6 +215,7 @@ fn changed(name: &str, before: Option<UserRow>, change: UserChange) -> Res<Optio
     if row.roles.is_empty() {
         row.disabled = true;
     }
+    check_bound(&row)?;
     Ok(Some(row))
 }
 
@@ -193,21 +233,29 @@ mod tests {
         }
     }
 
+    fn add(row: UserRow) -> UserChange {
+        UserChange::Add { row, dir: Bytes::new() }
+    }
+
     fn user(roles: &[Role]) -> UserRow {
         let roles = roles.iter().copied().collect();
-        UserRow { password_hash: "hash".to_owned(), roles, disabled: false, generation: 1 }
+        UserRow { password_hash: "hash".to_owned(), roles, disabled: false, generation: 1, dir: None }
     }
 
     fn grant(roles: &[Role], disabled: bool) -> UserChange {
-        UserChange::Grant { roles: Some(roles.iter().copied().collect()), disabled: Some(disabled) }
+        UserChange::Grant {
+            roles: Some(roles.iter().copied().collect()),
+            disabled: Some(disabled),
+            dir: None,
+        }
     }
 
     #[test]
     fn users_come_change_go_and_outlive_a_restart() {
         let mut kit = Kit::new();
-        change(&mut kit, "root", UserChange::Add(user(&[Role::Admin]))).unwrap();
-        change(&mut kit, "anna", UserChange::Add(user(&[Role::Rw]))).unwrap();
-        assert_eq!(change(&mut kit, "anna", UserChange::Add(user(&[Role::Rw]))), Err(ErrorCode::Exists));
+        change(&mut kit, "root", add(user(&[Role::Admin]))).unwrap();
+        change(&mut kit, "anna", add(user(&[Role::Rw]))).unwrap();
+        assert_eq!(change(&mut kit, "anna", add(user(&[Role::Rw]))), Err(ErrorCode::Exists));
         change(&mut kit, "anna", grant(&[Role::Ro], true)).unwrap();
         change(&mut kit, "anna", UserChange::SetPassword { hash: "new".to_owned(), generation: 5 }).unwrap();
         change(&mut kit, "anna", UserChange::Revoke { generation: 6 }).unwrap();
@@ -217,6 +265,7 @@ mod tests {
             roles: [Role::Ro].into_iter().collect(),
             disabled: true,
             generation: 6,
+            dir: None,
         };
         assert_eq!(kit.state.user("anna"), Some(&anna));
         assert_eq!(change(&mut kit, "anna", UserChange::Remove), Ok(anna));
@@ -228,15 +277,15 @@ mod tests {
     #[test]
     fn the_last_admin_stays() {
         let mut kit = Kit::new();
-        change(&mut kit, "root", UserChange::Add(user(&[Role::Admin]))).unwrap();
+        change(&mut kit, "root", add(user(&[Role::Admin]))).unwrap();
         let away = [UserChange::Remove, grant(&[Role::Rw], false), grant(&[Role::Admin], true)];
         for way in &away {
             assert_eq!(change(&mut kit, "root", way.clone()), Err(ErrorCode::Busy), "{way:?}");
         }
         let unable = UserRow { password_hash: String::new(), ..user(&[Role::Admin]) };
-        change(&mut kit, "other", UserChange::Add(unable)).unwrap();
+        change(&mut kit, "other", add(unable)).unwrap();
         assert_eq!(change(&mut kit, "root", UserChange::Remove), Err(ErrorCode::Busy));
-        change(&mut kit, "third", UserChange::Add(user(&[Role::Admin]))).unwrap();
+        change(&mut kit, "third", add(user(&[Role::Admin]))).unwrap();
         change(&mut kit, "root", UserChange::Remove).unwrap();
     }
 
@@ -246,7 +295,7 @@ mod tests {
         let made = change(&mut kit, "k", UserChange::AddKeeper { generation: 4 }).unwrap();
         assert_eq!(change(&mut kit, "k", UserChange::AddKeeper { generation: 9 }), Ok(made.clone()));
         assert_eq!((made.generation, made.roles.to_string().as_str()), (4, "keeper"));
-        change(&mut kit, "anna", UserChange::Add(user(&[Role::Keeper]))).unwrap();
+        change(&mut kit, "anna", add(user(&[Role::Keeper]))).unwrap();
         let anna = change(&mut kit, "anna", UserChange::AddKeeper { generation: 9 });
         assert_eq!(anna, Err(ErrorCode::Exists));
     }
@@ -255,11 +304,11 @@ mod tests {
     fn names_are_checked() {
         let mut kit = Kit::new();
         for bad in ["", "-a", "a b", "ä", "a/b", "a\n", &"x".repeat(65)] {
-            let added = change(&mut kit, bad, UserChange::Add(user(&[Role::Rw])));
+            let added = change(&mut kit, bad, add(user(&[Role::Rw])));
             assert_eq!(added, Err(ErrorCode::Invalid), "{bad:?}");
         }
-        change(&mut kit, "a.b-c_d@e", UserChange::Add(user(&[Role::Rw]))).unwrap();
-        let nothing = change(&mut kit, "x", UserChange::Add(user(&[])));
+        change(&mut kit, "a.b-c_d@e", add(user(&[Role::Rw]))).unwrap();
+        let nothing = change(&mut kit, "x", add(user(&[])));
         assert_eq!(nothing, Err(ErrorCode::Invalid));
     }
 

@@ -265,6 +265,14 @@ impl Engine {
     /// # Errors
     /// [`Stopped`]; also when the store takes too long.
     pub async fn read<T>(&self, look: impl FnOnce(&State, Now) -> T) -> Result<T, Stopped> {
+        self.ask(|state, now| look(state, now)).await
+    }
+
+    /// As [`Engine::read`], for a question that counts something: tickets have numbers. It must change nothing that is stored.
+    ///
+    /// # Errors
+    /// As [`Engine::read`].
+    pub(crate) async fn ask<T>(&self, look: impl FnOnce(&mut State, Now) -> T) -> Result<T, Stopped> {
         let (seen, need) = {
             let mut inner = self.shared.lock()?;
             let (now, need) = (inner.clock.now(), inner.group.newest_change());
@@ -274,7 +282,7 @@ impl Engine {
                 }
                 self.shared.hurry(&mut inner);
             }
-            (look(&inner.state, now), need)
+            (look(&mut inner.state, now), need)
         };
         let mut durable = self.shared.durable.subscribe();
         let settled = async {

@@ -94,8 +94,13 @@ fn wrong_answer(answer: &OperatorReply) -> Status {
 
 #[tonic::async_trait]
 impl admin_service_server::AdminService for Admin {
-    async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::ClusterStatus>, Status> {
-        self.engine.read(|state, now| state.status(now)).await.map(Response::new).map_err(stopped)
+    async fn status(
+        &self,
+        request: Request<pb::StatusRequest>,
+    ) -> Result<Response<pb::ClusterStatus>, Status> {
+        let root = root_of(&request)?;
+        let status = self.engine.read(|state, now| state.status_below(root, now)).await;
+        status.map(Response::new).map_err(stopped)
     }
 
     async fn keepers(&self, _: Request<pb::KeepersRequest>) -> Result<Response<pb::KeeperList>, Status> {
@@ -104,8 +109,8 @@ impl admin_service_server::AdminService for Admin {
     }
 
     async fn quotas(&self, request: Request<pb::QuotasRequest>) -> Result<Response<pb::QuotaList>, Status> {
-        let path = request.into_inner().path;
-        let found = self.engine.read(|state, _| state.quotas(&path)).await.map_err(stopped)?;
+        let (root, path) = (root_of(&request)?, request.into_inner().path);
+        let found = self.engine.read(|state, _| state.quotas_below(root, &path)).await.map_err(stopped)?;
         found.map(Response::new).map_err(status)
     }
 
@@ -145,15 +150,20 @@ impl admin_service_server::AdminService for Admin {
         &self,
         request: Request<pb::FsckReportRequest>,
     ) -> Result<Response<pb::FsckReport>, Status> {
-        let number = request.into_inner().number;
+        let (root, number) = (root_of(&request)?, request.into_inner().number);
         let report = self.engine.read(|state, now| state.fsck_report(number, now)).await.map_err(stopped)?;
-        report.map(Response::new).map_err(status)
+        let mut report = report.map_err(status)?;
+        if root != InodeNo::ROOT {
+            report.lost_files.clear();
+        }
+        Ok(Response::new(report))
     }
 
     async fn trash(&self, request: Request<pb::TrashRequest>) -> Result<Response<pb::TrashList>, Status> {
+        let root = root_of(&request)?;
         let pb::TrashRequest { path, after } = request.into_inner();
         let after = after.map(|cursor| (cursor.deleted_ms, InodeNo(cursor.entry)));
-        let list = self.engine.read(|state, _| state.list_trash(&path, after)).await;
+        let list = self.engine.read(|state, _| state.list_trash_below(root, &path, after)).await;
         list.map(Response::new).map_err(stopped)
     }
 
@@ -231,13 +241,13 @@ impl admin_service_server::AdminService for Admin {
         &self,
         request: Request<pb::LookupTableRequest>,
     ) -> Result<Response<Self::LookupTableStream>, Status> {
-        let path = request.into_inner().path;
+        let (root, path) = (root_of(&request)?, request.into_inner().path);
         // A path that is not there is an error of the call, not of the stream.
-        let first = page(&self.engine, &path, None).await?;
+        let first = page(&self.engine, (root, &path), None).await?;
         let (sender, rows) = mpsc::channel(PAGE_ROWS);
         let engine = self.engine.clone();
         tokio::spawn(async move {
-            if let Err(status) = send_pages(&engine, &path, first, &sender).await {
+            if let Err(status) = send_pages(&engine, (root, &path), first, &sender).await {
                 let _ = tokio::time::timeout(READ_DEADLINE, sender.send(Err(status))).await;
             }
         });
@@ -245,15 +255,24 @@ impl admin_service_server::AdminService for Admin {
     }
 }
 
-async fn page(engine: &Engine, path: &[u8], after: Option<LookupCursor>) -> Result<Page, Status> {
-    let page = engine.read(|state, _| state.lookup_rows(path, after, PAGE_ROWS)).await.map_err(stopped)?;
-    page.map_err(status)
+/// The directory that is all that the asker sees. Whoever answers with names of files needs it.
+fn root_of<T>(request: &Request<T>) -> Result<InodeNo, Status> {
+    Ok(Asker::of(request)?.bearer.root)
+}
+
+async fn page(
+    engine: &Engine,
+    (root, path): (InodeNo, &[u8]),
+    after: Option<LookupCursor>,
+) -> Result<Page, Status> {
+    let page = engine.read(|state, _| state.lookup_rows_below(root, path, after, PAGE_ROWS)).await;
+    page.map_err(stopped)?.map_err(status)
 }
 
 /// Ends early when the operator does.
 async fn send_pages(
     engine: &Engine,
-    path: &[u8],
+    path: (InodeNo, &[u8]),
     first: Page,
     sender: &mpsc::Sender<Result<pb::LookupRow, Status>>,
 ) -> Result<(), Status> {

@@ -14,6 +14,7 @@ use tonic::{Request, Response, Status};
 use super::admin::{status, stopped};
 use crate::auth::limiter::Limiter;
 use crate::auth::{Bearer, Gate, no_random, password};
+use crate::core::State;
 use crate::core::operator::{Operation, OperatorReply};
 use crate::core::row::UserRow;
 use crate::core::users::UserChange;
@@ -78,10 +79,10 @@ impl Auth {
         change: UserChange,
     ) -> Result<UserRow, Status> {
         let detail = match &change {
-            UserChange::Add(row) => format!("{name}: {}", row.roles),
-            UserChange::Grant { roles, disabled } => {
+            UserChange::Add { row, dir } => format!("{name}: {}, dir {dir:?}", row.roles),
+            UserChange::Grant { roles, disabled, dir } => {
                 let roles = roles.map(|roles| roles.to_string()).unwrap_or_default();
-                format!("{name}: roles {roles}, disabled {disabled:?}")
+                format!("{name}: roles {roles}, disabled {disabled:?}, dir {dir:?}")
             }
             _ => name.clone(),
         };
@@ -102,7 +103,8 @@ impl Auth {
         change: UserChange,
     ) -> Result<Response<pb::UserInfo>, Status> {
         let row = self.change(event, asker, name.clone(), change).await?;
-        Ok(Response::new(info(&name, &row)))
+        let info = self.engine.read(|state, _| info(state, &name, &row)).await.map_err(stopped)?;
+        Ok(Response::new(info))
     }
 
     fn reply(&self, name: &str, row: &UserRow, lifetime: Option<Duration>) -> Result<pb::TokenReply, Status> {
@@ -135,11 +137,11 @@ impl auth_service_server::AuthService for Auth {
 
     async fn add_user(&self, request: Request<pb::AddUserRequest>) -> Result<Response<pb::UserInfo>, Status> {
         let asker = Asker::of(&request)?;
-        let pb::AddUserRequest { user, password, roles } = request.into_inner();
+        let pb::AddUserRequest { user, password, roles, dir } = request.into_inner();
         let roles = parse(&roles)?;
         let password_hash = password::hash(Secret::new(password)).await?;
-        let row = UserRow { password_hash, roles, disabled: false, generation: fresh()? };
-        self.changed("user add", &asker, user, UserChange::Add(row)).await
+        let row = UserRow { password_hash, roles, generation: fresh()?, ..UserRow::default() };
+        self.changed("user add", &asker, user, UserChange::Add { row, dir }).await
     }
 
     async fn set_password(
@@ -187,16 +189,17 @@ impl auth_service_server::AuthService for Auth {
     }
 
     async fn list_users(&self, _: Request<pb::ListUsersRequest>) -> Result<Response<pb::UserList>, Status> {
-        let users = self.engine.read(|state, _| state.all_users()).await.map_err(stopped)?;
-        let users = users.iter().map(|(name, row)| info(name, row)).collect();
+        let list =
+            |state: &State| state.all_users().iter().map(|(name, row)| info(state, name, row)).collect();
+        let users = self.engine.read(|state, _| list(state)).await.map_err(stopped)?;
         Ok(Response::new(pb::UserList { users }))
     }
 
     async fn grant(&self, request: Request<pb::GrantRequest>) -> Result<Response<pb::UserInfo>, Status> {
         let asker = Asker::of(&request)?;
-        let pb::GrantRequest { user, roles, disabled } = request.into_inner();
+        let pb::GrantRequest { user, roles, disabled, dir } = request.into_inner();
         let roles = if roles.is_empty() { None } else { Some(parse(&roles)?) };
-        self.changed("user grant", &asker, user, UserChange::Grant { roles, disabled }).await
+        self.changed("user grant", &asker, user, UserChange::Grant { roles, disabled, dir }).await
     }
 
     async fn revoke(&self, request: Request<pb::RevokeRequest>) -> Result<Response<pb::UserInfo>, Status> {
@@ -241,11 +244,13 @@ fn parse(roles: &[String]) -> Result<Roles, Status> {
     roles.iter().map(|role| Role::from_str(role)).collect::<Result<_, _>>().map_err(Status::invalid_argument)
 }
 
-fn info(name: &str, row: &UserRow) -> pb::UserInfo {
+fn info(state: &State, name: &str, row: &UserRow) -> pb::UserInfo {
     pb::UserInfo {
         user: name.to_owned(),
         roles: names(row.roles),
         disabled: row.disabled,
         has_password: !row.password_hash.is_empty(),
+        bound: row.dir.is_some(),
+        dir: row.dir.and_then(|dir| state.dir_path(dir)).unwrap_or_default().into(),
     }
 }

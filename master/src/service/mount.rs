@@ -17,6 +17,7 @@ use super::session::{
     End, check_version, first_message, log_end, next_message, no_hello, refuse, unavailable,
 };
 use crate::auth::{Gate, Watch};
+use crate::core::bound::outward;
 use crate::runtime::{Engine, Link, OUTBOX_CAPACITY, Stopped, may_overtake};
 
 const WHO: &str = "mount";
@@ -45,8 +46,12 @@ impl mount_service_server::MountService for Mounts {
     ) -> Result<Response<Self::SessionStream>, Status> {
         let (down, messages) = mpsc::channel(OUTBOX_CAPACITY);
         let watch = self.gate.watch(Asker::of(&request)?.bearer);
+        let root = watch.root();
         tokio::spawn(run(self.engine.clone(), watch, request.into_inner(), down));
-        let messages = ReceiverStream::new(messages).map(|msg| Ok(pb::MountDown { msg: Some(msg) }));
+        let messages = ReceiverStream::new(messages).map(move |mut msg| {
+            outward(&mut msg, root);
+            Ok(pb::MountDown { msg: Some(msg) })
+        });
         Ok(Response::new(Box::pin(messages)))
     }
 }
@@ -64,7 +69,7 @@ async fn run(
         Err(error) => return refuse(WHO, down, error.to_wire(), mount_down::Msg::Refused).await,
     };
     let client = hello.client.clone();
-    let mut link = match engine.connect_mount(hello, down.clone()).await {
+    let mut link = match engine.connect_mount(hello, watch.root(), down.clone()).await {
         Ok(Ok(link)) => link,
         Ok(Err(error)) => return refuse(WHO, down, error, mount_down::Msg::Refused).await,
         Err(stopped) => {
@@ -73,8 +78,8 @@ async fn run(
     };
     // Only the engine may hold the queue now: it ends the stream by dropping it.
     drop(down);
-    let user = watch.name().to_owned();
-    tracing::info!(user, "session of mount {} opened by {client}", link.peer);
+    let (user, root) = (watch.name().to_owned(), watch.root().0);
+    tracing::info!(user, root, "session of mount {} opened by {client}", link.peer);
     let end = read(&engine, &mut watch, &mut link, &mut inbound).await;
     log_end(WHO, link.peer, &end);
     // If the engine has stopped, the session is gone with it.

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use dfs_proto::ids::{ClusterId, KeeperId, SessionId};
+use dfs_proto::ids::{ClusterId, InodeNo, KeeperId, SessionId};
 use dfs_proto::pb::{self, keeper_down, mount_down, mount_request::Op};
 
 use super::Bug;
@@ -335,7 +335,9 @@ impl World {
     }
 
     pub fn hello_of_mount(&mut self, link: usize, fresh: SessionId, hello: pb::MountHello) {
-        let Some(mut applied) = self.apply(Command::MountHello { fresh, hello }) else { return };
+        let Some(mut applied) = self.apply(Command::MountHello { fresh, root: InodeNo::ROOT, hello }) else {
+            return;
+        };
         let answer = applied.effects.iter().position(|effect| matches!(effect, Effect::MountAnswer(_)));
         if let Some(at) = answer
             && let Effect::MountAnswer(mount_down::Msg::Welcome(welcome)) = applied.effects.remove(at)

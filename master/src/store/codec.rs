@@ -17,13 +17,13 @@
 //! quota     inode:8                    max_bytes max_inodes                 (each: 0 for none, else 1 and the number)
 //! trash     inode:8                    deleted bytes path
 //! session   session:8                  (empty)
-//! user      name                       roles disabled generation password_hash (the rest; UTF-8)
+//! user      name                       roles disabled generation dir (0: none; from version 2 on) password_hash (the rest; UTF-8)
 //! ```
 //!
 //! Numbers in bodies are base-128 varints (as protobuf has them). A time is its seconds, zigzag, and its
 //! nanoseconds. A target is 0 for none, else its length + 1 and its bytes.
 //!
-//! A value is a version byte (2 for keepers, else 1; older ones are read, newer ones refused), the body, and a CRC-32C, 4 bytes little-endian, over table number, key,
+//! A value is a version byte (2 for keepers and users, else 1; older ones are read, newer ones refused), the body, and a CRC-32C, 4 bytes little-endian, over table number, key,
 //! version and body: the engines below do not notice every flipped bit, and a wrong row is worse than none.
 
 use bytes::Bytes;
@@ -79,7 +79,7 @@ impl Table {
     /// The version of its values, as they are written.
     fn version(self) -> u8 {
         match self {
-            Table::Keeper => 2,
+            Table::Keeper | Table::User => 2,
             _ => 1,
         }
     }
@@ -207,6 +207,7 @@ fn encode_body(row: &Row, out: &mut Vec<u8>) {
             let numbers =
                 [u64::from(user.roles.bits()), u64::from(user.disabled), u64::from(user.generation)];
             put_numbers(out, &numbers);
+            encode_varint(user.dir.map_or(0, |dir| dir.0), out);
             out.extend_from_slice(user.password_hash.as_bytes());
         }
     }
@@ -317,7 +318,7 @@ fn decode_body(table: Table, version: u8, key: &[u8], body: &mut Body<'_>) -> Re
         Table::Session => Row::Session(SessionId(whole_key(key)?)),
         Table::User => {
             let name = std::str::from_utf8(key).map_err(|_| "its name is not UTF-8")?;
-            Row::User(name.into(), decode_user(body)?)
+            Row::User(name.into(), decode_user(version, body)?)
         }
     })
 }
@@ -362,13 +363,15 @@ fn decode_keeper(version: u8, body: &mut Body<'_>) -> Result<KeeperRow, Why> {
     Ok(row)
 }
 
-fn decode_user(body: &mut Body<'_>) -> Result<UserRow, Why> {
+fn decode_user(version: u8, body: &mut Body<'_>) -> Result<UserRow, Why> {
     let roles = u8::try_from(body.number()?).ok().and_then(Roles::from_bits);
     let roles = roles.ok_or("it has a role that is not known")?;
     let (disabled, generation) = (body.mark()?, body.small()?);
+    let dir = if version >= 2 { body.number()? } else { 0 };
+    let dir = (dir != 0).then_some(InodeNo(dir));
     let password_hash =
         String::from_utf8(body.take_all().to_vec()).map_err(|_| "a text in it is not UTF-8")?;
-    Ok(UserRow { password_hash, roles, disabled, generation })
+    Ok(UserRow { password_hash, roles, disabled, generation, dir })
 }
 
 fn decode_chunk(body: &mut Body<'_>) -> Result<ChunkRow, Why> {

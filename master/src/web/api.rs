@@ -7,28 +7,30 @@
 //! | `lookup?path=&search=&after=&limit=` | rows as those of `dfs lookup --json`, and where to go on (`next`) |
 //! | `overview` | all that the page shows but the files |
 //!
-//! Where auth is on, a request needs `Authorization: Bearer TOKEN`, as `dfs login` gets one. Errors are `{"error": "..."}`. What is answered is durable, but for what of `overview` is not `status`: that is for eyes
+//! Where auth is on, a request needs `Authorization: Bearer TOKEN`, as `dfs login` gets one, or the cookie that `POST session` gives for it (`session`). Errors are `{"error": "..."}`. What is answered is durable, but for what of `overview` is not `status`: that is for eyes
 //! alone, and must be there when the store is in trouble.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use dfs_observe::axum::Router;
 use dfs_observe::axum::body::Body;
 use dfs_observe::axum::extract::{Query, State};
 use dfs_observe::axum::http::header::{AUTHORIZATION, CONTENT_TYPE};
 use dfs_observe::axum::http::{Request, StatusCode};
 use dfs_observe::axum::middleware::{Next, from_fn};
 use dfs_observe::axum::response::{IntoResponse, Response};
-use dfs_observe::axum::routing::get;
+use dfs_observe::axum::routing::{get, post};
+use dfs_observe::axum::{Extension, Router};
 use dfs_proto::error::{DfsError, ErrorCode};
-use dfs_proto::ids::ClusterId;
+use dfs_proto::ids::{ClusterId, InodeNo};
 use dfs_proto::{json, pb};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use super::danger::{Danger, Found};
+use super::files::{self, Files};
+use super::session;
 use super::watch::{Event, Rate, Sample, Watched};
 use crate::auth::{Gate, Refusal};
 use crate::core::LookupCursor;
@@ -110,22 +112,40 @@ const STATUS: &str = "/dfs.v1.AdminService/Status";
 const KEEPERS: &str = "/dfs.v1.AdminService/Keepers";
 const LOOKUP: &str = "/dfs.v1.AdminService/LookupTable";
 
-pub(super) fn routes(api: Arc<Api>, gate: Gate) -> Router {
-    let guard = move |request: Request<Body>, next: Next| {
+const MOUNT: &str = "/dfs.v1.MountService/Session";
+const RENEW: &str = "/dfs.v1.AuthService/Renew";
+
+/// The calls that who asks for this must be allowed to make.
+fn calls_of(path: &str) -> &'static [&'static str] {
+    match path {
+        "/api/v1/status" => &[STATUS],
+        "/api/v1/keepers" => &[KEEPERS],
+        "/api/v1/lookup" => &[LOOKUP],
+        "/api/v1/session" => &[RENEW],
+        path if path.starts_with(files::PREFIX) => &[MOUNT],
+        // The overview names files, too.
+        _ => &[STATUS, KEEPERS, LOOKUP],
+    }
+}
+
+pub(super) fn routes(api: Arc<Api>, of_files: Arc<Files>, gate: Gate) -> Router {
+    let of_session = gate.clone();
+    let guard = move |mut request: Request<Body>, next: Next| {
         let gate = gate.clone();
         async move {
-            // The overview names files, too.
-            let calls: &[&str] = match request.uri().path() {
-                "/api/v1/status" => &[STATUS],
-                "/api/v1/keepers" => &[KEEPERS],
-                "/api/v1/lookup" => &[LOOKUP],
-                _ => &[STATUS, KEEPERS, LOOKUP],
-            };
             let header = request.headers().get(AUTHORIZATION).and_then(|value| value.to_str().ok());
-            for call in calls {
-                if let Err(refusal) = gate.admit(call, header) {
-                    return Failure::from(refusal).into_response();
+            let cookie = session::token_of(request.headers()).map(|token| format!("Bearer {token}"));
+            let shown = header.or(cookie.as_deref());
+            let mut admitted = None;
+            for call in calls_of(request.uri().path()) {
+                match gate.admit(call, shown) {
+                    Ok(bearer) => admitted = Some(bearer),
+                    Err(refusal) => return Failure::from(refusal).into_response(),
                 }
+            }
+            if let Some(bearer) = admitted {
+                request.extensions_mut().insert(Sees(bearer.root));
+                request.extensions_mut().insert(bearer);
             }
             next.run(request).await
         }
@@ -136,12 +156,32 @@ pub(super) fn routes(api: Arc<Api>, gate: Gate) -> Router {
         .route("/api/v1/lookup", get(lookup))
         .route("/api/v1/overview", get(overview))
         .with_state(api)
+        .merge(Router::new().route("/api/v1/session", post(session::begin)).with_state(of_session))
+        .merge(
+            Router::new()
+                .route("/files/", get(files::get))
+                .route("/files/{*path}", get(files::get))
+                .with_state(of_files),
+        )
         .layer(from_fn(guard))
+        .route("/api/v1/logout", post(session::end))
+}
+
+/// The directory that is all that the asker sees of the cluster.
+#[derive(Clone, Copy)]
+struct Sees(InodeNo);
+
+impl Sees {
+    /// Without the names of files that are none of the asker's business.
+    fn status<'a>(self, status: &'a pb::ClusterStatus) -> json::Status<'a> {
+        let shown = json::Status::from(status);
+        if self.0 == InodeNo::ROOT { shown } else { json::Status { lost_files: &[], ..shown } }
+    }
 }
 
 /// What is answered instead.
 #[derive(Debug)]
-struct Failure(StatusCode, String);
+pub(super) struct Failure(pub StatusCode, pub String);
 
 impl From<Stopped> for Failure {
     fn from(stopped: Stopped) -> Failure {
@@ -163,7 +203,7 @@ impl From<Refusal> for Failure {
 impl From<DfsError> for Failure {
     fn from(error: DfsError) -> Failure {
         let status = match error.code {
-            ErrorCode::NotFound => StatusCode::NOT_FOUND,
+            ErrorCode::NotFound | ErrorCode::Stale | ErrorCode::NotDirectory => StatusCode::NOT_FOUND,
             _ => StatusCode::BAD_REQUEST,
         };
         Failure(status, error.message)
@@ -181,7 +221,7 @@ impl IntoResponse for Failure {
     }
 }
 
-fn to_json(value: &impl Serialize) -> Response {
+pub(super) fn to_json(value: &impl Serialize) -> Response {
     match serde_json::to_vec(value) {
         Ok(body) => ([(CONTENT_TYPE, "application/json")], body).into_response(),
         // Nothing of what is shown can do that.
@@ -189,8 +229,8 @@ fn to_json(value: &impl Serialize) -> Response {
     }
 }
 
-async fn status(State(api): State<Arc<Api>>) -> Result<Response, Failure> {
-    Ok(to_json(&json::Status::from(&*api.status().await?)))
+async fn status(State(api): State<Arc<Api>>, Extension(sees): Extension<Sees>) -> Result<Response, Failure> {
+    Ok(to_json(&sees.status(&*api.status().await?)))
 }
 
 async fn keepers(State(api): State<Arc<Api>>) -> Result<Response, Failure> {
@@ -224,7 +264,11 @@ struct Rows<'a> {
     next: Option<String>,
 }
 
-async fn lookup(State(api): State<Arc<Api>>, Query(query): Query<LookupQuery>) -> Result<Response, Failure> {
+async fn lookup(
+    State(api): State<Arc<Api>>,
+    Extension(Sees(root)): Extension<Sees>,
+    Query(query): Query<LookupQuery>,
+) -> Result<Response, Failure> {
     let bad = |why: &str| Failure(StatusCode::BAD_REQUEST, why.to_owned());
     let limit = query.limit.clamp(1, MAX_ROWS);
     if query.search.len() > MAX_SEARCH || query.path.len() > 4096 {
@@ -243,7 +287,8 @@ async fn lookup(State(api): State<Arc<Api>>, Query(query): Query<LookupQuery>) -
         let page_began = Instant::now();
         // Without a needle every row is shown: no more than are wanted.
         let wanted = if needle.is_empty() { limit } else { PAGE_ROWS };
-        let page = api.engine.read(|state, _| state.lookup_rows(query.path.as_bytes(), after.take(), wanted));
+        let path = query.path.as_bytes();
+        let page = api.engine.read(|state, _| state.lookup_rows_below(root, path, after.take(), wanted));
         let (rows, next) = page.await??;
         found.extend(rows.into_iter().filter(|row| has(&row.file, &needle)));
         // A page that finds more than are wanted is shown whole: it is bounded too.
@@ -319,7 +364,10 @@ struct Trouble {
     found: Found,
 }
 
-async fn overview(State(api): State<Arc<Api>>) -> Result<Response, Failure> {
+async fn overview(
+    State(api): State<Arc<Api>>,
+    Extension(sees): Extension<Sees>,
+) -> Result<Response, Failure> {
     let status = tokio::time::timeout(STATUS_WITHIN, api.status()).await.ok().and_then(Result::ok);
     let now = api.engine.now().ok_or(Stopped)?;
     let (keepers, orders, rebalance) = api.engine.look(|state, now| {
@@ -327,7 +375,10 @@ async fn overview(State(api): State<Arc<Api>>) -> Result<Response, Failure> {
     })?;
     let f = &now.figures;
     let live = f.keepers.iter().filter(|keeper| keeper.alive).count() as u64;
-    let found = api.danger.found(&api.engine, f.lost > 0 || f.endangered > 0);
+    let found = match sees.0 {
+        InodeNo::ROOT => api.danger.found(&api.engine, f.lost > 0 || f.endangered > 0),
+        _ => Found::default(),
+    };
     Ok(to_json(&Overview {
         cluster: api.cluster.to_string(),
         store_fails: now.store_fails,
@@ -345,7 +396,7 @@ async fn overview(State(api): State<Arc<Api>>) -> Result<Response, Failure> {
             compactions_under_way: f.compactions_under_way,
             compactions_waiting: f.compactions_waiting,
         },
-        status: status.as_deref().map(json::Status::from),
+        status: status.as_deref().map(|status| sees.status(status)),
         keepers: keepers.iter().map(json::Keeper::from).collect(),
         rates: api.watched.rates(),
         orders: orders

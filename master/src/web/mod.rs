@@ -4,6 +4,8 @@
 //!   `dfs lookup`, in the same JSON.
 //! - `watch`: looks at the figures once a second, and keeps a ring of samples, and one of events.
 //! - `danger`: finds the names of files with lost or endangered chunks.
+//! - `files`: `/files/...`, what is in the cluster; `range`, `types`: what of it, and as what; `reader`: its bytes, from keepers.
+//! - `session`: the login of a browser.
 //! - here: the files of the page, which are in the program.
 //!
 //! What must hold: all memory is bounded; nobody is held up for long, however many files there are and however many browsers
@@ -12,6 +14,11 @@
 
 mod api;
 mod danger;
+mod files;
+mod range;
+mod reader;
+mod session;
+mod types;
 mod watch;
 
 use std::sync::Arc;
@@ -21,8 +28,10 @@ use dfs_observe::axum::http::header::CONTENT_TYPE;
 use dfs_observe::axum::response::IntoResponse;
 use dfs_observe::axum::routing::get;
 use dfs_proto::ids::ClusterId;
+use dfs_tls::Connector;
 use tokio::task::JoinHandle;
 
+use self::files::Files;
 use crate::auth::Gate;
 use crate::runtime::Engine;
 
@@ -35,10 +44,18 @@ const FILES: [(&str, &str, &str); 4] = [
 ];
 
 /// The routes, and the task that watches the cluster for them until it is aborted or the engine stops.
-pub(crate) fn start(engine: Engine, cluster: ClusterId, gate: Gate) -> (Router, JoinHandle<()>) {
+pub(crate) fn start(
+    engine: Engine,
+    cluster: ClusterId,
+    gate: Gate,
+    to_keepers: Option<Connector>,
+) -> (Router, JoinHandle<()>) {
     let watched = Arc::new(watch::Watched::default());
     let watcher = tokio::spawn(watch::watch(engine.clone(), watched.clone()));
-    let mut routes = api::routes(Arc::new(api::Api::new(engine, cluster, watched)), gate);
+    let mut routes = {
+        let files = Arc::new(Files::new(engine.clone(), gate.clone(), to_keepers));
+        api::routes(Arc::new(api::Api::new(engine, cluster, watched)), files, gate)
+    };
     for (path, kind, text) in FILES {
         routes =
             routes.route(path, get(move || async move { ([(CONTENT_TYPE, kind)], text).into_response() }));

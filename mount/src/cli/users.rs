@@ -1,6 +1,9 @@
 //! `dfs login`, `dfs logout`, `dfs user`, `dfs keeper`: who may use the cluster.
 
+use std::borrow::Cow;
+use std::ffi::{OsStr, OsString};
 use std::io;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
@@ -26,6 +29,9 @@ pub(super) enum User {
         /// What the user may do; may be given several times, or cut at commas
         #[arg(long = "role", value_name = "ROLE", value_delimiter = ',', default_value = "rw", value_parser = role)]
         roles: Vec<String>,
+        /// All that the user sees of the cluster
+        #[arg(long, value_name = "DIR")]
+        dir: Option<OsString>,
         /// Read the password from this file, which only its owner can read
         #[arg(long, value_name = "FILE")]
         password_file: Option<PathBuf>,
@@ -56,7 +62,7 @@ pub(super) enum User {
         #[arg(add = complete::users())]
         name: String,
         /// In place of those that there were: admin, rw, ro, keeper
-        #[arg(value_parser = role, required_unless_present_any = ["disable", "enable"])]
+        #[arg(value_parser = role, required_unless_present_any = ["disable", "enable", "dir", "no_dir"])]
         roles: Vec<String>,
         /// Nothing, for now
         #[arg(long, conflicts_with = "enable")]
@@ -64,6 +70,12 @@ pub(super) enum User {
         /// And now again
         #[arg(long)]
         enable: bool,
+        /// All that the user sees of the cluster from now on; it is this directory, wherever it is moved
+        #[arg(long, value_name = "DIR", conflicts_with = "no_dir")]
+        dir: Option<OsString>,
+        /// The user sees all of the cluster
+        #[arg(long)]
+        no_dir: bool,
     },
     /// End all tokens of a user, who may log in again
     Revoke {
@@ -89,6 +101,10 @@ pub(super) enum Keeper {
         /// The name
         name: String,
     },
+}
+
+fn bytes_of(path: Option<&OsStr>) -> Vec<u8> {
+    path.map(|path| path.as_bytes().to_vec()).unwrap_or_default()
 }
 
 fn role(text: &str) -> Result<String, String> {
@@ -129,12 +145,15 @@ struct Row<'a> {
     roles: &'a [String],
     disabled: bool,
     has_password: bool,
+    /// Not there: bound to none; empty: it was removed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dir: Option<Cow<'a, str>>,
 }
 
 fn print(users: &[pb::UserInfo], json: bool) -> Result<(), CliError> {
-    let mut rows = Rows::new(json, ["USER", "ROLES", "STATE"]);
+    let mut rows = Rows::new(json, ["USER", "ROLES", "STATE", "DIRECTORY"]);
     for user in users {
-        let pb::UserInfo { user: name, roles, disabled, has_password } = user;
+        let pb::UserInfo { user: name, roles, disabled, has_password, bound, dir } = user;
         let (disabled, has_password) = (*disabled, *has_password);
         let state = if disabled {
             "disabled"
@@ -143,17 +162,23 @@ fn print(users: &[pb::UserInfo], json: bool) -> Result<(), CliError> {
         } else {
             "join token"
         };
-        let cells = || [name.clone(), roles.join(","), state.to_owned()].map(Cell::Text);
-        rows.row(cells, &Row { user: name, roles, disabled, has_password })?;
+        let dir = bound.then(|| String::from_utf8_lossy(dir));
+        let shown = match dir.as_deref() {
+            None => "",
+            Some("") => "(removed)",
+            Some(dir) => dir,
+        };
+        let cells = || [name.clone(), roles.join(","), state.to_owned(), shown.to_owned()].map(Cell::Text);
+        rows.row(cells, &Row { user: name, roles, disabled, has_password, dir: dir.clone() })?;
     }
     rows.finish()
 }
 
 pub(super) async fn user(master: &Master, command: &User, json: bool) -> Result<(), CliError> {
     let changed = match command {
-        User::Add { name, roles, password_file } => {
+        User::Add { name, roles, dir, password_file } => {
             let password = password::read(password_file.as_deref(), "password of the new user", true).await?;
-            auth::add_user(master, name, &password, roles.clone()).await?
+            auth::add_user(master, name, &password, roles.clone(), bytes_of(dir.as_deref())).await?
         }
         User::Passwd { name, password_file, old_password_file } => {
             let old = match name {
@@ -165,9 +190,10 @@ pub(super) async fn user(master: &Master, command: &User, json: bool) -> Result<
         }
         User::Rm { name } => auth::remove_user(master, name).await?,
         User::Ls => return print(&auth::list_users(master).await?, json),
-        User::Grant { name, roles, disable, enable } => {
+        User::Grant { name, roles, disable, enable, dir, no_dir } => {
             let disabled = (*disable || *enable).then_some(*disable);
-            auth::grant(master, name, roles.clone(), disabled).await?
+            let dir = (*no_dir || dir.is_some()).then(|| bytes_of(dir.as_deref()));
+            auth::grant(master, name, roles.clone(), disabled, dir).await?
         }
         User::Revoke { name } => auth::revoke(master, name).await?,
     };

@@ -27,7 +27,7 @@ pub async fn login(master: &Master, user: &str, password: &Secret) -> Result<pb:
     Ok(channel::within(&master.address, WITHIN, client.login(request)).await?.into_inner())
 }
 
-/// Makes a user.
+/// Makes a user. `dir`: the directory that the user is bound to; empty: none.
 ///
 /// # Errors
 /// `Unauthenticated`, `Access`, or what the master refused it with.
@@ -36,10 +36,11 @@ pub async fn add_user(
     user: &str,
     password: &Secret,
     roles: Vec<String>,
+    dir: Vec<u8>,
 ) -> Result<pb::UserInfo, DfsError> {
     let mut client = connect(master).await?;
     let password = password.expose().to_owned();
-    let request = pb::AddUserRequest { user: user.to_owned(), password, roles };
+    let request = pb::AddUserRequest { user: user.to_owned(), password, roles, dir: dir.into() };
     Ok(channel::within(&master.address, WITHIN, client.add_user(request)).await?.into_inner())
 }
 
@@ -82,7 +83,7 @@ pub async fn list_users(master: &Master) -> Result<Vec<pb::UserInfo>, DfsError> 
     Ok(list.into_inner().users)
 }
 
-/// Changes what a user may do. No roles: they stay.
+/// Changes what a user may do. No roles: they stay. `dir`: the directory that the user is bound to; empty: none any more.
 ///
 /// # Errors
 /// As [`add_user`].
@@ -91,9 +92,10 @@ pub async fn grant(
     user: &str,
     roles: Vec<String>,
     disabled: Option<bool>,
+    dir: Option<Vec<u8>>,
 ) -> Result<pb::UserInfo, DfsError> {
     let mut client = connect(master).await?;
-    let request = pb::GrantRequest { user: user.to_owned(), roles, disabled };
+    let request = pb::GrantRequest { user: user.to_owned(), roles, disabled, dir: dir.map(Into::into) };
     Ok(channel::within(&master.address, WITHIN, client.grant(request)).await?.into_inner())
 }
 

@@ -183,7 +183,7 @@ fn mount(
             None => Tls::load_if_named(settings.tls_dir.as_deref())?,
         },
         tokens: Arc::new(match cluster {
-            Some(_) => Tokens::none(),
+            Some(cluster) => cluster.tokens(),
             None => Tokens::at_or_of_login(settings.token_file.as_deref(), master),
         }),
     };

@@ -1,9 +1,9 @@
 //! The lock on an embedded cluster's data directory: who runs it, and where its master listens.
 
-use std::fs::{DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -37,6 +37,8 @@ impl Lock {
     fn take(data: &Path) -> Result<Lock, EmbeddedError> {
         let failed = |error| EmbeddedError::Data { path: data.to_owned(), error };
         DirBuilder::new().recursive(true).mode(0o700).create(data).map_err(failed)?;
+        // Also one that was there: what is in it is for nobody else.
+        fs::set_permissions(data, Permissions::from_mode(0o700)).map_err(failed)?;
         let path = data.join("lock");
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
@@ -95,9 +97,6 @@ fn read_lock(file: &File) -> io::Result<(Option<u32>, Option<SocketAddr>, bool)>
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]

@@ -69,6 +69,11 @@ pub(super) struct Flags {
     #[arg(long, env = "DFS_REPLICATE_EVERY", value_name = "PERIOD", default_value = "10s")]
     pub(super) replicate_every: Period,
 
+    /// Embedded cluster: ask who somebody is; off: every user of this machine can do everything in it
+    #[arg(long, env = "DFS_AUTH", value_name = "on|off", default_value = "on", value_parser = on_or_off,
+          action = ArgAction::Set)]
+    pub(super) auth: bool,
+
     /// Stay in the foreground, and log to stderr
     #[arg(short = 'f', long, env = "DFS_FOREGROUND", action = ArgAction::SetTrue,
           value_parser = FalseyValueParser::new())]
@@ -162,4 +167,12 @@ pub(super) struct Flags {
     /// From mount(8): the type of the file system
     #[arg(short = 't', hide = true, value_name = "TYPE")]
     pub(super) fs_type: Option<String>,
+}
+
+fn on_or_off(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("say on or off".to_owned()),
+    }
 }

@@ -53,6 +53,7 @@ fn defaults_are_those_of_the_help() {
         min_copies: 2,
         chunk_size: 8 << 20,
         replicate_every: Duration::from_secs(10),
+        auth: true,
     };
     assert_eq!(embedded(&s), &wanted);
     assert_eq!((s.cache_bytes, s.write_buffer_bytes), (512 << 20, 256 << 20));
@@ -81,7 +82,7 @@ fn allow_root_lets_nobody_else_in() {
 #[test]
 fn every_flag_reaches_its_setting() {
     let s = root(
-        "dfs-mount --data /d --keepers 5 --copies 4 --min-copies 3 --chunk-size 1MiB --replicate-every 2s -f \
+        "dfs-mount --data /d --keepers 5 --copies 4 --min-copies 3 --chunk-size 1MiB --replicate-every 2s --auth off -f \
          --cache-size 1GiB --write-buffer 64MiB --master-timeout 5s --log debug --log-file /l/x.log /m",
     );
     let wanted = EmbeddedSettings {
@@ -91,6 +92,7 @@ fn every_flag_reaches_its_setting() {
         min_copies: 3,
         chunk_size: 1 << 20,
         replicate_every: Duration::from_secs(2),
+        auth: false,
     };
     assert_eq!(embedded(&s), &wanted);
     assert_eq!((s.cache_bytes, s.write_buffer_bytes), (1 << 30, 64 << 20));

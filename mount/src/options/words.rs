@@ -18,6 +18,7 @@ pub const LONG_FLAGS: &[&str] = &[
     "min-copies",
     "chunk-size",
     "replicate-every",
+    "auth",
     "http",
     "log",
     "log-file",

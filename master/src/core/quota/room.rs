@@ -141,7 +141,7 @@ impl State {
     /// By how much a file's blocks grow with so many bytes more.
     fn growth(&self, inode: InodeNo, new: u64) -> u64 {
         let now = match self.inodes.get(&inode).map(|node| &node.body) {
-            Some(Body::File { allocated }) => *allocated,
+            Some(Body::File { allocated, .. }) => *allocated,
             _ => 0,
         };
         blocks(now.saturating_add(new)) - blocks(now)

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dfs_proto::ids::{KeeperId, SessionId};
+use dfs_proto::ids::{InodeNo, KeeperId, SessionId};
 use dfs_proto::pb::{self, keeper_down, mount_down};
 use tokio::sync::mpsc;
 
@@ -14,19 +14,21 @@ const ENROLLED_WITHIN: Duration = Duration::from_millis(500);
 
 impl Engine {
     /// Opens, or takes over, a mount's session. Messages to the mount go to `outbox`, the welcome first.
-    /// The inner error is the core's refusal, to be sent to the mount.
+    /// The inner error is the core's refusal, to be sent to the mount. `root`: the directory that its user is bound to, or the
+    /// cluster's.
     ///
     /// # Errors
     /// [`Stopped`].
     pub async fn connect_mount(
         &self,
         hello: pb::MountHello,
+        root: InodeNo,
         outbox: mpsc::Sender<mount_down::Msg>,
     ) -> Result<Result<Link<SessionId>, pb::Error>, Stopped> {
         let fresh = SessionId(random_id()?);
         self.enroll(if hello.session == 0 { fresh } else { SessionId(hello.session) }).await?;
         self.run(|inner| {
-            let mut applied = inner.apply(Command::MountHello { fresh, hello });
+            let mut applied = inner.apply(Command::MountHello { fresh, root, hello });
             self.shared.quiet.note(&inner.state);
             let answer = applied.effects.iter().position(|e| matches!(e, Effect::MountAnswer(_)));
             let welcome = match answer.map(|at| applied.effects.remove(at)) {

@@ -60,11 +60,21 @@ pub(crate) fn samples() -> Vec<Row> {
         Row::Session(SessionId(5)),
         Row::User("anna".into(), user("$argon2id$v=19$x", [Role::Rw, Role::Ro], false, 300)),
         Row::User("keeper-1".into(), user("", [Role::Keeper, Role::Keeper], true, 0)),
+        Row::User(
+            "bound".into(),
+            UserRow { dir: Some(InodeNo(300)), ..user("h", [Role::Ro, Role::Ro], false, 1) },
+        ),
     ]
 }
 
 fn user(hash: &str, roles: [Role; 2], disabled: bool, generation: u32) -> UserRow {
-    UserRow { password_hash: hash.to_owned(), roles: roles.into_iter().collect(), disabled, generation }
+    UserRow {
+        password_hash: hash.to_owned(),
+        roles: roles.into_iter().collect(),
+        disabled,
+        generation,
+        dir: None,
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -101,9 +111,18 @@ const GOLDEN: &[&str] = &[
     "8 0000000000000102 010001ac0292cabb45",
     "10 000000000000012c 010102ac022f612f6241e4d9b5",
     "11 0000000000000005 01d39b5252",
-    "12 616e6e61 010600ac02246172676f6e32696424763d31392478a4bac7f8",
-    "12 6b65657065722d31 0108010019c96c6d",
+    "12 616e6e61 020600ac0200246172676f6e32696424763d313924784c0936e3",
+    "12 6b65657065722d31 0208010000cf93cf72",
+    "12 626f756e64 02040001ac02687d0f4a39",
 ];
+
+/// As version 1 wrote it: bound to nothing.
+#[test]
+fn a_user_of_the_first_version_is_read() {
+    let value = sealed(Table::User, b"anna", 1, b"\x06\x00\xac\x02$argon2id$v=19$x");
+    assert_eq!(hex(&value), "010600ac02246172676f6e32696424763d31392478a4bac7f8");
+    assert_eq!(decode(Table::User, b"anna", &value), Ok(samples().remove(15)));
+}
 
 /// As version 1 wrote it: without labels and duty.
 #[test]
@@ -269,12 +288,11 @@ fn row() -> impl Strategy<Value = Row> {
             }
         ),
         n().prop_map(|id| Row::Session(SessionId(id))),
-        ("[a-z]{1,9}", ".{0,99}", 0..16u8, any::<bool>(), any::<u32>()).prop_map(
-            |(name, password_hash, roles, disabled, generation)| {
-                let roles = Roles::from_bits(roles).unwrap();
-                Row::User(name.into(), UserRow { password_hash, roles, disabled, generation })
-            }
-        ),
+        ("[a-z]{1,9}", ".{0,99}", 0..16u8, any::<bool>(), any::<u32>(), prop::option::of(1..u64::MAX))
+            .prop_map(|(name, password_hash, roles, disabled, generation, dir)| {
+                let (roles, dir) = (Roles::from_bits(roles).unwrap(), dir.map(InodeNo));
+                Row::User(name.into(), UserRow { password_hash, roles, disabled, generation, dir })
+            }),
     ]
 }
 

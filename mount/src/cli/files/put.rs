@@ -270,7 +270,7 @@ fn read_pieces(mut input: Input, mut at: u64, sender: &mpsc::Sender<Bytes>) -> s
         let mut piece = Vec::new();
         match &mut input {
             Input::File(file) => {
-                piece.resize(PIECE, 0);
+                piece = vec![0; PIECE];
                 let read = read_at(file, &mut piece, at)?;
                 piece.truncate(read);
             }

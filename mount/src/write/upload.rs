@@ -360,9 +360,10 @@ impl Attempt {
     }
 
     /// Gives a transfer's error back when no other keeper, nor the same one later, could do better. One that is
-    /// full is not the only one.
+    /// full is not the only one; and one that was told to forget the chunk, since a session broke, says so before the master does.
     fn may_go_elsewhere(&self, error: &DfsError) -> Result<(), DfsError> {
-        if error.code == ErrorCode::NoSpace && Instant::now() < self.deadline {
+        let passes = matches!(error.code, ErrorCode::NoSpace | ErrorCode::Stale);
+        if passes && Instant::now() < self.deadline {
             return Ok(());
         }
         self.may_go_on(error)

@@ -9,8 +9,19 @@ use super::Caller;
 use super::Fs;
 use super::board::{Board, Job};
 use super::events::Notice;
+use super::known_names::Found;
 use super::removals::Removal;
 use super::trust::{Asked, Ttl};
+
+/// An answer to a look-up that came from here.
+pub struct KnownEntry {
+    /// What the name leads to, if it is there.
+    pub attr: Option<pb::Attr>,
+    /// How long the kernel may believe it.
+    pub ttl: Ttl,
+    /// As of when it counts.
+    pub asked: Asked,
+}
 
 impl Fs {
     /// Notices for the kernel: to be delivered by whoever talks to it.
@@ -82,11 +93,28 @@ impl Fs {
         }
     }
 
-    /// Is it known that there is no such name, so that nobody needs to ask? For how long the kernel may believe that.
-    pub fn known_absent(&self, caller: &Caller, parent: InodeNo, name: &[u8]) -> Option<Duration> {
+    /// What a look-up finds, if nobody needs to be asked, and for how long the kernel may believe it; `None` for the attributes: there is
+    /// no such name.
+    pub fn known_entry(&self, caller: &Caller, parent: InodeNo, name: &[u8]) -> Option<KnownEntry> {
         // Whether a squashed root may look is for the master to say.
-        let asked = (!caller.squashed).then(|| self.complete.lacks(&self.trust, parent, name)).flatten()?;
-        Some(self.trust.entry(asked, parent, name, None).entry)
+        let found = (!caller.squashed).then(|| self.known_names.find(&self.trust, parent, name)).flatten()?;
+        let (asked, attr) = match found {
+            Found::Nothing(asked) => {
+                let ttl = self.may_cache_entry(asked, parent, name, None);
+                return Some(KnownEntry { attr: None, ttl, asked });
+            }
+            Found::Entry(asked, attr) => self.known.newest(&self.trust, asked, attr)?,
+        };
+        if self.is_counted(&attr) && !self.changes_soon(InodeNo(attr.inode)) {
+            let ttl = self.may_cache_entry(asked, parent, name, Some(&attr));
+            return Some(KnownEntry { attr: Some(attr), ttl, asked });
+        }
+        None
+    }
+
+    /// May its count of names be told at once (`removals`)?
+    fn is_counted(&self, attr: &pb::Attr) -> bool {
+        self.removals.is_none() || !self.trust.has_told_more_names(attr)
     }
 
     /// The same for an entry of a list, which may be older than what this mount changed since: then the kernel asks.

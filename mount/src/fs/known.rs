@@ -75,6 +75,20 @@ impl Known {
         }
     }
 
+    /// The attributes that are known of an inode of which `attr` was told, too, asked for at `asked`.
+    pub fn newest(&self, trust: &Trust, asked: Asked, attr: pb::Attr) -> Option<(Asked, pb::Attr)> {
+        let inode = InodeNo(attr.inode);
+        let nodes = lock(&self.nodes);
+        let node = nodes.peek(&inode);
+        if let Some((asked, attr)) = node.and_then(|node| node.attr)
+            && trust.is_attr_right(asked, inode)
+        {
+            return Some((asked, attr));
+        }
+        let atime_is_old = node.and_then(|node| node.atime_since).is_some_and(|since| !asked.is_after(since));
+        (!atime_is_old && trust.is_attr_right(asked, inode)).then_some((asked, attr))
+    }
+
     /// The attributes of an inode, and as of when they count, if they are known.
     pub fn get(&self, trust: &Trust, inode: InodeNo) -> Option<(Asked, pb::Attr)> {
         lock(&self.nodes).peek(&inode)?.attr.filter(|(asked, _)| trust.is_attr_right(*asked, inode))
@@ -152,6 +166,20 @@ mod tests {
         trust.attrs_changed(DIR);
         known.atime_changed(&trust, second, asked, &attr(4));
         assert_eq!(known_nlink(&known, &trust), None, "it was changed since");
+    }
+
+    #[test]
+    fn of_two_that_were_told_the_newest_counts_and_none_that_a_read_made_old() {
+        let (known, trust) = (Known::default(), Trust::new(LONGEST));
+        let newest = |known: &Known, asked| known.newest(&trust, asked, attr(3)).map(|(_, attr)| attr.nlink);
+        let listed = trust.ask();
+        assert_eq!(newest(&known, listed), Some(3));
+        known.changed(&trust, trust.ask(), &attr(4));
+        assert_eq!(newest(&known, listed), Some(4));
+        known.atime_changes(DIR);
+        assert_eq!(newest(&known, listed), None);
+        trust.attrs_changed(DIR);
+        assert_eq!(newest(&Known::default(), listed), None);
     }
 
     #[test]

@@ -12,7 +12,8 @@
 //! - `locks`: locks of programs, against those of other mounts. [`append`]: O_APPEND, together with other mounts.
 //! - `caching`: for how long the kernel may use each answer. [`away`]: what may be shown while the master is away.
 //! - [`removals`]: link counts that are told while names are taken away.
-//! - `known`: attributes that came with replies to changes. `complete`: directories of which all names are known.
+//! - `known`: attributes that came with replies to changes. `known_names`: directories of
+//!   which names are known. `names_ahead`: when they are listed for that.
 //! - [`trust`]: what the kernel was told, and how long it may believe it.
 //! - [`board`]: notices for the kernel, and when the master hears that they were delivered.
 //! - [`events`]: what the master pushes, and what the kernel is told of it.
@@ -33,19 +34,20 @@ pub mod atime;
 pub mod away;
 pub mod board;
 pub mod cached;
-mod caching;
+pub mod caching;
 pub mod caller;
-mod complete;
 mod digest;
 pub mod dir;
 pub mod events;
 pub mod extent_ops;
 pub mod gauges;
 mod known;
+mod known_names;
 mod lacking;
 pub mod lists;
 mod locks;
 mod names;
+mod names_ahead;
 pub mod open_file;
 mod paths;
 mod places;
@@ -73,12 +75,13 @@ use away::Away;
 use board::Board;
 use cached::PageCacheLedger;
 pub use caller::Caller;
-use complete::CompleteDirectories;
 use digest::Digests;
 use dir::{DirHandles, Wanted};
 use known::Known;
+use known_names::KnownNames;
 use lacking::Lacking;
 use lists::Lists;
+use names_ahead::NamesAhead;
 use open_file::{FileHandles, Handle, OpenFiles};
 use paths::Paths;
 use removals::Removals;
@@ -121,7 +124,8 @@ pub struct Fs {
     board: Arc<Board>,
     removals: Removals,
     known: Arc<Known>,
-    complete: CompleteDirectories,
+    known_names: Arc<KnownNames>,
+    names_ahead: Arc<NamesAhead>,
     paths: Paths,
 }
 
@@ -172,7 +176,8 @@ impl Fs {
             handles: FileHandles::default(),
             removals: Removals::default(),
             known,
-            complete: CompleteDirectories::default(),
+            known_names: Arc::default(),
+            names_ahead: Arc::default(),
             paths: Paths::default(),
             dirs: DirHandles::default(),
             ledger,
@@ -220,7 +225,11 @@ impl Fs {
 
     /// The inode that `name` in `parent` leads to.
     pub async fn lookup(&self, caller: Caller, parent: InodeNo, name: &[u8]) -> Result<pb::Attr> {
-        Ok(self.files.adjust(self.seen(caller.client(&self.client).lookup(parent, name)).await?))
+        let found = self.seen(caller.client(&self.client).lookup(parent, name)).await;
+        if !caller.squashed {
+            self.names_ahead.asked(&self.client, &self.trust, &self.known_names, parent);
+        }
+        Ok(self.files.adjust(found?))
     }
 
     /// Where a symbolic link leads.

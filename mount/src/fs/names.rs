@@ -19,24 +19,28 @@ impl Fs {
             match told.iter().find(|attr| attr.inode == directory.0) {
                 Some(attr) => {
                     self.known.changed(&self.trust, asked, attr);
-                    self.complete.heard(&self.trust, asked, *directory);
+                    self.known_names.heard(&self.trust, asked, *directory);
                 }
                 None => self.trust.attrs_changed(*directory),
             }
         }
     }
 
-    /// Does a change of names in these directories, which makes those of `makes`.
+    /// Does a change of names in these directories, of `names`.
     async fn change<T>(
         &self,
         directories: &[InodeNo],
-        makes: &[(InodeNo, &[u8])],
+        names: &[(InodeNo, &[u8])],
         work: impl Future<Output = Result<Changed<T>>>,
     ) -> Result<(Asked, T)> {
         let asked = self.trust.ask();
         let _changing = self.board.begin(directories);
-        makes.iter().for_each(|(directory, name)| self.complete.will_make(*directory, name));
+        let changes =
+            || names.iter().for_each(|(directory, name)| self.known_names.changes(*directory, name));
+        changes();
         let done = work.await;
+        // Once more: a list may have come meanwhile.
+        changes();
         // Whatever came of it.
         let told = done.as_ref().map_or(&[][..], |changed| &changed.directories);
         self.changed_names(asked, directories, told);
@@ -96,7 +100,7 @@ impl Fs {
         let (given, name, uid, gid) = (name, name.to_vec().into(), caller.uid, caller.gid);
         let op = pb::Mkdir { parent: parent.0, name, mode, umask, uid, gid };
         let (asked, attr) = self.make(parent, given, caller.client(&self.client).mkdir(op)).await?;
-        self.complete.made(asked, InodeNo(attr.inode));
+        self.known_names.made(asked, InodeNo(attr.inode));
         Ok(attr)
     }
 
@@ -132,16 +136,18 @@ impl Fs {
 
     /// Takes a name away.
     pub async fn unlink(&self, caller: Caller, parent: InodeNo, name: &[u8]) -> Result<()> {
-        let (asked, gone) =
-            self.change(&[parent], &[], caller.client(&self.client).unlink(parent, name)).await?;
+        let (asked, gone) = self
+            .change(&[parent], &[(parent, name)], caller.client(&self.client).unlink(parent, name))
+            .await?;
         self.changed(asked, &gone);
         Ok(())
     }
 
     /// Takes an empty directory away.
     pub async fn rmdir(&self, caller: Caller, parent: InodeNo, name: &[u8]) -> Result<()> {
-        let (asked, gone) =
-            self.change(&[parent], &[], caller.client(&self.client).rmdir(parent, name)).await?;
+        let (asked, gone) = self
+            .change(&[parent], &[(parent, name)], caller.client(&self.client).rmdir(parent, name))
+            .await?;
         self.changed(asked, &gone);
         Ok(())
     }
@@ -154,10 +160,11 @@ impl Fs {
         if rename.exchange {
             self.trust.moved(from, &rename.name);
         }
-        let new_name = rename.new_name.clone();
+        let (name, new_name) = (rename.name.clone(), rename.new_name.clone());
         let directories = if from == to { &[from][..] } else { &[from, to] };
         let client = caller.client(&self.client);
-        let (asked, gone) = self.change(directories, &[(to, &new_name)], client.rename(rename)).await?;
+        let (asked, gone) =
+            self.change(directories, &[(from, &name), (to, &new_name)], client.rename(rename)).await?;
         self.changed(asked, &gone);
         if let Some(moved) = &gone.moved {
             self.paths.note(InodeNo(moved.inode), to, &new_name);

@@ -17,7 +17,7 @@ use fuser::{
 };
 
 use super::ServeOptions;
-use super::answers::{nothing, open_flags};
+use super::answers::open_flags;
 use super::convert::given;
 use super::greeting::{Greeted, greet};
 use super::lock_requests::{self, LockRequest};
@@ -69,8 +69,8 @@ impl Filesystem for Adapter {
         let (fs, caller, parent_inode, name) =
             (self.fs.clone(), self.caller(request), self.root.inward(parent), name.as_bytes().to_vec());
         let call = self.call(request, FuseOp::Lookup, parent);
-        if let Some(ttl) = fs.known_absent(&caller, parent_inode, &name) {
-            return nothing(reply, ttl.min(self.options.entry_timeout));
+        if let Some(known) = fs.known_entry(&caller, parent_inode, &name) {
+            return self.known_entry(known, reply);
         }
         let asked = name.clone();
         self.entry(call, name, reply, async move { fs.lookup(caller, parent_inode, &asked).await });

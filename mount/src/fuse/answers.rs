@@ -24,6 +24,7 @@ use super::metrics::FuseOp;
 use super::requester::Call;
 use crate::client::lanes::Lane;
 use crate::client::operation;
+use crate::fs::caching::KnownEntry;
 use crate::fs::{Fs, Opened, Seek};
 
 /// Inodes never get the number of an earlier one.
@@ -123,6 +124,15 @@ impl Adapter {
                 Err(error) => reply.error(call.errno(&error)),
             }
         });
+    }
+
+    /// Answers a look-up with what is known here.
+    pub(super) fn known_entry(&self, known: KnownEntry, reply: ReplyEntry) {
+        let entry_ttl = known.ttl.entry.min(self.options.entry_timeout);
+        let Some(attr) = known.attr else { return nothing(reply, entry_ttl) };
+        let attr_ttl = known.ttl.attr.min(self.options.attr_timeout);
+        reply.entry_with_ttls(&attr_ttl, &entry_ttl, &self.root.attr(&attr), GENERATION);
+        self.fs.told_known(InodeNo(attr.inode), known.asked);
     }
 
     /// Answers a request for a file that is made if need be, and opened.

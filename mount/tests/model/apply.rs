@@ -102,8 +102,10 @@ impl Case<'_> {
                 let (dir, name) = (self.pick_dir(dir), name(pick));
                 let naive = self.tree.lookup(dir, &name).map(|id| Answer::Number(self.inode(id).0));
                 let inode = self.inode(dir);
-                let real = match fs.known_absent(&ROOT_CALLER, inode, &name) {
-                    Some(_) => Err(DfsError::new(ErrorCode::NotFound, "known to be absent")),
+                let real = match fs.known_entry(&ROOT_CALLER, inode, &name) {
+                    Some(known) => {
+                        known.attr.ok_or_else(|| DfsError::new(ErrorCode::NotFound, "known to be absent"))
+                    }
                     None => fs.lookup(ROOT_CALLER, inode, &name).await,
                 };
                 (naive, real.map(|attr| Answer::Number(attr.inode)).map_err(|e| errno(&e)))

@@ -116,6 +116,34 @@ fn a_program_that_changes_names_and_files_asks_for_nothing_else() {
     assert_eq!(there.unwrap_err().kind(), std::io::ErrorKind::AlreadyExists);
 }
 
+// SEMANTICS.md: "looked up one after the other".
+#[test]
+fn looking_at_all_files_of_a_directory_one_by_one_asks_for_one_list() {
+    const COUNT: usize = 500;
+    const A_FEW: u64 = 40;
+    let (cluster, a, b) = two();
+    files(&a, COUNT);
+    let file = |n: usize| b.path(format!("d/f{n}"));
+    let stats =
+        requests(&cluster, || (0..COUNT).for_each(|n| assert!(fs::metadata(file(n)).unwrap().is_file())));
+    let moved = requests(&cluster, || {
+        (0..100).for_each(|n| fs::rename(file(n), b.path(format!("d/g{n}"))).unwrap());
+    });
+    println!("{COUNT} files looked at: {stats} requests; 100 renamed: {moved}");
+    assert!(stats <= A_FEW && moved <= 100 + A_FEW);
+    // And yet nothing is missed.
+    assert!(!file(3).exists() && b.path("d/g3").exists());
+    fs::set_permissions(a.path("d/f400"), fs::Permissions::from_mode(0o600)).unwrap();
+    fs::remove_file(a.path("d/f401")).unwrap();
+    fs::write(a.path("d/f402"), "written").unwrap();
+    fs::rename(a.path("d/f403"), a.path("d/f404")).unwrap();
+    File::create(a.path("d/h")).unwrap();
+    assert_eq!(fs::metadata(file(400)).unwrap().mode() & 0o777, 0o600);
+    assert!(!file(401).exists() && !file(403).exists() && b.path("d/h").exists());
+    assert_eq!(fs::metadata(file(402)).unwrap().len(), 7);
+    assert_eq!(fs::metadata(file(404)).unwrap().ino(), fs::metadata(a.path("d/f404")).unwrap().ino());
+}
+
 #[test]
 fn a_file_is_read_from_the_page_cache_after_another_open() {
     const SIZE: usize = 64 << 20;

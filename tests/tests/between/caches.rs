@@ -130,7 +130,8 @@ fn looking_at_all_files_of_a_directory_one_by_one_asks_for_one_list() {
         (0..100).for_each(|n| fs::rename(file(n), b.path(format!("d/g{n}"))).unwrap());
     });
     println!("{COUNT} files looked at: {stats} requests; 100 renamed: {moved}");
-    assert!(stats <= A_FEW && moved <= 100 + A_FEW);
+    // The first mount has to forget each name first: then the directory's attributes do not come with the answer.
+    assert!(stats <= A_FEW && moved <= 2 * 100 + A_FEW);
     // And yet nothing is missed.
     assert!(!file(3).exists() && b.path("d/g3").exists());
     fs::set_permissions(a.path("d/f400"), fs::Permissions::from_mode(0o600)).unwrap();

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::Mutex;
 
 use dfs_proto::ids::InodeNo;
-use dfs_proto::pb;
+use dfs_proto::{MAX_NAME_LEN, pb};
 use lru::LruCache;
 
 use super::trust::{Asked, Trust};
@@ -136,6 +136,10 @@ impl KnownNames {
 
     /// What a look-up of this name finds, if that is known. Whether the attributes are still right is to be seen.
     pub fn find(&self, trust: &Trust, directory: InodeNo, name: &[u8]) -> Option<Found> {
+        if name.len() > MAX_NAME_LEN {
+            // That is another error than that it is not there.
+            return None;
+        }
         let mut inner = lock(&self.inner);
         let of = inner.directories.peek(&directory)?;
         if !trust.are_names_right(of.asked, directory) {
@@ -216,6 +220,7 @@ mod tests {
         trust.names_changed(DIR, true);
         names.heard(&trust, asked, DIR);
         assert!(!lacks(&names, &trust, b"a") && lacks(&names, &trust, b"b"));
+        assert!(!lacks(&names, &trust, &[b'x'; MAX_NAME_LEN + 1]), "no name can be so long");
     }
 
     #[test]

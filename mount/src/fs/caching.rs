@@ -79,10 +79,7 @@ impl Fs {
             counted.then(|| self.lists.attr(&self.trust, inode)).flatten()
         };
         let (asked, attr) = self.known.get(&self.trust, inode).or_else(listed)?;
-        // What is written here and not committed changes them; and who counts names waits (`removals`).
-        let is_told_here =
-            self.changes_soon(inode) || !self.removals.is_none() && self.trust.has_told_more_names(&attr);
-        (!is_told_here).then(|| (attr, self.trust.attr(asked, &attr), asked))
+        self.may_be_told(&attr).then(|| (attr, self.trust.attr(asked, &attr), asked))
     }
 
     /// To be called when the kernel was told known attributes: a change of this mount may have come between, of which it
@@ -105,16 +102,16 @@ impl Fs {
             }
             Found::Entry(asked, attr) => self.known.newest(&self.trust, asked, attr)?,
         };
-        if self.is_counted(&attr) && !self.changes_soon(InodeNo(attr.inode)) {
+        self.may_be_told(&attr).then(|| {
             let ttl = self.may_cache_entry(asked, parent, name, Some(&attr));
-            return Some(KnownEntry { attr: Some(attr), ttl, asked });
-        }
-        None
+            KnownEntry { attr: Some(attr), ttl, asked }
+        })
     }
 
-    /// May its count of names be told at once (`removals`)?
-    fn is_counted(&self, attr: &pb::Attr) -> bool {
-        self.removals.is_none() || !self.trust.has_told_more_names(attr)
+    /// May known attributes be told? What is written here and not committed changes them; and who counts names waits (`removals`).
+    fn may_be_told(&self, attr: &pb::Attr) -> bool {
+        let is_counted = self.removals.is_none() || !self.trust.has_told_more_names(attr);
+        is_counted && !self.changes_soon(InodeNo(attr.inode))
     }
 
     /// The same for an entry of a list, which may be older than what this mount changed since: then the kernel asks.

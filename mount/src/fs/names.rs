@@ -39,11 +39,11 @@ impl Fs {
             || names.iter().for_each(|(directory, name)| self.known_names.changes(*directory, name));
         changes();
         let done = work.await;
-        // Once more: a list may have come meanwhile.
-        changes();
         // Whatever came of it.
         let told = done.as_ref().map_or(&[][..], |changed| &changed.directories);
         self.changed_names(asked, directories, told);
+        // Once more, and last: a list may have come meanwhile, and from now on none does that was asked for before.
+        changes();
         done.map(|changed| (asked, changed.what))
     }
 

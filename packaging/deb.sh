@@ -34,6 +34,8 @@ install -m 0644 systemd/*.service "$root/usr/lib/systemd/system/"
 install -m 0644 etc/*.toml etc/*.example "$root/etc/dfs/"
 install -m 0644 logrotate "$root/etc/logrotate.d/dfs"
 install -m 0644 ../docs/*.md "$root/usr/share/doc/dfs/"
+install -d "$root/usr/share/doc/dfs/grafana"
+install -m 0644 ../docs/grafana/* "$root/usr/share/doc/dfs/grafana/"
 install -m 0644 ../LICENSE-MIT "$root/usr/share/doc/dfs/copyright"
 (cd "$root" && find etc -type f | sed 's,^,/,' | sort) >"$root/DEBIAN/conffiles"
 cat >"$root/DEBIAN/control" <<CONTROL

@@ -153,9 +153,7 @@ fn second_process(settings: &Settings) -> ExitCode {
         // The first process sees the pipe end, and says so.
         return ExitCode::from(FAILED);
     };
-    // Fails only for a process that leads a session already, and then it needs no other.
-    let _ = rustix::process::setsid();
-    // No directory is kept busy. All paths in the settings are absolute.
+    // It gets a session of its own when it is mounted: `Starter::ready`. No directory is kept busy. All paths in the settings are absolute.
     if let Err(error) = std::env::set_current_dir("/") {
         starter.note(&format!("the working directory is kept busy: {error}"));
     }

@@ -3,6 +3,7 @@
 //! - [`scratch`]: a directory for one test, and a watchdog that leaves nothing behind, however the test ends.
 //! - [`process`]: one process of the system under test: started, killed, stopped, continued, restarted.
 //! - [`cluster`]: a master, keepers and mounts, and what the command line says about them.
+//! - [`machine`]: a fresh machine with systemd, to install the package on.
 //! - [`mount`]: one mount in a directory of its own.
 //! - [`netns`]: a network for one test, and cuts in it.
 //! - [`run`]: a command with a deadline, and the form of a one-line error.
@@ -31,6 +32,7 @@ pub mod faults;
 pub mod faulty;
 pub mod film;
 pub mod http;
+pub mod machine;
 pub mod mount;
 pub mod netns;
 pub mod process;
@@ -42,6 +44,7 @@ pub mod trace;
 pub mod wait;
 
 pub use cluster::Cluster;
+pub use machine::Machine;
 pub use mount::Mount;
 pub use netns::Network;
 pub use process::Process;

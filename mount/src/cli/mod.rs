@@ -316,9 +316,9 @@ async fn command(args: &Args) -> Result<(), CliError> {
         Command::Trash(command) => trash::trash(master, command, *json).await,
         Command::Quota(quota) => quota::quota(master, quota, *json).await,
         Command::Login { user, password_file } => {
-            users::login(master, user.as_deref(), password_file.as_deref()).await
+            users::login(master, user.as_deref(), password_file.as_deref(), token_file.as_deref()).await
         }
-        Command::Logout => users::logout(address),
+        Command::Logout => users::logout(address, token_file.as_deref()),
         Command::User(command) => users::user(master, command, *json).await,
         Command::Keeper(command) => users::keeper(master, command, *json).await,
         // Done before.

@@ -111,14 +111,21 @@ fn role(text: &str) -> Result<String, String> {
     text.parse::<Role>().map(|role| role.name().to_owned())
 }
 
-pub(super) async fn login(master: &Master, user: Option<&str>, file: Option<&Path>) -> Result<(), CliError> {
+/// The token goes to `token_file`, where one is named, as for a mount of the machine.
+pub(super) async fn login(
+    master: &Master,
+    user: Option<&str>,
+    file: Option<&Path>,
+    token_file: Option<&Path>,
+) -> Result<(), CliError> {
     let user = match user.map(str::to_owned).or_else(|| std::env::var("USER").ok()) {
         Some(user) if !user.is_empty() => user,
         _ => return Err(CliError::Usage("as whom? name the user: dfs login NAME".to_owned())),
     };
-    let path = login_file(&master.address);
-    let no_home =
-        || CliError::Local("there is no home directory to keep the login in; set XDG_STATE_HOME".to_owned());
+    let path = token_file.map(Path::to_owned).or_else(|| login_file(&master.address));
+    let no_home = || {
+        CliError::Local("there is no home directory to keep the login in; set XDG_STATE_HOME, or name a file with --token-file".to_owned())
+    };
     let path = path.ok_or_else(no_home)?;
     let password = password::read(file, "password", false).await?;
     let reply = auth::login(master, &user, &password).await?;
@@ -129,8 +136,8 @@ pub(super) async fn login(master: &Master, user: Option<&str>, file: Option<&Pat
     output.finish()
 }
 
-pub(super) fn logout(master: &str) -> Result<(), CliError> {
-    let Some(path) = login_file(master) else { return Ok(()) };
+pub(super) fn logout(master: &str, token_file: Option<&Path>) -> Result<(), CliError> {
+    let Some(path) = token_file.map(Path::to_owned).or_else(|| login_file(master)) else { return Ok(()) };
     match std::fs::remove_file(&path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
             Err(CliError::local("removing", &path, &error, "remove it yourself"))

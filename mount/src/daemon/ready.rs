@@ -68,7 +68,11 @@ impl Starter {
         };
     }
 
-    /// The mount is usable. A program that waits is told nothing more after this.
+    /// The mount is usable. A program that waits is told nothing more after this, and what ends its terminal or its process group is
+    /// not meant for us any more.
+    ///
+    /// Not earlier: systemd's automount lets only its own process group through to the mount point until the mount is reported,
+    /// and has everybody else wait for it, who would be ourselves.
     ///
     /// # Errors
     /// When nobody waits any more: the user gave up, and wants no mount.
@@ -76,6 +80,8 @@ impl Starter {
         if self.prefix == Prefix::Name {
             return Ok(());
         }
+        // Fails only for a process that leads a group already, and then it needs no other.
+        let _ = rustix::process::setsid();
         let said = self.line(READY, "");
         self.out = None;
         said

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -138,13 +138,16 @@ impl Master {
         keepers: &[(u64, String)],
         change: impl Fn(&mut pb::Ticket),
     ) -> pb::Grant {
+        // No two are alike, though they are made within a millisecond: each is good for one upload.
+        static MADE: AtomicI64 = AtomicI64::new(0);
+        let made = MADE.fetch_add(1, Ordering::Relaxed);
         let mut ticket = pb::Ticket {
             cluster: CLUSTER.short(),
             chunk,
             op: op as i32,
             keepers: keepers.iter().map(|(id, _)| *id).collect(),
             max_length: CHUNK_SIZE,
-            expires_ms: pb::Time::now().as_millis() + 60_000,
+            expires_ms: pb::Time::now().as_millis() + 60_000 + made,
             nonce: 1000 + chunk,
         };
         change(&mut ticket);

@@ -19,6 +19,7 @@ use super::command::Effect;
 use super::ids::MAX_FOREIGN_ID;
 use super::inventory::Inventory;
 use super::out::Out;
+use super::placement::Spot;
 use super::row::{KeeperRow, RowKey};
 
 /// Between two heartbeats.
@@ -29,6 +30,8 @@ const DELETED_BY_MS: i64 = 10_000;
 /// One keeper.
 pub(super) struct Keeper {
     pub row: KeeperRow,
+    /// Where it is, by the row's host and labels.
+    pub spot: Spot,
     pub key: TicketKey,
     pub alive: bool,
     pub connected: bool,
@@ -58,6 +61,7 @@ impl Keeper {
     /// Known, and away.
     pub fn away(row: KeeperRow, key: TicketKey) -> Keeper {
         Keeper {
+            spot: Spot::of(&row),
             row,
             key,
             alive: false,
@@ -154,6 +158,7 @@ impl State {
         let fresh = || Keeper { pending_bytes, ..Keeper::away(row.clone(), key.clone()) };
         let keeper = self.keepers.entry(id).or_insert_with(fresh);
         if known.as_ref() != Some(&row) {
+            keeper.spot = Spot::of(&row);
             keeper.row = row;
             out.touch(RowKey::Keeper(id));
         }

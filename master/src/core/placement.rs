@@ -9,6 +9,7 @@
 //! choice, because it may be gone in a moment.
 
 use std::cmp::Reverse;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::ids::KeeperId;
@@ -16,6 +17,7 @@ use dfs_proto::label;
 
 use super::State;
 use super::keepers::Keeper;
+use super::row::KeeperRow;
 
 /// A keeper takes no new chunk when it would be left with less than this.
 pub(super) const FREE_RESERVE_BYTES: u64 = 16 << 20;
@@ -27,6 +29,38 @@ pub(super) struct Crowding {
     racks: u32,
     /// Pairs of them that are on one host.
     hosts: u32,
+}
+
+/// Where a keeper is: its rack and its host, as numbers. All keepers are looked at for each copy that is placed, and
+/// to compare names took most of the master's time where there are a thousand. Two names with one number (one pair in 2^64)
+/// would be taken for one place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Spot {
+    rack: u64,
+    host: u64,
+}
+
+impl Spot {
+    pub fn of(row: &KeeperRow) -> Spot {
+        let number = |name: &str| {
+            // Always the same keys: the same commands give the same state.
+            let mut hasher = DefaultHasher::new();
+            name.hash(&mut hasher);
+            hasher.finish()
+        };
+        let rack = row.labels.get(label::RACK).map_or("", String::as_str);
+        Spot { rack: number(rack), host: number(&row.host) }
+    }
+
+    /// What a copy here adds to the crowding of copies there.
+    fn crowds(self, others: &[Spot]) -> Crowding {
+        let mut crowding = Crowding::default();
+        for other in others {
+            crowding.racks += u32::from(other.rack == self.rack);
+            crowding.hosts += u32::from(other.host == self.host);
+        }
+        crowding
+    }
 }
 
 impl Keeper {
@@ -46,10 +80,6 @@ impl Keeper {
         self.is_writable() && self.has_room(length) && !self.row.draining
     }
 
-    fn rack(&self) -> &str {
-        self.row.labels.get(label::RACK).map_or("", String::as_str)
-    }
-
     /// The part of its space that is used, of 2^32.
     pub fn fill(&self) -> u64 {
         let whole = u128::from(self.load.used) + u128::from(self.load.free);
@@ -60,23 +90,16 @@ impl Keeper {
 }
 
 impl State {
-    /// What a copy on this keeper adds to the crowding of copies on those others.
-    fn crowds(&self, keeper: KeeperId, others: &[KeeperId]) -> Crowding {
-        let mut crowding = Crowding::default();
-        let Some(this) = self.keepers.get(&keeper) else { return crowding };
-        for other in others.iter().filter(|other| **other != keeper) {
-            let Some(other) = self.keepers.get(other) else { continue };
-            crowding.racks += u32::from(other.rack() == this.rack());
-            crowding.hosts += u32::from(other.row.host == this.row.host);
-        }
-        crowding
+    fn spots<'a>(&self, keepers: impl IntoIterator<Item = &'a KeeperId>) -> Vec<Spot> {
+        keepers.into_iter().filter_map(|id| self.keepers.get(id)).map(|keeper| keeper.spot).collect()
     }
 
     /// Of all of these together.
     pub(super) fn crowding(&self, keepers: &[KeeperId]) -> Crowding {
+        let spots = self.spots(keepers);
         let mut crowding = Crowding::default();
-        for (at, keeper) in keepers.iter().enumerate() {
-            let more = self.crowds(*keeper, &keepers[..at]);
+        for (at, spot) in spots.iter().enumerate() {
+            let more = spot.crowds(&spots[..at]);
             crowding.racks += more.racks;
             crowding.hosts += more.hosts;
         }
@@ -92,6 +115,7 @@ impl State {
     pub(super) fn place(&mut self, length: u32, want: u32, avoid: &[u64]) -> Result<Vec<KeeperId>, DfsError> {
         let mut chosen: Vec<KeeperId> = Vec::new();
         while chosen.len() < want as usize {
+            let spots = self.spots(&chosen);
             let next = self
                 .keepers
                 .iter()
@@ -100,7 +124,7 @@ impl State {
                     let avoided = avoid.contains(&id.0) || self.troubles.is_shunned(**id);
                     let unwanted = (avoided, keeper.row.in_maintenance());
                     let last = if chosen.is_empty() { keeper.last_primary } else { keeper.last_placed };
-                    (unwanted, self.crowds(**id, &chosen), keeper.pending_bytes, last, **id)
+                    (unwanted, keeper.spot.crowds(&spots), keeper.pending_bytes, last, **id)
                 })
                 .map(|(id, _)| *id);
             let Some(next) = next else { break };
@@ -150,11 +174,12 @@ impl State {
         others: &[KeeperId],
         may: impl Fn(KeeperId, &Keeper) -> bool,
     ) -> Option<KeeperId> {
+        let spots = self.spots(others);
         self.keepers
             .iter()
             .filter(|(id, keeper)| keeper.takes(length) && !others.contains(id) && may(**id, keeper))
             .min_by_key(|(id, keeper)| {
-                let crowds = self.crowds(**id, others);
+                let crowds = keeper.spot.crowds(&spots);
                 let free = keeper.load.free.saturating_sub(keeper.pending_bytes);
                 let shunned = self.troubles.is_shunned(**id);
                 (shunned, keeper.row.in_maintenance(), crowds, keeper.orders_in, Reverse(free), **id)
@@ -170,7 +195,8 @@ impl State {
             .iter()
             .filter_map(|id| self.keepers.get(id).map(|keeper| (*id, keeper)))
             .max_by_key(|(id, keeper)| {
-                (keeper.row.draining, self.crowds(*id, &staying), keeper.fill(), Reverse(*id))
+                let others = self.spots(staying.iter().filter(|other| *other != id));
+                (keeper.row.draining, keeper.spot.crowds(&others), keeper.fill(), Reverse(*id))
             })
             .map(|(id, _)| id)
     }

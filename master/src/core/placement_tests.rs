@@ -17,7 +17,8 @@ fn kit(domains: &[(&str, &str)]) -> Kit {
 fn racks(kit: &Kit, chunk: ChunkId) -> Vec<String> {
     let holders = kit.state.chunks.get(chunk).unwrap().keepers.iter();
     let live = holders.filter(|id| kit.state.is_alive(**id));
-    let mut racks: Vec<String> = live.map(|id| kit.state.keepers[id].rack().to_owned()).collect();
+    let rack = |id| kit.state.keepers[id].row.labels.get("rack").cloned().unwrap_or_default();
+    let mut racks: Vec<String> = live.map(rack).collect();
     racks.sort();
     racks
 }

@@ -13,6 +13,7 @@
 
 mod connect;
 mod counted;
+mod deliver;
 pub(crate) mod quiet;
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -29,6 +30,7 @@ use quiet::{Quiet, has_to_be_stored};
 
 use super::clock::Clock;
 use super::committer::commit_thread;
+use super::deletions::Deletions;
 use super::group::{self, Admitted, GroupCommit};
 use super::outbox::{ConnectionNo, Outboxes};
 use crate::core::operator::{Operation, OperatorReply};
@@ -96,6 +98,7 @@ pub(super) struct Inner {
     waiting: Waiting,
     mounts: Outboxes<SessionId, mount_down::Msg>,
     keepers: Outboxes<KeeperId, keeper_down::Msg>,
+    deletions: Deletions,
     connections: u64,
     /// Those who wait for a snapshot of the store.
     pub(super) snapshots: Vec<SnapshotSender>,
@@ -125,6 +128,7 @@ impl Engine {
             waiting: Waiting::default(),
             mounts: Outboxes::default(),
             keepers: Outboxes::default(),
+            deletions: Deletions::default(),
             connections: 0,
             snapshots: Vec::new(),
             trouble: None,
@@ -403,28 +407,6 @@ impl Inner {
     fn next_connection(&mut self) -> ConnectionNo {
         self.connections += 1;
         ConnectionNo(self.connections)
-    }
-
-    pub(super) fn deliver(&mut self, effects: Vec<Effect>) {
-        for effect in effects {
-            match effect {
-                Effect::ToMount(session, welcome @ mount_down::Msg::Welcome(_)) => {
-                    self.mounts.welcome(session, welcome);
-                }
-                Effect::ToMount(session, message) => self.mounts.send(session, message),
-                Effect::CloseMount(session) => {
-                    tracing::warn!(%session, "this mount does not say that it forgot what others changed; its stream is closed, so that it trusts nothing");
-                    self.mounts.close(session);
-                }
-                Effect::ToKeeper(keeper, welcome @ keeper_down::Msg::Welcome(_)) => {
-                    self.keepers.welcome(keeper, welcome);
-                }
-                Effect::ToKeeper(keeper, message) => self.keepers.send(keeper, message),
-                Effect::MountAnswer(_) | Effect::KeeperAnswer(_) | Effect::OperatorAnswer(_) => {
-                    tracing::error!("the core answered a hello that nobody sent; the answer is dropped");
-                }
-            }
-        }
     }
 }
 

@@ -3,6 +3,7 @@
 //! - [`Clock`]: the time that commands are applied at; it never goes back.
 //! - `group`: the group commit: which effects may leave when.
 //! - `outbox`: the connections, and the bounded queue of what is to be sent on each.
+//! - `deletions`: orders to delete, which wait for the next message to their keeper.
 //! - `ticker`: lets time pass.
 //! - [`Engine`]: the state and the above under one lock. `committer`: the thread that commits.
 //!
@@ -14,6 +15,7 @@
 
 mod clock;
 mod committer;
+mod deletions;
 mod engine;
 pub(crate) mod group;
 mod outbox;

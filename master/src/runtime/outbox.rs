@@ -67,6 +67,11 @@ impl<K: Copy + Eq + Hash + Debug + Display, M> Outboxes<K, M> {
         self.peers.get(&peer).is_some_and(|outbox| outbox.connection == connection && outbox.open.is_some())
     }
 
+    /// Whether what is sent to `peer` reaches it, or waits for its welcome.
+    pub fn is_connected(&self, peer: K) -> bool {
+        self.peers.get(&peer).is_some_and(|outbox| outbox.open.is_some())
+    }
+
     /// Forgets `connection`. False: another has taken over, and the peer is not gone.
     pub fn disconnect(&mut self, peer: K, connection: ConnectionNo) -> bool {
         let ours = self.peers.get(&peer).is_some_and(|outbox| outbox.connection == connection);

@@ -46,7 +46,7 @@ use dfs_proto::pb;
 use tokio::sync::{mpsc, oneshot};
 
 pub use calls::Changed;
-use data::KeeperPool;
+use data::{Buffers, KeeperPool};
 use lanes::{Lane, Lanes};
 use session::Shared;
 use tls::Tls;
@@ -186,6 +186,7 @@ struct Inner {
     shared: Arc<Shared>,
     lanes: Lanes,
     /// A connection belongs to the runtime that it was made on.
+    blocks: Arc<Buffers>,
     control_keepers: KeeperPool,
     bytes_keepers: KeeperPool,
     /// How long the master's answers were waited for.
@@ -218,10 +219,11 @@ impl Client {
     ) -> Result<(Client, mpsc::Receiver<Event>), DfsError> {
         let (events, receiver) = mpsc::channel(EVENT_QUEUE);
         let shared = session::begin(config, events).await?;
-        let to_keepers = || KeeperPool::with_tls(shared.to_keepers());
+        let blocks = Arc::new(Buffers::of_blocks());
+        let to_keepers = || KeeperPool::with(shared.to_keepers(), blocks.clone());
         let (control_keepers, bytes_keepers) = (to_keepers(), to_keepers());
         let master_calls = Histogram::default();
-        let inner = Arc::new(Inner { shared, lanes, control_keepers, bytes_keepers, master_calls });
+        let inner = Arc::new(Inner { shared, lanes, blocks, control_keepers, bytes_keepers, master_calls });
         Ok((Client { inner, caller: None }, receiver))
     }
 
@@ -279,6 +281,11 @@ impl Client {
             Lane::Control => &self.inner.control_keepers,
             Lane::Bytes => &self.inner.bytes_keepers,
         }
+    }
+
+    /// What blocks of chunks are read into: for those that nobody needs any more.
+    pub fn block_buffers(&self) -> &Arc<Buffers> {
+        &self.inner.blocks
     }
 
     /// How long the master's answers were waited for.

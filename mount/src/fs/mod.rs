@@ -68,7 +68,7 @@ use dfs_proto::ids::InodeNo;
 use dfs_proto::{MAX_FILE_SIZE, pb};
 
 use crate::client::Client;
-use crate::read::{LayoutAhead, Readers};
+use crate::read::{LayoutAhead, ReadStream, Readers};
 use crate::write::{Writers, too_large};
 use atime::{AtimeOptions, Atimes};
 use away::Away;
@@ -431,9 +431,11 @@ impl Fs {
             // It changed since, or may have, when the file was not known to be open.
             file.changed_elsewhere();
         }
-        let handle = self.handles.insert(Handle::new(file, read_only, no_atime));
         let appends = !read_only && flags & libc::O_APPEND != 0;
         let changes_elsewhere = read_only && self.ledger.changes_elsewhere(InodeNo(attr.inode));
+        let is_cached = !changes_elsewhere && flags & libc::O_DIRECT == 0;
+        let stream = if is_cached { ReadStream::new() } else { ReadStream::uncached() };
+        let handle = self.handles.insert(Handle::new(file, stream, read_only, no_atime));
         Opened { handle, keep_cache, read_only, appends, changes_elsewhere }
     }
 

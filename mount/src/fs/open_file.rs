@@ -352,11 +352,11 @@ pub struct Handle {
 
 impl Handle {
     /// A new one.
-    pub fn new(file: Arc<OpenFile>, read_only: bool, no_atime: bool) -> Handle {
+    pub fn new(file: Arc<OpenFile>, stream: ReadStream, read_only: bool, no_atime: bool) -> Handle {
         Handle {
             writer: file.writer.handle(),
             file,
-            stream: ReadStream::new(),
+            stream,
             read_only,
             no_atime,
             appended: AtomicBool::new(false),

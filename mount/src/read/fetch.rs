@@ -27,10 +27,11 @@ use super::flights::{Flights, Outcome, Seat};
 use super::latency::{HEDGE_CAP, Latency};
 use super::layout::Source;
 use super::lock;
-use super::parts::Buffers;
+use super::parts::read_buffers;
 use super::planner::{DataPiece, RANGE_BLOCKS};
 use super::suspects::Suspects;
 use crate::client::Client;
+use crate::client::data::Buffers;
 use crate::client::lanes::Lane;
 use crate::client::operation;
 
@@ -86,9 +87,9 @@ struct Ended {
 impl Fetcher {
     pub(super) fn new(client: Client, cache_bytes: u64) -> Self {
         Self {
+            cache: BlockCache::new(cache_bytes, client.block_buffers().clone()),
             client,
-            cache: BlockCache::new(cache_bytes),
-            buffers: Arc::default(),
+            buffers: read_buffers(),
             hedges: Counter::default(),
             retries: Counter::default(),
             sums: SumsCache::new(),

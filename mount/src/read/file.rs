@@ -68,6 +68,14 @@ pub struct Content {
     pub attr: pb::Attr,
 }
 
+/// How a reader reads.
+#[derive(Clone, Copy)]
+struct Manner {
+    in_sequence: bool,
+    /// It will not ask for the same bytes again.
+    once: bool,
+}
+
 /// Why a read failed: only what the keepers did may be cured by a new layout.
 enum Failure {
     Layout(DfsError),
@@ -114,7 +122,8 @@ impl FileReader {
     /// 30 s, and what the master refuses the layout with (`Stale`, ...).
     pub async fn read(&self, stream: &ReadStream, offset: u64, length: usize) -> Result<Content, DfsError> {
         let in_sequence = self.prefetcher.note(stream, &self.shared, offset, length as u64);
-        let read = self.shared.read(offset, length, in_sequence);
+        let manner = Manner { in_sequence, once: in_sequence && stream.reads_once };
+        let read = self.shared.read(offset, length, manner);
         // The master alone may take so long for the layout.
         let deadline = READ_DEADLINE.max(self.shared.fetcher.client.op_timeout());
         tokio::time::timeout(deadline, read).await.unwrap_or_else(|_| {
@@ -142,13 +151,15 @@ impl FileReader {
             at = stop;
         }
         let mut parts = Parts::new(length, &self.shared.fetcher.buffers);
-        for piece in pieces {
+        for piece in &pieces {
             match piece {
-                Piece::Hole { length } => parts.add_hole(length),
-                Piece::Data(piece) => parts.add(&piece, &self.shared.fetcher.cached(&piece)?),
+                Piece::Hole { length } => parts.add_hole(*length),
+                Piece::Data(piece) => parts.add(piece, &self.shared.fetcher.cached(piece)?),
             }
         }
-        self.prefetcher.note(stream, &self.shared, offset, length as u64);
+        if self.prefetcher.note(stream, &self.shared, offset, length as u64) && stream.reads_once {
+            self.shared.pass(&pieces);
+        }
         Some(parts.finish())
     }
 
@@ -285,16 +296,11 @@ impl Shared {
         page
     }
 
-    async fn read(
-        self: &Arc<Self>,
-        offset: u64,
-        length: usize,
-        in_sequence: bool,
-    ) -> Result<Content, DfsError> {
+    async fn read(self: &Arc<Self>, offset: u64, length: usize, manner: Manner) -> Result<Content, DfsError> {
         let began = Instant::now();
         let (mut asked_again, mut gone) = (false, Vec::new());
         loop {
-            let error = match self.assemble(offset, length, in_sequence).await {
+            let error = match self.assemble(offset, length, manner).await {
                 Ok(content) => return Ok(content),
                 Err(Failure::Layout(error)) => return Err(error),
                 // The older page is not kept any more. It ends: each time a newer content was seen.
@@ -333,7 +339,7 @@ impl Shared {
         self: &Arc<Self>,
         offset: u64,
         length: usize,
-        in_sequence: bool,
+        manner: Manner,
     ) -> Result<Content, Failure> {
         let too_far = || Failure::Layout(DfsError::new(ErrorCode::Invalid, "a read beyond the largest file"));
         let wanted_end =
@@ -367,9 +373,21 @@ impl Shared {
         // No longer than `length`.
         let mut parts = Parts::new((end - offset) as usize, &self.fetcher.buffers);
         for group in pieces.chunks(RANGES_AT_ONCE) {
-            self.add_group(group, &mut parts, in_sequence).await?;
+            self.add_group(group, &mut parts, manner.in_sequence).await?;
+        }
+        if manner.once {
+            self.pass(pieces.iter().map(|(piece, _)| piece));
         }
         Ok(Content { bytes: parts.finish(), attr })
+    }
+
+    /// Whoever read these pieces keeps them, or needs them no more.
+    fn pass<'a>(&self, pieces: impl IntoIterator<Item = &'a Piece>) {
+        for piece in pieces {
+            if let Piece::Data(piece) = piece {
+                self.fetcher.cache.pass(piece.chunk, piece.blocks_ended());
+            }
+        }
     }
 
     /// Begins all fetches of the group, then takes them in order.

@@ -44,11 +44,11 @@ pub use ahead::LayoutAhead;
 pub use cache::CacheCounters;
 use fetch::Fetcher;
 pub use file::{Content, FileReader};
-pub use parts::Buffers;
 use prefetch::Prefetcher;
 pub use prefetch::ReadStream;
 
 use crate::client::Client;
+use crate::client::data::Buffers;
 use crate::lock::lock;
 
 /// All files being read by this process, and what they share: the cache, the fetches under way, and what is

@@ -50,6 +50,12 @@ impl DataPiece {
         let block = BLOCK_SIZE as u32;
         self.offset / block..(self.offset + self.length).div_ceil(block)
     }
+
+    /// Those of them whose last byte is in the piece.
+    pub fn blocks_ended(&self) -> std::ops::Range<u32> {
+        let block = BLOCK_SIZE as u32;
+        self.offset / block..(self.offset + self.length) / block
+    }
 }
 
 /// Which of `copies` live copies is asked first for a range.
@@ -179,7 +185,11 @@ mod tests {
     fn blocks_of_a_piece() {
         let piece = DataPiece { chunk: ChunkId(1), offset: 65_535, length: 2, first_copy: 0 };
         assert_eq!(piece.blocks(), 0..2);
+        assert_eq!(piece.blocks_ended(), 0..1);
         let piece = DataPiece { chunk: ChunkId(1), offset: 65_536, length: 65_536, first_copy: 0 };
         assert_eq!(piece.blocks(), 1..2);
+        assert_eq!(piece.blocks_ended(), 1..2);
+        let piece = DataPiece { chunk: ChunkId(1), offset: 10, length: 100, first_copy: 0 };
+        assert!(piece.blocks_ended().is_empty());
     }
 }

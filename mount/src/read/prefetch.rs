@@ -89,14 +89,26 @@ struct Stream {
 /// The prefetch of one open handle.
 pub struct ReadStream {
     stream: Arc<Stream>,
+    /// Whoever reads keeps what he got, or reads it once.
+    pub(super) reads_once: bool,
 }
 
 impl ReadStream {
-    /// That has read nothing.
+    /// That has read nothing. What is read through it in sequence is kept by who reads it, or is not read again.
     pub fn new() -> Self {
+        Self::reading(true)
+    }
+
+    /// That has read nothing. What is read through it may be read again: it is not in the page cache.
+    pub fn uncached() -> Self {
+        Self::reading(false)
+    }
+
+    fn reading(once: bool) -> Self {
         let window = Mutex::default();
         let places = Arc::new(Semaphore::new(PER_STREAM));
-        Self { stream: Arc::new(Stream { window, epoch: AtomicU64::new(0), places }) }
+        let stream = Arc::new(Stream { window, epoch: AtomicU64::new(0), places });
+        Self { stream, reads_once: once }
     }
 }
 

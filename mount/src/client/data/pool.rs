@@ -1,7 +1,7 @@
 //! The idle connections to keepers.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dfs_observe::metrics::Histogram;
@@ -11,6 +11,7 @@ use dfs_tls::Connector;
 use rustix::net::sockopt;
 use tokio::net::TcpStream;
 
+use super::buffers::Buffers;
 use super::stream::Stream;
 use super::wire::TransferError;
 
@@ -40,11 +41,12 @@ fn set_up(stream: &TcpStream) -> std::io::Result<()> {
 }
 
 /// Connections to keepers, by address.
-#[derive(Default)]
 pub struct KeeperPool {
     /// For keepers whose ports speak TLS.
     tls: Option<Connector>,
     idle: Mutex<HashMap<String, Vec<Idle>>>,
+    /// For the blocks that are read.
+    pub(super) blocks: Arc<Buffers>,
     /// How long transfers took, whatever their end.
     pub(super) reads: Histogram,
     pub(super) stores: Histogram,
@@ -58,20 +60,27 @@ pub(super) struct Connection {
     address: String,
 }
 
+impl Default for KeeperPool {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl KeeperPool {
-    /// With no connection yet.
+    /// With no connection yet, and blocks of its own.
     pub fn new() -> Self {
-        Self::default()
+        Self::with(None, Arc::new(Buffers::of_blocks()))
+    }
+
+    /// With no connection yet: for a cluster whose connections may be encrypted. Blocks are read into `blocks`.
+    pub fn with(tls: Option<Connector>, blocks: Arc<Buffers>) -> Self {
+        let (reads, stores) = Default::default();
+        Self { tls, idle: Mutex::default(), blocks, reads, stores }
     }
 
     /// How long reads of ranges took, and how long chunks took to be stored.
     pub fn took(&self) -> [&Histogram; 2] {
         [&self.reads, &self.stores]
-    }
-
-    /// The same, for a cluster whose connections may be encrypted.
-    pub fn with_tls(tls: Option<Connector>) -> Self {
-        Self { tls, ..Self::default() }
     }
 
     fn idle(&self) -> MutexGuard<'_, HashMap<String, Vec<Idle>>> {

@@ -8,10 +8,23 @@ use dfs_tls::tokio_rustls::client::TlsStream;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use super::low_water;
+
 /// See the module.
 pub(super) enum Stream {
     Plain(TcpStream),
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Stream {
+    /// Whoever waits to read is woken when so many bytes are there, or at the end of the stream. At first it is one.
+    /// Where it is encrypted, it stays that: the kernel counts other bytes than who reads. False: so it does here.
+    pub(super) fn wake_at(&self, bytes: usize) -> bool {
+        match self {
+            Stream::Plain(stream) => low_water::set(stream, bytes).is_ok(),
+            Stream::Tls(_) => false,
+        }
+    }
 }
 
 /// Does the same with whichever it is.

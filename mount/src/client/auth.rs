@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use dfs_proto::error::DfsError;
+use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::pb;
 use dfs_proto::secret::Secret;
 
@@ -14,6 +14,21 @@ use super::tokens::Tokens;
 
 /// For each call: a hash takes a while on a machine that is busy.
 const WITHIN: Duration = Duration::from_secs(30);
+
+/// Hears the master before anything secret is said: a call that says nothing and shows nobody. The first call of a connection
+/// goes out before the other side has said a word, so it must not be the one with the password.
+///
+/// # Errors
+/// `Access`: it speaks TLS, and we do not; `Unavailable`, `TimedOut`: it is no master, or not there.
+pub async fn hear(master: &Master) -> Result<(), DfsError> {
+    let nobody = Master { tokens: Arc::new(Tokens::none()), ..master.clone() };
+    let mut client = connect(&nobody).await?;
+    match channel::within(&master.address, WITHIN, client.list_users(pb::ListUsersRequest {})).await {
+        // A master that asks who one is has answered; so has one with auth off.
+        Err(error) if error.code == ErrorCode::Unauthenticated => Ok(()),
+        answer => answer.map(|_| ()),
+    }
+}
 
 /// A token for whoever knows the password.
 ///

@@ -3,12 +3,13 @@
 //! Covers: every call of the .proto files without a token, with an expired, a forged, another cluster's, a revoked one and with
 //! each lesser role is refused, and with the right role is not; a mount of the role ro cannot write, by the master's word; a token
 //! that is revoked or expires stops a live mount with EACCES, and a login brings it back; a mount renews its token by itself; keepers
-//! join with join tokens alone; failed logins are slowed down; nothing secret is in a log, the audit log or a command line.
+//! join with join tokens alone; a drain that waits outlives its login; failed logins are slowed down; nothing secret is in a log, the audit log or a command line.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use dfs_master::auth::rules::{RULES, Rule};
@@ -18,6 +19,7 @@ use dfs_proto::pb::auth_service_client::AuthServiceClient;
 use dfs_proto::secret::Secret;
 use dfs_proto::token::{Role, TokenKey, unchecked_claims};
 use dfs_proto::token_file;
+use dfs_tests::process::binary;
 use dfs_tests::wait::secs;
 use dfs_tests::{Cluster, Mount, wait_for, wait_until};
 use rustix::io::Errno;
@@ -242,6 +244,34 @@ fn stops(mount: &Mount, within: Duration) {
         refused(fs::write(mount.path("new"), "x"), Errno::ACCESS);
     }
     println!("stopped after {:?}", begun.elapsed());
+}
+
+#[test]
+fn a_drain_that_waits_outlives_its_login() {
+    let cluster = cluster(2, &["--token-lifetime", "4s"]);
+    add_user(&cluster, "anna", "admin");
+    let file = cluster.scratch.path("anna");
+    login_to(&cluster, "anna", &file);
+    let local = cluster.scratch.path("local");
+    fs::write(&local, "bytes").unwrap();
+    let words = ["--master", cluster.address(), "--token-file", file.to_str().unwrap()];
+    let dfs = |args: &[&str]| {
+        let mut command = Command::new(binary("dfs"));
+        command.args(words).args(args).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+    };
+    assert!(dfs(&["put", local.to_str().unwrap(), "/f"]).status().unwrap().success());
+    // Both keepers are to have a copy, so it waits until somebody cancels it.
+    let mut drain = dfs(&["drain", "1"]).spawn().unwrap();
+    let expires = || unchecked_claims(token_file::read(&file).unwrap().expose()).unwrap().expires_s;
+    let first = expires();
+    wait_until(secs(60), "the token is renewed twice", || {
+        assert_eq!(drain.try_wait().unwrap(), None, "the drain ended");
+        expires() > first + 6
+    });
+    assert!(dfs(&["drain", "1", "--cancel"]).status().unwrap().success());
+    let ended = drain.wait_with_output().unwrap();
+    assert!(String::from_utf8_lossy(&ended.stderr).contains("somebody else cancelled it"), "{ended:?}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use dfs_proto::units::Period;
 use super::CliError;
 use super::output::{Cell, Output, Rows, human, printable};
 use super::progress::Line;
-use crate::client::{Master, admin};
+use crate::client::{Master, admin, renew};
 
 /// How often a drain that is waited for is looked at.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -146,6 +146,8 @@ async fn wait_drained(master: &Master, keeper: pb::KeeperRow) -> Result<pb::Keep
                 )));
             }
         }
+        // It may take days, and a login is good for minutes.
+        renew::if_due(master).await;
         let found = admin::keepers(master).await?.into_iter().find(|keeper| keeper.keeper == id);
         now = match found.filter(|keeper| keeper.draining) {
             Some(keeper) => keeper,

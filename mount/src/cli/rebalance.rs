@@ -9,7 +9,7 @@ use super::CliError;
 use super::keepers::LOOK_EVERY;
 use super::output::{Output, human};
 use super::progress::Line;
-use crate::client::{Master, admin};
+use crate::client::{Master, admin, renew};
 
 #[derive(Subcommand, Debug)]
 pub(super) enum Rebalance {
@@ -83,6 +83,7 @@ async fn wait_for_end(master: &Master, begun: pb::RebalanceStatus) -> Result<pb:
                 return Err(CliError::Local(message.to_owned()));
             }
         }
+        renew::if_due(master).await;
         status = admin::rebalance(master, Action::Status).await?;
     }
     line.end();

@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::output::{Cell, Rows, human};
 use super::progress::{Progress, Tally};
 use super::{CliError, interrupted};
-use crate::client::{Master, admin};
+use crate::client::{Master, admin, renew};
 
 /// How often the keepers' rows are asked for.
 const POLL_EVERY: Duration = Duration::from_millis(500);
@@ -65,6 +65,7 @@ async fn watch(
     let (mut last, mut stalled) = (BTreeMap::new(), 0);
     loop {
         tokio::time::sleep(POLL_EVERY).await;
+        renew::if_due(master).await;
         let mut states = BTreeMap::new();
         for row in admin::keepers(master).await? {
             if started.keepers.contains(&row.keeper) {

@@ -7,6 +7,7 @@
 //! | `chunks/00` .. `chunks/ff` | chunk files (store/) |
 //! | `tmp/` | chunks that are being received; emptied at start |
 //! | `quarantine/` | chunk files that did not verify |
+//! | `journal-0`, `journal-1` | small chunks that were to be synced at once (store/journal.rs) |
 //! | `SCRUB` | how far the scrub is (scrub.rs) |
 //!
 //! What must hold: a directory that holds chunks has an identity, for chunk ids mean nothing outside

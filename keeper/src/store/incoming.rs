@@ -14,7 +14,7 @@ use dfs_proto::pb;
 use crate::identity::FILE_MODE;
 use crate::store::error::StoreError;
 use crate::store::format::{ChunkHeader, HEADER_LEN};
-use crate::store::index::Entry;
+use crate::store::index::{Entry, Stability};
 use crate::store::{ChunkStore, chunk_path};
 
 /// One chunk that is being received.
@@ -97,7 +97,8 @@ impl Incoming {
         let header = ChunkHeader { chunk: self.chunk, length: self.length, sums };
         let written = self.store.dir.files().write_all_at(&self.file, &header.encode(), 0);
         written.map_err(|source| self.failed("write its header", source))?;
-        self.placed = self.place(Entry { length: self.length as u32, checksum, synced: false })?;
+        self.placed =
+            self.place(Entry { length: self.length as u32, checksum, stability: Stability::Volatile })?;
         Ok(pb::ChunkInfo { chunk: self.chunk.0, length: self.length as u32, checksum })
     }
 

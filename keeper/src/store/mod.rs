@@ -5,7 +5,8 @@
 //! - [`index`]: what is here, in memory.
 //! - [`doomed`]: what the master has had deleted.
 //! - [`stock`]: what is here, for the master.
-//! - [`sync`]: to stable storage, in groups.
+//! - [`sync`]: to stable storage, in groups ([`group_sync`]).
+//! - [`journal`]: small chunks that somebody waits for; [`replay`]: what a start makes of it.
 //! - [`quarantine`]: files that did not verify.
 //! - [`disk`]: free space, and disks that take no writes.
 //! - [`error`]: what can go wrong.
@@ -18,9 +19,12 @@ pub(crate) mod disk;
 mod doomed;
 pub(crate) mod error;
 pub(crate) mod format;
+mod group_sync;
 mod incoming;
 mod index;
+mod journal;
 mod quarantine;
+mod replay;
 mod stock;
 mod sync;
 
@@ -45,14 +49,18 @@ use crate::store::doomed::Doomed;
 use crate::store::error::StoreError;
 use crate::store::format::{ChunkHeader, FORMAT, HEADER_LEN, HeaderError};
 pub(crate) use crate::store::incoming::Incoming;
-use crate::store::index::{Entry, Index};
+use crate::store::index::{Entry, Index, Stability};
+use crate::store::journal::Journal;
 use crate::store::quarantine::Quarantine;
 use crate::store::stock::Arrivals;
 use crate::store::sync::DirSyncs;
+pub(crate) use crate::store::sync::SyncReport;
 
 /// Where a chunk's data begins in its file.
 pub(crate) const DATA_AT: u64 = HEADER_LEN as u64;
 
+/// Of each half of the journal, in bytes: more small chunks than are synced in a second.
+const JOURNAL_SIZE: u64 = 16 * 1024 * 1024;
 /// Blocks that are read at once when a chunk is read to be checked.
 const CHECK_BLOCKS: usize = 4;
 
@@ -66,6 +74,7 @@ pub(crate) struct ChunkStore {
     index: Mutex<Index>,
     pub(crate) disk: Disk,
     dir_syncs: DirSyncs,
+    journal: Journal,
     /// Could not be synced when the disk was read-only.
     unsure: Mutex<BTreeSet<ChunkId>>,
     quarantine: Quarantine,
@@ -103,7 +112,7 @@ fn chunk_path(root: &Path, chunk: ChunkId) -> PathBuf {
 }
 
 impl ChunkStore {
-    /// Opens the store in a locked data directory: makes what is missing, empties `tmp/`, and lists
+    /// Opens the store in a locked data directory: makes what is missing, empties `tmp/`, replays the journal, and lists
     /// the chunks from their headers. Returns the store and the chunks that did not verify.
     ///
     /// # Errors
@@ -112,12 +121,15 @@ impl ChunkStore {
         make_directories(&dir)?;
         empty_temp(&dir)?;
         let quarantine = Quarantine::load(&dir)?;
+        let found = journal::read(dir.path(), JOURNAL_SIZE).map_err(|e| dir.failed("read its journal", e))?;
+        let journal = Journal::begin(dir.path(), JOURNAL_SIZE, &found);
         let disk = Disk::new(dir.path(), reserve).map_err(|e| dir.failed("ask for its free space", e))?;
         let store = ChunkStore {
             dir,
             index: Mutex::default(),
             disk,
             dir_syncs: DirSyncs::new(),
+            journal,
             unsure: Mutex::default(),
             quarantine,
             doomed: Doomed::default(),
@@ -126,6 +138,7 @@ impl ChunkStore {
             chunks: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
         };
+        let replayed = store.replay(&found.records);
         let mut bad = Vec::new();
         for shard in 0..=255u8 {
             store.load_shard(shard, &mut bad)?;
@@ -133,7 +146,18 @@ impl ChunkStore {
         // What a crash of the process left in the page cache may not be on the disk yet.
         match store.sync_file_system() {
             Ok(()) => store.index().mark_all_synced(),
-            Err(error) => tracing::warn!(%error, "the chunks found at start could not be synced"),
+            Err(error) => {
+                tracing::warn!(%error, "the chunks found at start could not be synced");
+                store.journal.leave_alone();
+            }
+        }
+        match replayed {
+            Ok(0) => {}
+            Ok(chunks) => tracing::info!(chunks, "chunks were made again from the journal"),
+            Err(error) => {
+                tracing::error!(%error, "chunks cannot be made again from the journal, and are not served; they stay in it for the next start");
+                store.journal.leave_alone();
+            }
         }
         Ok((Arc::new(store), bad))
     }
@@ -150,7 +174,8 @@ impl ChunkStore {
             match self.read_header(chunk, 0..0) {
                 Ok(ChunkFile { header, .. }) => {
                     let length = header.length as u32;
-                    let entry = Entry { length, checksum: header.sums.checksum(), synced: false };
+                    let entry =
+                        Entry { length, checksum: header.sums.checksum(), stability: Stability::Volatile };
                     self.enter(&mut self.index(), chunk, entry);
                 }
                 Err(Unreadable::Bad(HeaderError::Format(found), _)) if found > FORMAT => {

@@ -208,5 +208,6 @@ async fn with_tls_the_deadlines_are_the_same() {
     tokio::time::sleep(4 * deadlines().reading).await;
     let mut all = Vec::new();
     let ended = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut all)).await.unwrap();
-    assert!(ended.is_err() || all.len() < 64 << 20, "{} bytes, {ended:?}", all.len());
+    // However it ended: it was not all sent.
+    assert!(all.len() < 64 << 20, "{} bytes, {ended:?}", all.len());
 }

@@ -21,7 +21,7 @@ fn hello_bound(kit: &mut Kit, root: InodeNo, open: &[InodeNo], locks: Vec<pb::Fi
         ..pb::MountHello::default()
     };
     kit.sent.clear();
-    kit.apply(Command::MountHello { fresh: SessionId(1), root, hello });
+    kit.apply(Command::MountHello { fresh: SessionId(1), root, ids: Default::default(), hello });
     let welcome = kit.sent.iter().find_map(|effect| match effect {
         Effect::MountAnswer(mount_down::Msg::Welcome(welcome)) => Some(welcome.clone()),
         _ => None,
@@ -512,9 +512,9 @@ fn a_user_is_bound_to_a_directory_and_not_to_a_path() {
     kit.hello(SESSION, &[]);
     assert_eq!(kit.state.user("anna").unwrap().dir, Some(x));
     let admin =
-        UserChange::Grant { roles: Some([Role::Admin].into_iter().collect()), disabled: None, dir: None };
+        UserChange::Grant { roles: Some([Role::Admin].into_iter().collect()), disabled: None, dir: None, ids: None };
     assert_eq!(change(kit, admin), Err(ErrorCode::Invalid));
-    let disable = UserChange::Grant { roles: None, disabled: Some(true), dir: None };
+    let disable = UserChange::Grant { roles: None, disabled: Some(true), dir: None, ids: None };
     assert_eq!(change(kit, disable), Ok(Some(x)), "it stays");
     assert_eq!(change(kit, grant("")), Ok(None));
     assert_eq!(change(kit, grant("/x/d")), Ok(Some(world.d)));

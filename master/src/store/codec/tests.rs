@@ -1,6 +1,7 @@
 //! Golden bytes, round trips and hostile bytes.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use dfs_proto::token::Role;
 use proptest::prelude::*;
@@ -64,6 +65,8 @@ pub(crate) fn samples() -> Vec<Row> {
             "bound".into(),
             UserRow { dir: Some(InodeNo(300)), ..user("h", [Role::Ro, Role::Ro], false, 1) },
         ),
+        Row::User("mapped".into(), with_ids(IdMap::All(Owner { uid: 300, gid: 5 }))),
+        Row::User("ranges".into(), with_ids(ids_of_ranges([IdRange { from: 0, to: 300, count: 2 }], []))),
     ]
 }
 
@@ -73,8 +76,32 @@ fn user(hash: &str, roles: [Role; 2], disabled: bool, generation: u32) -> UserRo
         roles: roles.into_iter().collect(),
         disabled,
         generation,
-        dir: None,
+        ..UserRow::default()
     }
+}
+
+fn with_ids(ids: IdMap) -> UserRow {
+    UserRow { ids: Arc::new(ids), ..user("h", [Role::Ro, Role::Ro], false, 1) }
+}
+
+fn ids_of_ranges<const N: usize, const M: usize>(uids: [IdRange; N], gids: [IdRange; M]) -> IdMap {
+    let ranges = |ranges: &[IdRange]| IdRanges::new(ranges.to_vec()).unwrap();
+    IdMap::Ranges { uids: ranges(&uids), gids: ranges(&gids) }
+}
+
+fn any_ids() -> impl Strategy<Value = IdMap> {
+    let owner = || any::<(u32, u32)>().prop_map(|(uid, gid)| Owner { uid, gid });
+    let ranges = || {
+        let range = |(from, to, count)| IdRange { from, to, count };
+        prop::collection::vec((0..99u32, 0..99u32, 1..9u32).prop_map(range), 0..4)
+            .prop_filter_map("refused", |ranges| IdRanges::new(ranges).ok())
+    };
+    prop_oneof![
+        Just(IdMap::None),
+        owner().prop_map(IdMap::Root),
+        owner().prop_map(IdMap::All),
+        (ranges(), ranges()).prop_map(|(uids, gids)| IdMap::Ranges { uids, gids }),
+    ]
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -288,10 +315,10 @@ fn row() -> impl Strategy<Value = Row> {
             }
         ),
         n().prop_map(|id| Row::Session(SessionId(id))),
-        ("[a-z]{1,9}", ".{0,99}", 0..16u8, any::<bool>(), any::<u32>(), prop::option::of(1..u64::MAX))
-            .prop_map(|(name, password_hash, roles, disabled, generation, dir)| {
+        ("[a-z]{1,9}", ".{0,99}", 0..16u8, any::<bool>(), any::<u32>(), prop::option::of(1..u64::MAX), any_ids())
+            .prop_map(|(name, password_hash, roles, disabled, generation, dir, ids)| {
                 let (roles, dir) = (Roles::from_bits(roles).unwrap(), dir.map(InodeNo));
-                Row::User(name.into(), UserRow { password_hash, roles, disabled, generation, dir })
+                Row::User(name.into(), UserRow { password_hash, roles, disabled, generation, dir, ids: Arc::new(ids) })
             }),
     ]
 }

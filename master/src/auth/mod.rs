@@ -74,9 +74,10 @@ impl From<Refusal> for Status {
             Refusal::NoToken | Refusal::Token(_) | Refusal::Gone(_) | Refusal::Revoked(_) => {
                 Status::unauthenticated(message)
             }
-            Refusal::NotAllowed { .. } | Refusal::NoDirectory(_) | Refusal::Rebound(_) | Refusal::Remapped(_) => {
-                Status::permission_denied(message)
-            }
+            Refusal::NotAllowed { .. }
+            | Refusal::NoDirectory(_)
+            | Refusal::Rebound(_)
+            | Refusal::Remapped(_) => Status::permission_denied(message),
             Refusal::Unknown(_) => Status::unimplemented(message),
             Refusal::Stopping => Status::unavailable(message),
         }

@@ -65,11 +65,17 @@ impl IdRanges {
     /// `Invalid`: says which range does not fit.
     pub fn new(mut ranges: Vec<IdRange>) -> Res<IdRanges> {
         if ranges.len() > MAX_RANGES {
-            return fail(ErrorCode::Invalid, format!("there are at most {MAX_RANGES} ranges of ids; give fewer"));
+            return fail(
+                ErrorCode::Invalid,
+                format!("there are at most {MAX_RANGES} ranges of ids; give fewer"),
+            );
         }
         let too_far = |first: u32, count: u32| u64::from(first) + u64::from(count) > NO_ID;
-        if let Some(bad) = ranges.iter().find(|r| r.count == 0 || too_far(r.from, r.count) || too_far(r.to, r.count)) {
-            let message = format!("range {bad} has no ids, or goes past the last one, {}; give another", NO_ID - 1);
+        if let Some(bad) =
+            ranges.iter().find(|r| r.count == 0 || too_far(r.from, r.count) || too_far(r.to, r.count))
+        {
+            let message =
+                format!("range {bad} has no ids, or goes past the last one, {}; give another", NO_ID - 1);
             return fail(ErrorCode::Invalid, message);
         }
         for start in [|range: &IdRange| range.to, |range: &IdRange| range.from] {

@@ -38,7 +38,10 @@ fn ranges_that_overlap_on_either_side_are_refused() {
 #[test]
 fn root_alone_is_somebody_else_with_his_group() {
     let map = IdMap::Root(Owner { uid: 1000, gid: 2000 });
-    assert_eq!(map.caller(&caller(0, 0, &[0, 4])), pb::Caller { check: true, ..caller(1000, 2000, &[2000, 4]) });
+    assert_eq!(
+        map.caller(&caller(0, 0, &[0, 4])),
+        pb::Caller { check: true, ..caller(1000, 2000, &[2000, 4]) }
+    );
     assert_eq!(map.caller(&caller(7, 0, &[])), pb::Caller { check: true, ..caller(7, 2000, &[]) });
     assert_eq!((map.uid_out(0), map.uid_out(1000), map.gid_out(7)), (0, 1000, 7));
     assert!(!map.reaches_uid(0) && !map.reaches_gid(0) && map.reaches_uid(1) && map.reaches_gid(2000));
@@ -63,9 +66,14 @@ fn who_is_in_no_range_is_nobody() {
     assert_eq!(map.caller(&caller(0, 0, &[])), pb::Caller { check: true, ..caller(NOBODY, NOBODY, &[]) });
     assert_eq!((map.uid_in(999), map.uid_in(1010), map.listed_gid_in(102)), (None, None, None));
     assert_eq!((map.uid_out(5009), map.uid_out(5010), map.gid_out(0)), (1009, NOBODY, NOBODY));
-    assert!(map.reaches_uid(5000) && map.reaches_uid(NOBODY) && !map.reaches_uid(1000) && !map.reaches_uid(0));
+    assert!(
+        map.reaches_uid(5000) && map.reaches_uid(NOBODY) && !map.reaches_uid(1000) && !map.reaches_uid(0)
+    );
     let users_alone = mapped(&[(0, 5000, 1)], &[]);
-    assert_eq!((users_alone.uid_in(0), users_alone.gid_in(0), users_alone.gid_out(7)), (Some(5000), Some(0), 7));
+    assert_eq!(
+        (users_alone.uid_in(0), users_alone.gid_in(0), users_alone.gid_out(7)),
+        (Some(5000), Some(0), 7)
+    );
 }
 
 #[test]
@@ -83,8 +91,11 @@ fn a_map_is_of_one_kind() {
     ] {
         assert_eq!(IdMap::from_wire(&bad).unwrap_err().code, ErrorCode::Invalid, "{bad:?}");
     }
-    let good =
-        [pb::IdMap { root: one(), ..none() }, pb::IdMap { all: one(), ..none() }, pb::IdMap { gids: range(), ..none() }];
+    let good = [
+        pb::IdMap { root: one(), ..none() },
+        pb::IdMap { all: one(), ..none() },
+        pb::IdMap { gids: range(), ..none() },
+    ];
     for wire in good {
         assert_eq!(IdMap::from_wire(&wire).unwrap().to_wire(), Some(wire));
     }

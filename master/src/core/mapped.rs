@@ -167,7 +167,9 @@ impl State {
     /// # Errors
     /// `Access`, `Permission`, `Invalid`.
     pub(super) fn map_in(&mut self, by: SessionId, request: &mut pb::MountRequest, out: &mut Out) -> Res<()> {
-        let Some(session) = self.sessions.get(&by).filter(|session| !session.ids.is_none()) else { return Ok(()) };
+        let Some(session) = self.sessions.get(&by).filter(|session| !session.ids.is_none()) else {
+            return Ok(());
+        };
         let map = session.ids.clone();
         let Some(op) = &mut request.op else { return Ok(()) };
         let named = request.caller.take();
@@ -188,7 +190,14 @@ impl State {
     }
 
     /// Did the session open the file for that, or could somebody of the map?
-    fn need_file(&mut self, by: SessionId, map: &IdMap, inode: InodeNo, access: u32, out: &mut Out) -> Res<()> {
+    fn need_file(
+        &mut self,
+        by: SessionId,
+        map: &IdMap,
+        inode: InodeNo,
+        access: u32,
+        out: &mut Out,
+    ) -> Res<()> {
         if self.sessions.get(&by).is_some_and(|session| session.was_granted(inode, access)) {
             return Ok(());
         }
@@ -216,7 +225,11 @@ impl State {
             return Ok(true);
         }
         if let Some(one) = map.everybody() {
-            return self.may(Who::from(&pb::Caller { uid: one.uid, gid: one.gid, ..pb::Caller::default() }), inode, access);
+            return self.may(
+                Who::from(&pb::Caller { uid: one.uid, gid: one.gid, ..pb::Caller::default() }),
+                inode,
+                access,
+            );
         }
         let in_group = |gid: Option<u32>| map.reaches_gid(gid.unwrap_or(node.gid));
         if let Some(list) = self.acl_of(inode, acl::ACCESS) {
@@ -228,7 +241,9 @@ impl State {
 
     /// What a request that was checked has opened stays so.
     pub(super) fn note_grant(&mut self, by: SessionId, op: &Op, reply: &Reply) {
-        let Some(session) = self.sessions.get_mut(&by).filter(|session| !session.ids.is_none()) else { return };
+        let Some(session) = self.sessions.get_mut(&by).filter(|session| !session.ids.is_none()) else {
+            return;
+        };
         let (inode, access) = match (op, reply) {
             (Op::Open(op), _) => (op.inode, op.access),
             (Op::Create(_), Reply::Attr(attr)) => (attr.inode, READ | WRITE),
@@ -287,7 +302,8 @@ fn map_ids(map: &IdMap, who: Option<&pb::Caller>, op: &mut Op) -> Res<()> {
 }
 
 fn unknown(what: &str, id: u32) -> DfsError {
-    let message = format!("{what} {id} is in no range of ids that this login has at the cluster; name another");
+    let message =
+        format!("{what} {id} is in no range of ids that this login has at the cluster; name another");
     DfsError::new(ErrorCode::Invalid, message)
 }
 

@@ -89,7 +89,8 @@ impl World {
 
     fn shown(&mut self, inode: InodeNo) -> pb::Attr {
         let reply = self.kit.call_by(MAPPED, None, Op::Getattr(pb::Getattr { inode: inode.0 })).unwrap();
-        let mut message = mount_down::Msg::Reply(pb::MountReply { result: Some(reply), ..Default::default() });
+        let mut message =
+            mount_down::Msg::Reply(pb::MountReply { result: Some(reply), ..Default::default() });
         super::super::bound::outward(&mut message, ROOT, &self.map);
         let mount_down::Msg::Reply(pb::MountReply { result: Some(reply), .. }) = message else { panic!() };
         Kit::attr_of(&reply)
@@ -131,9 +132,16 @@ fn create(name: &'static str) -> Op {
 }
 
 fn list_for(uid: u32) -> Op {
-    let value = bytes_of(&[(1, 6, u32::MAX), (2, 4, uid), (4, 0, u32::MAX), (16, 4, u32::MAX), (32, 0, u32::MAX)]);
+    let value =
+        bytes_of(&[(1, 6, u32::MAX), (2, 4, uid), (4, 0, u32::MAX), (16, 4, u32::MAX), (32, 0, u32::MAX)]);
     let name = acl::ACCESS.to_vec().into();
-    Op::Setxattr(pb::Setxattr { inode: 0, name, value: value.into(), create_only: false, replace_only: false })
+    Op::Setxattr(pb::Setxattr {
+        inode: 0,
+        name,
+        value: value.into(),
+        create_only: false,
+        replace_only: false,
+    })
 }
 
 fn set_list(inode: InodeNo, uid: u32) -> Op {
@@ -156,7 +164,10 @@ fn what_is_made_belongs_to_whom_the_map_says() {
     assert_eq!(world.made(5, create("by 5")), (5, 5));
     let (parent, name) = (1, |name: &'static str| name.into());
     let (mode, uid, gid, umask) = (0o700, 0, 0, 0);
-    assert_eq!(world.made(0, Op::Mkdir(pb::Mkdir { parent, name: name("d"), mode, uid, gid, umask })), (1000, 2000));
+    assert_eq!(
+        world.made(0, Op::Mkdir(pb::Mkdir { parent, name: name("d"), mode, uid, gid, umask })),
+        (1000, 2000)
+    );
     let node = pb::Mknod { parent, name: name("n"), mode: 0o100_600, uid, gid, rdev: 0, umask };
     assert_eq!(world.made(0, Op::Mknod(node)), (1000, 2000));
     let link = pb::Symlink { parent, name: name("l"), target: "x".into(), uid, gid };
@@ -202,17 +213,33 @@ fn a_session_reads_and_writes_what_it_opened_or_somebody_of_its_map_may() {
         Op::CopyRange(pb::CopyRange { source: source.0, target: target.0, length: 5, ..Default::default() })
     };
     for uid in [None, Some(0), Some(OWNER.0)] {
-        for op in [layout(secret), alloc(secret), cut(secret), alloc(readable), copy(readable, secret), copy(secret, readable)] {
+        for op in [
+            layout(secret),
+            alloc(secret),
+            cut(secret),
+            alloc(readable),
+            copy(readable, secret),
+            copy(secret, readable),
+        ] {
             assert!(world.code(uid, op.clone()).is_some(), "{uid:?} {op:?}");
         }
-        let hole = pb::Fallocate { inode: readable.0, length: 5, make_hole: true, keep_size: true, ..Default::default() };
+        let hole = pb::Fallocate {
+            inode: readable.0,
+            length: 5,
+            make_hole: true,
+            keep_size: true,
+            ..Default::default()
+        };
         assert_eq!(world.code(uid, Op::Fallocate(hole)), DENIED);
         let digest = pb::SetDigest { inode: readable.0, content_version: 0, md5: vec![0; 16].into() };
         assert_eq!(world.code(uid, Op::SetDigest(digest)), DENIED);
         assert_eq!(world.code(uid, Op::Locate(pb::Locate { inode: secret.0, offset: 0, length: 1 })), DENIED);
         assert_eq!(world.code(uid, Op::TouchAtime(pb::TouchAtime { inode: secret.0, always: true })), DENIED);
         assert_eq!(world.code(uid, Op::GetLock(pb::GetLock { lock: Some(lock(secret)) })), DENIED);
-        assert_eq!(world.code(uid, Op::SetLock(pb::SetLock { lock: Some(lock(secret)), wait: false })), DENIED);
+        assert_eq!(
+            world.code(uid, Op::SetLock(pb::SetLock { lock: Some(lock(secret)), wait: false })),
+            DENIED
+        );
     }
     assert_eq!(world.code(None, layout(readable)), None, "before the open is answered");
     // What was open when its owner took the permission away.
@@ -233,7 +260,8 @@ fn a_session_reads_and_writes_what_it_opened_or_somebody_of_its_map_may() {
 #[test]
 fn what_is_made_unwritable_is_written_by_who_made_it() {
     let mut world = World::new(all_are(5, 6));
-    let unwritable = Op::Create(pb::Create { parent: 1, name: "f".into(), mode: 0o444, ..Default::default() });
+    let unwritable =
+        Op::Create(pb::Create { parent: 1, name: "f".into(), mode: 0o444, ..Default::default() });
     let made = InodeNo(Kit::attr_of(&world.ask(Some(0), unwritable).unwrap()).inode);
     assert_eq!(world.code(None, alloc(made)), None);
     // Somebody takes it, and it is still open.

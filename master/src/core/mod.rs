@@ -258,7 +258,9 @@ impl State {
         let mut out = Out::new(now);
         match command {
             Command::Enroll(session) => self.enroll(session, &mut out),
-            Command::MountHello { fresh, root, ids, hello } => self.mount_hello(fresh, (root, ids), hello, &mut out),
+            Command::MountHello { fresh, root, ids, hello } => {
+                self.mount_hello(fresh, (root, ids), hello, &mut out)
+            }
             Command::Mount { session, request } => self.mount_request(session, request, &mut out),
             Command::MountAcks { session, seqs } => self.mount_acks(session, &seqs, &mut out),
             Command::MountGone { session, clean } => self.mount_gone(session, clean, &mut out),

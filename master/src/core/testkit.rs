@@ -225,7 +225,12 @@ impl Kit {
             held_locks: Vec::new(),
         };
         self.apply(Command::Enroll(session));
-        self.apply(Command::MountHello { fresh: SessionId(1), root: InodeNo::ROOT, ids: Default::default(), hello });
+        self.apply(Command::MountHello {
+            fresh: SessionId(1),
+            root: InodeNo::ROOT,
+            ids: Default::default(),
+            hello,
+        });
     }
 
     pub fn gone(&mut self, session: SessionId) {
@@ -284,13 +289,7 @@ impl Kit {
     ) -> Result<Reply, DfsError> {
         let id = self.next_request;
         self.next_request += 1;
-        let request = pb::MountRequest {
-            id,
-            caller,
-            op: Some(op),
-            answered_below: id,
-            ..Default::default()
-        };
+        let request = pb::MountRequest { id, caller, op: Some(op), answered_below: id, ..Default::default() };
         self.apply(Command::Mount { session, request });
         match self.reply_to(id) {
             Some(Reply::Error(error)) => Err(DfsError::from_wire(error)),

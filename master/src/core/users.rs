@@ -250,7 +250,13 @@ mod tests {
 
     fn user(roles: &[Role]) -> UserRow {
         let roles = roles.iter().copied().collect();
-        UserRow { password_hash: "hash".to_owned(), roles, disabled: false, generation: 1, ..UserRow::default() }
+        UserRow {
+            password_hash: "hash".to_owned(),
+            roles,
+            disabled: false,
+            generation: 1,
+            ..UserRow::default()
+        }
     }
 
     fn grant(roles: &[Role], disabled: bool) -> UserChange {

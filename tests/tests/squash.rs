@@ -284,6 +284,8 @@ fn a_mount_goes_by_the_map_as_it_is_now() {
     let mut open =
         fs::OpenOptions::new().read(true).write(true).create_new(true).open(dir.join("open")).unwrap();
     open.write_all(b"before").unwrap();
+    // Whoever starts a process closes it there, which waits for what is under way.
+    open.sync_all().unwrap();
     cluster.master.kill();
     cluster.restart_master();
     open.write_all(b" and after").unwrap();

@@ -146,3 +146,22 @@ pub fn altered(bytes: &Bytes, at: usize) -> Bytes {
     bytes[at] ^= 1;
     bytes.into()
 }
+
+/// The ticket with one field changed, each in its turn.
+pub fn altered_in_each_field(ticket: &Bytes) -> Vec<(&'static str, Bytes)> {
+    let good = pb::Ticket::decode(&ticket[..]).unwrap();
+    let write = good.op() == pb::TicketOp::Write;
+    // A new field makes this fail to compile: it has to be in the list below.
+    let pb::Ticket { cluster, chunk, op: _, keepers, max_length, expires_ms, nonce } = good.clone();
+    let other_op = if write { pb::TicketOp::Read } else { pb::TicketOp::Write } as i32;
+    let all = [
+        ("cluster", pb::Ticket { cluster: cluster ^ 1, ..good.clone() }),
+        ("chunk", pb::Ticket { chunk: chunk + 1, ..good.clone() }),
+        ("op", pb::Ticket { op: other_op, ..good.clone() }),
+        ("keepers", pb::Ticket { keepers: [&keepers[..], &[99]].concat(), ..good.clone() }),
+        ("max_length", pb::Ticket { max_length: max_length + 1, ..good.clone() }),
+        ("expires_ms", pb::Ticket { expires_ms: expires_ms + 1, ..good.clone() }),
+        ("nonce", pb::Ticket { nonce: nonce ^ 1, ..good.clone() }),
+    ];
+    all.map(|(field, ticket)| (field, ticket.encode_to_vec().into())).into()
+}

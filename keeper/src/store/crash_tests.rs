@@ -102,10 +102,10 @@ fn work(recorder: &Arc<Recorder<Claim>>, root: &Path) {
     store.delete_doomed(many[0]).unwrap();
     upload(&store, ChunkId(0x20_004));
     // Files that were longer, shorter and as long, for chunks that are synced alone, and together.
-    for n in 1..=4 {
-        recorder.say(Claim::Going(many[n]));
-        store.doom(many[n]);
-        store.delete_doomed(many[n]).unwrap();
+    for &chunk in &many[1..=4] {
+        recorder.say(Claim::Going(chunk));
+        store.doom(chunk);
+        store.delete_doomed(chunk).unwrap();
     }
     let last: Vec<ChunkId> = (1..=4).map(|n| ChunkId(0x30_000 + 0x101 * n)).collect();
     last.iter().for_each(|&chunk| upload(&store, chunk));

@@ -100,7 +100,7 @@ impl<'a> Build<'a> {
         }
         let sums = summer.finish().encoded().clone();
         let info = incoming.commit(sums).map_err(|error| DfsError::from(&error))?;
-        match self.node.store.sync(&[chunk]).failed.into_iter().next() {
+        match self.node.sync(&[chunk]).failed.into_iter().next() {
             None => Ok(info),
             Some((_, error)) => Err(DfsError::from(&error)),
         }

@@ -22,8 +22,8 @@ use crate::pace::Pace;
 use crate::peers::Peers;
 use crate::queue::Stop;
 use crate::scrub::Scrub;
-use crate::store::ChunkStore;
 use crate::store::error::StoreError;
+use crate::store::{ChunkStore, SyncReport};
 use crate::syncer::SyncQueue;
 use crate::used::UsedTickets;
 
@@ -152,6 +152,15 @@ impl Node {
     /// Waits until background work may go on with so many bytes. `urgent`: without regard to clients.
     pub fn spend(&self, bytes: usize, urgent: bool) {
         self.pace.spend(bytes, urgent, &self.load, &self.stop);
+    }
+
+    /// Brings chunks to stable storage, for somebody who waits.
+    pub fn sync(&self, chunks: &[ChunkId]) -> SyncReport {
+        let report = self.store.sync(chunks);
+        if report.journaled {
+            self.syncs.settle_soon();
+        }
+        report
     }
 
     /// A welcome came.

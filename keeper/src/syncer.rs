@@ -1,5 +1,5 @@
 //! Group sync: one thread brings stored chunks to stable storage, many at once, within a second or
-//! when the master asks, and tells the master.
+//! when the master asks, and tells the master. What is in the journal it brings to its place with them.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -20,8 +20,9 @@ const NOTICE_PATIENCE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Default)]
 struct State {
-    /// Stored, not urgent, since then.
+    /// Stored, not urgent.
     waiting: Vec<ChunkId>,
+    /// When a batch of those was first wanted.
     since: Option<Instant>,
     /// The master wants these now.
     asked: Vec<ChunkId>,
@@ -50,6 +51,15 @@ impl SyncQueue {
         } else {
             tracing::warn!(%chunk, "too many chunks wait to be synced; this one is synced when the master asks");
         }
+        self.begin(state);
+    }
+
+    /// Chunks are in the journal alone: a batch is wanted soon, whatever is in it.
+    pub fn settle_soon(&self) {
+        self.begin(self.lock());
+    }
+
+    fn begin(&self, mut state: MutexGuard<'_, State>) {
         // Else it waits for the end of the time of those before already.
         if state.since.is_none() {
             state.since = Some(Instant::now());
@@ -120,7 +130,7 @@ pub(crate) fn run(node: &Node) {
 /// One that is not here any more was deleted, or whoever found it bad has said so: only the master's question is answered
 /// once more. What could not be synced because the disk is read-only is tried again.
 fn sync(node: &Node, batch: &[ChunkId], asked: bool, patience: Duration) {
-    let report = node.store.sync(batch);
+    let report = if asked { node.sync(batch) } else { node.store.settle(batch) };
     for (chunk, error) in &report.failed {
         match error {
             StoreError::ReadOnly(_) => node.syncs.add(*chunk),

@@ -197,7 +197,7 @@ fn settle(
 }
 
 fn sync(node: &Node, chunk: ChunkId) -> Result<bool, DfsError> {
-    match node.store.sync(&[chunk]).failed.into_iter().next() {
+    match node.sync(&[chunk]).failed.into_iter().next() {
         None => Ok(true),
         Some((_, error)) => {
             node.report_bad(chunk, &error);

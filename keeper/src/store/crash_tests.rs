@@ -4,13 +4,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dfs_proto::block_sum::BlockSums;
 use dfs_proto::ids::{ChunkId, ClusterId, KeeperId};
 
 use super::ChunkStore;
 use super::tests::{read, scratch};
-use crate::files::Files;
 use crate::files::crash::{Forgotten, Op, Recorder, Unsynced};
 use crate::identity::{DataDir, Identity};
 
@@ -45,12 +45,21 @@ fn sync(store: &ChunkStore, recorder: &Recorder<Claim>, chunks: &[ChunkId]) {
     report.synced.into_iter().for_each(|chunk| recorder.say(Claim::Synced(chunk)));
 }
 
-/// The first start, and then uploads, copies and builds (to the store they are the same), syncs alone and together,
-/// deletions, a quarantine, a chunk that comes again, and an upload that ends half-way.
+fn settle(store: &ChunkStore, recorder: &Recorder<Claim>, chunks: &[ChunkId]) {
+    let report = store.settle(chunks);
+    assert!(report.failed.is_empty(), "{report:?}");
+    report.synced.into_iter().for_each(|chunk| recorder.say(Claim::Synced(chunk)));
+}
+
+/// The first start, and then uploads, copies and builds (to the store they are the same), syncs alone and together, the journal turned and settled,
+/// a restart, deletions, a quarantine, a chunk that comes again, and an upload that ends half-way.
 fn work(recorder: &Arc<Recorder<Claim>>, root: &Path) {
-    let files: Arc<dyn Files> = recorder.clone();
-    let dir = DataDir::open_through(&root.join("data/keeper"), files).unwrap();
-    let (store, _) = ChunkStore::open(dir, Some(0)).unwrap();
+    let open = || {
+        let dir = DataDir::open_through(&root.join("data/keeper"), recorder.clone()).unwrap();
+        // Files of deleted chunks are written again at once.
+        ChunkStore::open_with(dir, Some(0), Duration::ZERO).unwrap().0
+    };
+    let mut store = open();
     store.dir().set_identity(IDENTITY).unwrap();
     recorder.say(Claim::Joined);
     let few: Vec<ChunkId> = (1..=6).map(|n| ChunkId(0x100 * n + n % 2)).collect();
@@ -69,6 +78,22 @@ fn work(recorder: &Arc<Recorder<Claim>>, root: &Path) {
         upload(&store, bad);
     }
     sync(&store, recorder, &few[1..]);
+    settle(&store, recorder, &few[1..]);
+    // The journal is in its other half, and comes back to the first.
+    for round in 0..3u64 {
+        let next: Vec<ChunkId> = (0..3).map(|n| ChunkId(0x5_0000 + 0x100 * round + 5 * n)).collect();
+        next.iter().for_each(|&chunk| upload(&store, chunk));
+        sync(&store, recorder, &next[..2]);
+        recorder.say(Claim::Going(next[0]));
+        store.doom(next[0]);
+        store.delete_doomed(next[0]).unwrap();
+        sync(&store, recorder, &next[1..]);
+        if round == 1 {
+            drop(store);
+            store = open();
+        }
+        settle(&store, recorder, &next[1..]);
+    }
     let many: Vec<ChunkId> = (1..=33).map(|n| ChunkId(0x10_000 + 5 * n)).collect();
     many.iter().for_each(|&chunk| upload(&store, chunk));
     sync(&store, recorder, &many);
@@ -76,6 +101,16 @@ fn work(recorder: &Arc<Recorder<Claim>>, root: &Path) {
     store.doom(many[0]);
     store.delete_doomed(many[0]).unwrap();
     upload(&store, ChunkId(0x20_004));
+    // Files that were longer, shorter and as long, for chunks that are synced alone, and together.
+    for &chunk in &many[1..=4] {
+        recorder.say(Claim::Going(chunk));
+        store.doom(chunk);
+        store.delete_doomed(chunk).unwrap();
+    }
+    let last: Vec<ChunkId> = (1..=4).map(|n| ChunkId(0x30_000 + 0x101 * n)).collect();
+    last.iter().for_each(|&chunk| upload(&store, chunk));
+    sync(&store, recorder, &last[..2]);
+    settle(&store, recorder, &last[2..]);
 }
 
 /// What was said before the power went.

@@ -1,9 +1,20 @@
-//! What is in the store, in memory: chunk -> length, checksum, and whether it is on stable storage.
+//! What is in the store, in memory: chunk -> length, checksum, and how stable it is.
 
 use std::collections::HashMap;
 
 use dfs_proto::ids::ChunkId;
 use dfs_proto::pb;
+
+/// What a power cut leaves of a chunk, the least first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) enum Stability {
+    /// Perhaps nothing.
+    Volatile,
+    /// A record in the journal, of which the next start makes the file again.
+    Journaled,
+    /// Its file and the name of that.
+    Synced,
+}
 
 /// One chunk file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -12,8 +23,8 @@ pub(crate) struct Entry {
     pub length: u32,
     /// Over its block checksums, as the master records it.
     pub checksum: u32,
-    /// The file and its name are on stable storage.
-    pub synced: bool,
+    /// Does it last?
+    pub stability: Stability,
 }
 
 /// All chunk files.
@@ -40,14 +51,15 @@ impl Index {
         gone
     }
 
-    pub fn mark_synced(&mut self, chunk: ChunkId) {
+    /// It is this stable at least.
+    pub fn mark(&mut self, chunk: ChunkId, stability: Stability) {
         if let Some(entry) = self.chunks.get_mut(&chunk) {
-            entry.synced = true;
+            entry.stability = entry.stability.max(stability);
         }
     }
 
     pub fn mark_all_synced(&mut self) {
-        self.chunks.values_mut().for_each(|entry| entry.synced = true);
+        self.chunks.values_mut().for_each(|entry| entry.stability = Stability::Synced);
     }
 
     pub fn len(&self) -> usize {
@@ -87,7 +99,7 @@ mod tests {
     #[test]
     fn bytes_follow_what_is_there() {
         let mut index = Index::default();
-        let entry = |length| Entry { length, checksum: 1, synced: false };
+        let entry = |length| Entry { length, checksum: 1, stability: Stability::Volatile };
         index.insert(ChunkId(1), entry(10));
         index.insert(ChunkId(2), entry(5));
         index.insert(ChunkId(1), entry(7));

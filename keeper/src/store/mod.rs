@@ -5,22 +5,28 @@
 //! - [`index`]: what is here, in memory.
 //! - [`doomed`]: what the master has had deleted.
 //! - [`stock`]: what is here, for the master.
-//! - [`sync`]: to stable storage, in groups.
+//! - [`sync`]: to stable storage, in groups ([`group_sync`]).
+//! - [`journal`]: small chunks that somebody waits for; [`replay`]: what a start makes of it.
+//! - [`retired`]: files of deleted chunks, to be written again.
 //! - [`quarantine`]: files that did not verify.
 //! - [`disk`]: free space, and disks that take no writes.
 //! - [`error`]: what can go wrong.
 //!
 //! What must hold: a file under `chunks/` was received whole and its header verifies, or it is found
-//! out when it is opened and moved to `quarantine/`; a chunk file never changes; the index lists
+//! out when it is opened and moved to `quarantine/`; a chunk file never changes while it is there; the index lists
 //! exactly the files under `chunks/`. The index is locked while a name under `chunks/` comes or goes.
 
 pub(crate) mod disk;
 mod doomed;
 pub(crate) mod error;
 pub(crate) mod format;
+mod group_sync;
 mod incoming;
 mod index;
+mod journal;
 mod quarantine;
+mod replay;
+mod retired;
 mod stock;
 mod sync;
 
@@ -32,7 +38,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dfs_proto::block_sum::BLOCK_SIZE;
 use dfs_proto::ids::ChunkId;
@@ -45,14 +51,19 @@ use crate::store::doomed::Doomed;
 use crate::store::error::StoreError;
 use crate::store::format::{ChunkHeader, FORMAT, HEADER_LEN, HeaderError};
 pub(crate) use crate::store::incoming::Incoming;
-use crate::store::index::{Entry, Index};
+use crate::store::index::{Entry, Index, Stability};
+use crate::store::journal::Journal;
 use crate::store::quarantine::Quarantine;
+use crate::store::retired::Retired;
 use crate::store::stock::Arrivals;
 use crate::store::sync::DirSyncs;
+pub(crate) use crate::store::sync::SyncReport;
 
 /// Where a chunk's data begins in its file.
 pub(crate) const DATA_AT: u64 = HEADER_LEN as u64;
 
+/// Of each half of the journal, in bytes: more small chunks than are synced in a second.
+const JOURNAL_SIZE: u64 = 16 * 1024 * 1024;
 /// Blocks that are read at once when a chunk is read to be checked.
 const CHECK_BLOCKS: usize = 4;
 
@@ -66,9 +77,11 @@ pub(crate) struct ChunkStore {
     index: Mutex<Index>,
     pub(crate) disk: Disk,
     dir_syncs: DirSyncs,
+    journal: Journal,
     /// Could not be synced when the disk was read-only.
     unsure: Mutex<BTreeSet<ChunkId>>,
     quarantine: Quarantine,
+    retired: Retired,
     doomed: Doomed,
     arrivals: Arrivals,
     temps: AtomicU64,
@@ -103,29 +116,43 @@ fn chunk_path(root: &Path, chunk: ChunkId) -> PathBuf {
 }
 
 impl ChunkStore {
-    /// Opens the store in a locked data directory: makes what is missing, empties `tmp/`, and lists
+    /// Opens the store in a locked data directory: makes what is missing, empties `tmp/`, replays the journal, and lists
     /// the chunks from their headers. Returns the store and the chunks that did not verify.
     ///
     /// # Errors
     /// The directory cannot be used, or a newer program wrote in it.
     pub fn open(dir: DataDir, reserve: Option<u64>) -> Result<(Arc<ChunkStore>, Vec<BadChunk>), KeeperError> {
+        ChunkStore::open_with(dir, reserve, retired::REST)
+    }
+
+    fn open_with(
+        dir: DataDir,
+        reserve: Option<u64>,
+        rest: Duration,
+    ) -> Result<(Arc<ChunkStore>, Vec<BadChunk>), KeeperError> {
         make_directories(&dir)?;
         empty_temp(&dir)?;
         let quarantine = Quarantine::load(&dir)?;
+        let retired = Retired::load(&dir, rest).map_err(|e| dir.failed("list retired/", e))?;
+        let found = journal::read(dir.path(), JOURNAL_SIZE).map_err(|e| dir.failed("read its journal", e))?;
+        let journal = Journal::begin(dir.path(), JOURNAL_SIZE, &found);
         let disk = Disk::new(dir.path(), reserve).map_err(|e| dir.failed("ask for its free space", e))?;
         let store = ChunkStore {
             dir,
             index: Mutex::default(),
             disk,
             dir_syncs: DirSyncs::new(),
+            journal,
             unsure: Mutex::default(),
             quarantine,
+            retired,
             doomed: Doomed::default(),
             arrivals: Arrivals::default(),
             temps: AtomicU64::new(0),
             chunks: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
         };
+        let replayed = store.replay(&found.records);
         let mut bad = Vec::new();
         for shard in 0..=255u8 {
             store.load_shard(shard, &mut bad)?;
@@ -133,7 +160,18 @@ impl ChunkStore {
         // What a crash of the process left in the page cache may not be on the disk yet.
         match store.sync_file_system() {
             Ok(()) => store.index().mark_all_synced(),
-            Err(error) => tracing::warn!(%error, "the chunks found at start could not be synced"),
+            Err(error) => {
+                tracing::warn!(%error, "the chunks found at start could not be synced");
+                store.journal.leave_alone();
+            }
+        }
+        match replayed {
+            Ok(0) => {}
+            Ok(chunks) => tracing::info!(chunks, "chunks were made again from the journal"),
+            Err(error) => {
+                tracing::error!(%error, "chunks cannot be made again from the journal, and are not served; they stay in it for the next start");
+                store.journal.leave_alone();
+            }
         }
         Ok((Arc::new(store), bad))
     }
@@ -150,7 +188,8 @@ impl ChunkStore {
             match self.read_header(chunk, 0..0) {
                 Ok(ChunkFile { header, .. }) => {
                     let length = header.length as u32;
-                    let entry = Entry { length, checksum: header.sums.checksum(), synced: false };
+                    let entry =
+                        Entry { length, checksum: header.sums.checksum(), stability: Stability::Volatile };
                     self.enter(&mut self.index(), chunk, entry);
                 }
                 Err(Unreadable::Bad(HeaderError::Format(found), _)) if found > FORMAT => {
@@ -349,7 +388,9 @@ impl ChunkStore {
         if !self.doomed.is_doomed(chunk) {
             return Ok(false);
         }
-        match self.dir.files().remove(&chunk_path(self.dir.path(), chunk)) {
+        let bytes = index.get(chunk).map_or(0, |entry| DATA_AT + u64::from(entry.length));
+        let path = chunk_path(self.dir.path(), chunk);
+        match self.retired.retire(&self.dir, &path, bytes, self.disk.space().free) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 self.doomed.spare(chunk);
                 // So that the master hears of it again, and orders it again.
@@ -460,7 +501,7 @@ fn make_directories(dir: &DataDir) -> Result<(), KeeperError> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(dir.failed(format!("create {name}"), error)),
     };
-    for name in ["chunks", "tmp", "quarantine"] {
+    for name in ["chunks", "tmp", "quarantine", retired::DIR] {
         make(name.to_owned())?;
     }
     for shard in 0..=255u8 {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use dfs_proto::ids::ChunkId;
 use dfs_proto::pb;
 
-use crate::store::index::Entry;
+use crate::store::index::{Entry, Stability};
 use crate::store::{BadChunk, ChunkFile, ChunkStore, DATA_AT, chunk_path};
 
 /// Chunks that came in, and when, the oldest first.
@@ -49,8 +49,11 @@ impl ChunkStore {
                 continue;
             }
             if let Ok(ChunkFile { header, .. }) = self.read_header(chunk, 0..0) {
-                let entry =
-                    Entry { length: header.length as u32, checksum: header.sums.checksum(), synced: false };
+                let entry = Entry {
+                    length: header.length as u32,
+                    checksum: header.sums.checksum(),
+                    stability: Stability::Volatile,
+                };
                 self.doomed.spare(chunk);
                 self.enter(&mut index, chunk, entry);
                 tracing::warn!(%chunk, "a chunk file that was not known is taken in");

@@ -256,15 +256,119 @@ fn syncing_reports_what_is_synced_and_what_is_not_here() {
     for &chunk in &chunks {
         store_chunk(&store, chunk, b"bytes").unwrap();
     }
-    assert!(!store.index().get(ChunkId(1)).unwrap().synced);
+    let stability = |chunk| store.index().get(chunk).unwrap().stability;
+    assert_eq!(stability(ChunkId(1)), Stability::Volatile);
     let few = store.sync(&[ChunkId(1), ChunkId(2), ChunkId(99)]);
     assert_eq!(few.synced, [ChunkId(1), ChunkId(2)]);
     assert!(matches!(few.failed[..], [(ChunkId(99), StoreError::NotFound(_))]));
-    assert!(store.index().get(ChunkId(2)).unwrap().synced);
+    assert_eq!(stability(ChunkId(2)), Stability::Journaled);
     let mut all = store.sync(&chunks);
     all.synced.sort();
     assert_eq!(all.synced, chunks);
-    assert!(chunks.iter().all(|&c| store.index().get(c).unwrap().synced));
+    assert!(chunks.iter().all(|&c| stability(c) >= Stability::Journaled));
+}
+
+#[test]
+fn a_small_chunk_that_somebody_waits_for_is_in_the_journal_and_soon_in_its_file() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    let (small, longest, long) = (ChunkId(1), ChunkId(2), ChunkId(3));
+    for (chunk, length) in [(small, 5), (longest, BLOCK_SIZE), (long, BLOCK_SIZE + 1)] {
+        store_chunk(&store, chunk, &data(length)).unwrap();
+    }
+    let stability = |chunk| store.index().get(chunk).unwrap().stability;
+    assert!(store.sync(&[small, longest, long]).journaled);
+    let (journaled, synced) = (Stability::Journaled, Stability::Synced);
+    assert_eq!([small, longest, long].map(stability), [journaled, journaled, synced]);
+    let report = store.sync(&[small]);
+    assert!(report.synced == [small] && !report.journaled, "it is there already: {report:?}");
+    let report = store.settle(&[long]);
+    assert_eq!((report.synced, report.failed.len()), (vec![long], 0), "the others were reported before");
+    assert_eq!([small, longest].map(stability), [synced, synced]);
+    assert!(
+        journal::read(temp.path(), JOURNAL_SIZE).unwrap().records.len() == 2,
+        "what is settled is told by the next record"
+    );
+    let next = ChunkId(4);
+    store_chunk(&store, next, b"next").unwrap();
+    assert!(store.sync(&[next]).journaled);
+    let records = journal::read(temp.path(), JOURNAL_SIZE).unwrap().records;
+    assert_eq!(records.iter().map(|record| record.chunk).collect::<Vec<_>>(), [next]);
+}
+
+#[test]
+fn a_start_makes_of_the_journal_what_is_missing_and_leaves_what_verifies() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    let [gone, torn, rotten, good, dead] = [1, 2, 3, 4, 5].map(ChunkId);
+    for chunk in [gone, torn, rotten, good, dead] {
+        store_chunk(&store, chunk, &data(5000 + chunk.0 as usize)).unwrap();
+    }
+    assert!(store.sync(&[gone, torn, rotten, good]).journaled);
+    let path = |chunk| chunk_path(temp.path(), chunk);
+    drop(store);
+    fs::remove_file(path(gone)).unwrap();
+    fs::OpenOptions::new().write(true).open(path(torn)).unwrap().set_len(100).unwrap();
+    flip_byte(&path(rotten), DATA_AT + 17);
+    let inode = |chunk| fs::metadata(path(chunk)).unwrap().ino();
+    let before = inode(good);
+    let store = open(temp.path());
+    for chunk in [gone, torn, rotten, good, dead] {
+        assert_eq!(read(&store, chunk).unwrap(), data(5000 + chunk.0 as usize), "{chunk}");
+    }
+    assert_eq!(inode(good), before, "a file that verifies stays");
+    assert_eq!(store.quarantine_size(), (0, 0));
+}
+
+#[test]
+fn the_file_of_a_deleted_chunk_is_written_again_for_another_of_any_length() {
+    let temp = tempfile::tempdir().unwrap();
+    drop(open(temp.path()));
+    let (store, _) =
+        ChunkStore::open_with(DataDir::open(temp.path()).unwrap(), Some(0), Duration::ZERO).unwrap();
+    let inode = |chunk| fs::metadata(chunk_path(temp.path(), chunk)).unwrap().ino();
+    let mut last = CHUNK;
+    store_chunk(&store, last, &data(20_000)).unwrap();
+    for length in [20_000, 5, BLOCK_SIZE, 1, 7000] {
+        let (before, next) = (inode(last), ChunkId(last.0 + 1));
+        let slow_reader = store.open_chunk(last).unwrap();
+        store.doom(last);
+        assert!(store.delete_doomed(last).unwrap());
+        let bytes = vec![length as u8; length];
+        store_chunk(&store, next, &bytes).unwrap();
+        assert_eq!(inode(next), before);
+        // Who reads it too late as what it was finds that out, and does the new chunk no harm.
+        assert!(matches!(store.read_block(&slow_reader, 0), Err(StoreError::Corrupt { .. })));
+        assert_eq!(read(&store, next).unwrap(), bytes);
+        last = next;
+    }
+    store.doom(last);
+    store.delete_doomed(last).unwrap();
+    let long = ChunkId(7);
+    store_chunk(&store, long, &data(BLOCK_SIZE + 1)).unwrap();
+    assert_eq!(files_in(&temp.path().join(retired::DIR)), 1, "a long one gets a new file");
+    let mut half = store.receive(last, 10, true).unwrap();
+    half.append(b"12345").unwrap();
+    drop(half);
+    assert_eq!(files_in(&temp.path().join(retired::DIR)), 0);
+    drop(store);
+    read(&open(temp.path()), long).unwrap();
+}
+
+#[test]
+fn what_was_deleted_and_comes_back_from_the_journal_can_be_deleted_again() {
+    let temp = tempfile::tempdir().unwrap();
+    let store = open(temp.path());
+    store_chunk(&store, CHUNK, b"bytes").unwrap();
+    assert!(store.sync(&[CHUNK]).journaled);
+    store.doom(CHUNK);
+    assert!(store.delete_doomed(CHUNK).unwrap());
+    assert!(store.settle(&[]).failed.is_empty(), "it is no business of the journal any more");
+    drop(store);
+    let store = open(temp.path());
+    assert_eq!(store.inventory().len(), 1, "the master hears of it, and has it deleted");
+    store.doom(CHUNK);
+    assert!(store.delete_doomed(CHUNK).unwrap());
 }
 
 #[test]

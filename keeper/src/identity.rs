@@ -7,6 +7,7 @@
 //! | `chunks/00` .. `chunks/ff` | chunk files (store/) |
 //! | `tmp/` | chunks that are being received; emptied at start |
 //! | `quarantine/` | chunk files that did not verify |
+//! | `retired/` | files of deleted chunks, to be written again (store/retired.rs) |
 //! | `journal-0`, `journal-1` | small chunks that were to be synced at once (store/journal.rs) |
 //! | `SCRUB` | how far the scrub is (scrub.rs) |
 //!
@@ -30,8 +31,19 @@ pub(crate) const FORMAT: u32 = 1;
 /// Permissions of a new file, before the umask.
 pub(crate) const FILE_MODE: u32 = 0o666;
 
-const OURS: [&str; 9] =
-    ["LOCK", "IDENTITY", "IDENTITY.new", "chunks", "tmp", "quarantine", "SCRUB", "SCRUB.new", "lost+found"];
+/// What may be in a directory that has no identity yet.
+const OURS: [&str; 10] = [
+    "LOCK",
+    "IDENTITY",
+    "IDENTITY.new",
+    "chunks",
+    "tmp",
+    "quarantine",
+    "retired",
+    "SCRUB",
+    "SCRUB.new",
+    "lost+found",
+];
 
 /// Whose a data directory is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

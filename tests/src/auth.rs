@@ -8,9 +8,11 @@ use dfs_proto::pb::mount_service_client::MountServiceClient;
 use dfs_proto::pb::{self, mount_down, mount_reply, mount_request, mount_up};
 use dfs_proto::secret::Secret;
 use dfs_proto::{PROTOCOL_VERSION, token_file};
+use dfs_tls::{TlsDir, grpc};
 use tokio::runtime::Runtime;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic::Code;
 use tonic::transport::Channel;
 
 use crate::cluster::{Builder, Cluster};
@@ -53,9 +55,8 @@ pub fn login(cluster: &Cluster, user: &str) -> PathBuf {
 /// A token of a user.
 pub fn token(cluster: &Cluster, user: &str) -> Secret {
     let request = pb::LoginRequest { user: user.to_owned(), password: PASSWORD.to_owned() };
-    let reply = runtime().block_on(async {
-        AuthServiceClient::new(channel(cluster.address()).await).login(request).await.unwrap()
-    });
+    let reply = runtime()
+        .block_on(async { AuthServiceClient::new(channel(cluster).await).login(request).await.unwrap() });
     Secret::new(reply.into_inner().token)
 }
 
@@ -63,8 +64,32 @@ fn runtime() -> Runtime {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap()
 }
 
-async fn channel(address: &str) -> Channel {
-    Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap()
+/// A connection to the master, as a client of the cluster makes it.
+pub async fn channel(cluster: &Cluster) -> Channel {
+    let (address, dir) = (cluster.address(), cluster.tls_dir("client"));
+    let endpoint = Channel::from_shared(format!("http://{address}")).unwrap();
+    if !dir.is_dir() {
+        return endpoint.connect().await.unwrap();
+    }
+    let connector = TlsDir::load(&dir, None).unwrap().to_master().unwrap();
+    grpc::connect(&endpoint, address, &connector).await.unwrap()
+}
+
+/// Makes a call without saying anything in it. A stream is a call with one message, too.
+pub async fn call(channel: &Channel, path: &'static str, token: Option<&Secret>) -> Code {
+    let mut grpc = tonic::client::Grpc::new(channel.clone());
+    grpc.ready().await.unwrap();
+    let mut request = tonic::Request::new(pb::Empty {});
+    request.set_timeout(secs(20));
+    if let Some(token) = token {
+        request.metadata_mut().insert(token_file::HEADER, token_file::header(token).unwrap());
+    }
+    let codec = tonic_prost::ProstCodec::<pb::Empty, pb::Empty>::default();
+    let path = tonic::codegen::http::uri::PathAndQuery::from_static(path);
+    match grpc.unary(request, path, codec).await {
+        Ok(_) => Code::Ok,
+        Err(status) => status.code(),
+    }
 }
 
 /// A session of somebody who is not bound by what dfs-mount would do.
@@ -90,7 +115,7 @@ impl RawSession {
             if let Some(token) = token {
                 request.metadata_mut().insert(token_file::HEADER, token_file::header(token).unwrap());
             }
-            let mut client = MountServiceClient::new(channel(cluster.address()).await);
+            let mut client = MountServiceClient::new(channel(cluster).await);
             let mut down = client.session(request).await.unwrap().into_inner();
             let first = down.message().await.unwrap().unwrap().msg.unwrap();
             let mount_down::Msg::Welcome(welcome) = first else { panic!("no welcome: {first:?}") };
@@ -101,9 +126,14 @@ impl RawSession {
 
     /// The reply to a request.
     pub fn ask(&mut self, op: mount_request::Op) -> mount_reply::Result {
+        self.ask_as(None, op)
+    }
+
+    /// The same, of somebody.
+    pub fn ask_as(&mut self, caller: Option<pb::Caller>, op: mount_request::Op) -> mount_reply::Result {
         self.last += 1;
         let id = self.last;
-        let request = pb::MountRequest { id, answered_below: id, op: Some(op), ..Default::default() };
+        let request = pb::MountRequest { id, caller, answered_below: id, op: Some(op), ..Default::default() };
         let (up, down) = (&self.up, &mut self.down);
         let reply = async {
             up.send(pb::MountUp { msg: Some(mount_up::Msg::Request(request)) }).await.unwrap();

@@ -7,12 +7,14 @@
 //! - [`mount`]: one mount in a directory of its own.
 //! - [`netns`]: a network for one test, and cuts in it.
 //! - [`run`]: a command with a deadline, and the form of a one-line error.
+//! - [`terminal`]: a program on a terminal of its own.
 //! - [`trace`]: the upload's seven steps, read back from the logs of several processes.
 //! - [`faults`]: random faults, programs that work meanwhile, and a checker of all that they wrote and saw.
 //! - [`faulty`]: a process whose disk fails, or whose clock is another.
 //! - [`film`]: real mp4 files, and playing them without a screen.
 //! - [`bench`]: the benchmark. [`bench_master`]: that of the master alone, with many files.
 //!   [`bench_cost`]: what things cost in processor time, to see a regression.
+//! - [`ports`]: where our processes listen. [`wire`]: clients that say what no program of ours would.
 //! - [`random`]: seeded random numbers and bytes.
 //! - [`http`]: requests. [`prometheus`]: what metrics have to look like.
 //! - [`amount`]: how much a test does.
@@ -35,13 +37,16 @@ pub mod http;
 pub mod machine;
 pub mod mount;
 pub mod netns;
+pub mod ports;
 pub mod process;
 pub mod prometheus;
 pub mod random;
 pub mod run;
 pub mod scratch;
+pub mod terminal;
 pub mod trace;
 pub mod wait;
+pub mod wire;
 
 pub use cluster::Cluster;
 pub use machine::Machine;

@@ -19,12 +19,12 @@ use dfs_proto::pb::auth_service_client::AuthServiceClient;
 use dfs_proto::secret::Secret;
 use dfs_proto::token::{Role, TokenKey, unchecked_claims};
 use dfs_proto::token_file;
+use dfs_tests::auth::{call, channel};
 use dfs_tests::process::binary;
 use dfs_tests::wait::secs;
 use dfs_tests::{Cluster, Mount, wait_for, wait_until};
 use rustix::io::Errno;
-use tonic::transport::Channel;
-use tonic::{Code, Request};
+use tonic::Code;
 
 const PASSWORD: &str = "correct horse battery";
 /// What was promised is 60 s.
@@ -67,10 +67,6 @@ fn run<T>(work: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(work)
 }
 
-async fn channel(cluster: &Cluster) -> Channel {
-    Channel::from_shared(format!("http://{}", cluster.address())).unwrap().connect().await.unwrap()
-}
-
 async fn try_login(cluster: &Cluster, user: &str, password: &str) -> Result<Secret, tonic::Status> {
     let request = pb::LoginRequest { user: user.to_owned(), password: password.to_owned() };
     let reply = AuthServiceClient::new(channel(cluster).await).login(request).await?;
@@ -84,23 +80,6 @@ fn login(cluster: &Cluster, user: &str) -> Secret {
 /// Logs in into a file.
 fn login_to(cluster: &Cluster, user: &str, file: &Path) {
     token_file::write(file, &login(cluster, user)).unwrap();
-}
-
-/// Makes a call without saying anything in it. A stream is a call with one message, too.
-async fn call(channel: &Channel, path: &'static str, token: Option<&Secret>) -> Code {
-    let mut grpc = tonic::client::Grpc::new(channel.clone());
-    grpc.ready().await.unwrap();
-    let mut request = Request::new(pb::Empty {});
-    request.set_timeout(secs(20));
-    if let Some(token) = token {
-        request.metadata_mut().insert(token_file::HEADER, token_file::header(token).unwrap());
-    }
-    let codec = tonic_prost::ProstCodec::<pb::Empty, pb::Empty>::default();
-    let path = tonic::codegen::http::uri::PathAndQuery::from_static(path);
-    match grpc.unary(request, path, codec).await {
-        Ok(_) => Code::Ok,
-        Err(status) => status.code(),
-    }
 }
 
 fn needed(path: &str) -> &'static [Role] {

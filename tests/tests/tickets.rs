@@ -4,61 +4,17 @@
 //! relay that it does not allow; one to write that is used again, also after its keeper was started again; after all of it
 //! the file is what the one good upload made it.
 
-use std::io::{Read, Write};
 use std::net::TcpStream;
 
-use dfs_proto::block_sum::BlockSums;
-use dfs_proto::error::{DfsError, ErrorCode};
-use dfs_proto::frame::{self, HEADER_LEN, Header, Kind};
+use dfs_proto::error::ErrorCode;
 use dfs_proto::pb::{self, mount_reply, mount_request::Op};
 use dfs_tests::bench_master::mounts::Mount;
 use dfs_tests::wait::secs;
+use dfs_tests::wire::{altered, read, upload};
 use dfs_tests::{Cluster, wait_until};
-use prost::Message;
 use prost::bytes::Bytes;
 
 const CONTENT: &[u8] = b"what is stored under the ticket";
-
-/// Sends frames to a data port, and gives what it answers.
-fn answer(address: &str, frames: &[Bytes]) -> Result<(), ErrorCode> {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(secs(10))).unwrap();
-    for frame in frames {
-        // It may refuse, and close, before it has all.
-        let _ = stream.write_all(frame);
-    }
-    let mut head = [0; HEADER_LEN];
-    stream.read_exact(&mut head).unwrap();
-    let header = Header::decode(&head).unwrap();
-    let mut meta = vec![0; header.meta_len];
-    stream.read_exact(&mut meta).unwrap();
-    match header.kind {
-        Kind::Error => Err(DfsError::from_wire(pb::Error::decode(&meta[..]).unwrap()).code),
-        _ => Ok(()),
-    }
-}
-
-/// An upload as a client does it.
-fn upload(address: &str, open: pb::WriteOpen, content: &[u8]) -> Result<(), ErrorCode> {
-    let open = pb::WriteOpen { length: content.len() as u32, ..open };
-    let end = pb::WriteEnd { block_sums: BlockSums::of(content).encoded().clone() };
-    answer(
-        address,
-        &[
-            frame::encode(Kind::WriteOpen, 1, &open, 0),
-            Bytes::copy_from_slice(&frame::encode_data(1, content.len())),
-            Bytes::copy_from_slice(content),
-            frame::encode(Kind::WriteEnd, 1, &end, 0),
-        ],
-    )
-}
-
-/// The same bytes but for one.
-fn altered(bytes: &Bytes, at: usize) -> Bytes {
-    let mut bytes = bytes.to_vec();
-    bytes[at] ^= 1;
-    bytes.into()
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_ticket_allows_what_it_says_once() {
@@ -86,7 +42,7 @@ async fn a_ticket_allows_what_it_says_once() {
     // Each byte of the ticket counts.
     for at in 0..grant.ticket.len() {
         let open = pb::WriteOpen { ticket: altered(&grant.ticket, at), ..good.clone() };
-        assert_eq!(upload(&here, open, CONTENT), Err(ErrorCode::TicketForged), "byte {at}");
+        assert_eq!(upload(&cluster, &here, open, CONTENT), Err(ErrorCode::TicketForged), "byte {at}");
     }
     let long = [CONTENT, b"!"].concat();
     let lies = [
@@ -106,31 +62,25 @@ async fn a_ticket_allows_what_it_says_once() {
         ),
     ];
     for (lie, address, open, code) in lies {
-        assert_eq!(upload(address, open, CONTENT), Err(code), "{lie}");
+        assert_eq!(upload(&cluster, address, open, CONTENT), Err(code), "{lie}");
     }
-    assert_eq!(upload(&here, good.clone(), &long), Err(ErrorCode::TicketWrong), "more bytes");
-    let read = pb::ReadRequest {
-        ticket: good.ticket.clone(),
-        mac: good.mac.clone(),
-        length: CONTENT.len() as u32,
-        ..Default::default()
-    };
-    let read = frame::encode(Kind::Read, 1, &read, 0);
-    assert_eq!(answer(&here, &[read]), Err(ErrorCode::TicketWrong), "a read");
+    assert_eq!(upload(&cluster, &here, good.clone(), &long), Err(ErrorCode::TicketWrong), "more bytes");
+    let as_read = read(&cluster, &here, &good.ticket, &good.mac, CONTENT.len());
+    assert_eq!(as_read, Err(ErrorCode::TicketWrong), "a read");
 
     // None of that has used it.
-    assert_eq!(upload(&here, good.clone(), CONTENT), Ok(()));
+    assert_eq!(upload(&cluster, &here, good.clone(), CONTENT), Ok(()));
     mount.uploaded(placed.chunk).await;
-    assert_eq!(upload(&here, good.clone(), CONTENT), Err(ErrorCode::TicketUsed));
+    assert_eq!(upload(&cluster, &here, good.clone(), CONTENT), Err(ErrorCode::TicketUsed));
     let others = vec![b'x'; CONTENT.len()];
-    assert_eq!(upload(&here, good.clone(), &others), Err(ErrorCode::TicketUsed));
+    assert_eq!(upload(&cluster, &here, good.clone(), &others), Err(ErrorCode::TicketUsed));
     // A keeper that starts has forgotten what it took, and so takes nothing that is older than it.
     cluster.keeper(index).kill();
     cluster.keeper(index).restart();
     cluster.wait_live(2);
     let again = cluster.keeper_row(index)["address"].as_str().unwrap().to_owned();
     wait_until(secs(10), "the keeper listens", || TcpStream::connect(&again).is_ok());
-    assert_eq!(upload(&again, good, &others), Err(ErrorCode::TicketUsed));
+    assert_eq!(upload(&cluster, &again, good, &others), Err(ErrorCode::TicketUsed));
     let ran = cluster.dfs(&["get", "/file", "-"]).ok();
     assert_eq!(ran.stdout.as_bytes(), CONTENT);
 }

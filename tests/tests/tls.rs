@@ -20,11 +20,8 @@ use dfs_proto::pb;
 use dfs_proto::pb::keeper_service_client::KeeperServiceClient;
 use dfs_tests::process::binary;
 use dfs_tests::wait::secs;
+use dfs_tests::wire::over_tls;
 use dfs_tests::{Cluster, Ran, Scratch, film, run, run_ok, wait_until};
-use dfs_tls::rustls::crypto::ring;
-use dfs_tls::rustls::pki_types::pem::PemObject;
-use dfs_tls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use dfs_tls::rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use dfs_tls::{Protocol, Role, TlsDir, grpc};
 use prost::Message;
 use tonic::Code;
@@ -403,21 +400,7 @@ async fn a_certificate_of_another_ca_is_refused_in_the_handshake() {
     let other = cluster.scratch.path("other");
     init(&other);
     let hand = |shown: &Path| {
-        let read = |path: &Path| fs::read(path).unwrap();
-        let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(&read(&cluster.tls_dir("ca.pem"))).unwrap()).unwrap();
-        let chain = vec![CertificateDer::from_pem_slice(&read(&shown.join("cert.pem"))).unwrap()];
-        let key = PrivateKeyDer::from_pem_slice(&read(&shown.join("key.pem"))).unwrap();
-        let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots)
-            .with_client_auth_cert(chain, key)
-            .unwrap();
-        let name = ServerName::try_from("127.0.0.1").unwrap();
-        let session = ClientConnection::new(Arc::new(config), name).unwrap();
-        let mut stream = StreamOwned::new(session, TcpStream::connect(cluster.address()).unwrap());
-        stream.sock.set_read_timeout(Some(secs(5))).unwrap();
+        let mut stream = over_tls(cluster.address(), &cluster.tls_dir("ca.pem"), Some(shown));
         // The handshake's end is behind the first bytes that are read: HTTP/2 begins with the server's settings.
         stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")?;
         stream.read_exact(&mut [0; 9])

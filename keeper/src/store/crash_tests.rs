@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use dfs_proto::block_sum::BlockSums;
 use dfs_proto::ids::{ChunkId, ClusterId, KeeperId};
@@ -55,7 +56,8 @@ fn settle(store: &ChunkStore, recorder: &Recorder<Claim>, chunks: &[ChunkId]) {
 fn work(recorder: &Arc<Recorder<Claim>>, root: &Path) {
     let open = || {
         let dir = DataDir::open_through(&root.join("data/keeper"), recorder.clone()).unwrap();
-        ChunkStore::open(dir, Some(0)).unwrap().0
+        // Files of deleted chunks are written again at once.
+        ChunkStore::open_with(dir, Some(0), Duration::ZERO).unwrap().0
     };
     let mut store = open();
     store.dir().set_identity(IDENTITY).unwrap();
@@ -99,6 +101,16 @@ fn work(recorder: &Arc<Recorder<Claim>>, root: &Path) {
     store.doom(many[0]);
     store.delete_doomed(many[0]).unwrap();
     upload(&store, ChunkId(0x20_004));
+    // Files that were longer, shorter and as long, for chunks that are synced alone, and together.
+    for &chunk in &many[1..=4] {
+        recorder.say(Claim::Going(chunk));
+        store.doom(chunk);
+        store.delete_doomed(chunk).unwrap();
+    }
+    let last: Vec<ChunkId> = (1..=4).map(|n| ChunkId(0x30_000 + 0x101 * n)).collect();
+    last.iter().for_each(|&chunk| upload(&store, chunk));
+    sync(&store, recorder, &last[..2]);
+    settle(&store, recorder, &last[2..]);
 }
 
 /// What was said before the power went.

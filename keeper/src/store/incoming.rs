@@ -1,8 +1,9 @@
-//! A chunk on its way in: bytes go to a file in `tmp/`, and the file gets its header and its place
+//! A chunk on its way in: bytes go to a file in `tmp/`, or to one of a chunk that is no more (retired.rs), and the file gets its header and its place
 //! among the chunks only when all of it came and its checksums are the sender's. Dropped before
 //! that, it leaves nothing.
 
 use std::fs::File;
+use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -15,6 +16,7 @@ use crate::identity::FILE_MODE;
 use crate::store::error::StoreError;
 use crate::store::format::{ChunkHeader, HEADER_LEN};
 use crate::store::index::{Entry, Stability};
+use crate::store::retired::{self, Reused};
 use crate::store::{ChunkStore, chunk_path};
 
 /// One chunk that is being received.
@@ -39,10 +41,14 @@ impl Incoming {
         length: usize,
         copy: bool,
     ) -> Result<Self, StoreError> {
-        store.disk.admit(chunk, length as u64)?;
-        let temp = store.dir.path().join(format!("tmp/{chunk}.{}", store.next_temp()));
-        let file = store.dir.files().create(&temp, FILE_MODE).map_err(|source| {
-            let error = StoreError::of_write(chunk, "create its file", source);
+        match store.disk.admit(chunk, length as u64) {
+            Err(StoreError::NoSpace { .. }) if store.retired.clear(&store.dir) => {
+                store.disk.admit(chunk, length as u64)?;
+            }
+            admitted => admitted?,
+        }
+        let (file, temp) = new_file(store, chunk, length).map_err(|(what, source)| {
+            let error = StoreError::of_write(chunk, what, source);
             store.disk.note_failure(&error);
             error
         })?;
@@ -128,11 +134,33 @@ impl Incoming {
         }
     }
 
-    fn failed(&self, what: &'static str, source: std::io::Error) -> StoreError {
+    fn failed(&self, what: &'static str, source: io::Error) -> StoreError {
         let error = StoreError::of_write(self.chunk, what, source);
         self.store.disk.note_failure(&error);
         error
     }
+}
+
+/// A file of the right length, if it is a used one, and its name.
+fn new_file(
+    store: &ChunkStore,
+    chunk: ChunkId,
+    length: usize,
+) -> Result<(File, PathBuf), (&'static str, io::Error)> {
+    let whole = (HEADER_LEN + length) as u64;
+    let reused = if length <= retired::FOR_CHUNKS_TO { store.retired.take() } else { None };
+    if let Some(Reused { path, file, bytes }) = reused {
+        if bytes != whole
+            && let Err(error) = store.dir.files().set_len(&file, whole)
+        {
+            let _ = store.dir.files().remove(&path);
+            return Err(("give its file its length", error));
+        }
+        return Ok((file, path));
+    }
+    let temp = store.dir.path().join(format!("tmp/{chunk}.{}", store.next_temp()));
+    let file = store.dir.files().create(&temp, FILE_MODE).map_err(|error| ("create its file", error))?;
+    Ok((file, temp))
 }
 
 impl Drop for Incoming {

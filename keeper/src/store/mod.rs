@@ -7,12 +7,13 @@
 //! - [`stock`]: what is here, for the master.
 //! - [`sync`]: to stable storage, in groups ([`group_sync`]).
 //! - [`journal`]: small chunks that somebody waits for; [`replay`]: what a start makes of it.
+//! - [`retired`]: files of deleted chunks, to be written again.
 //! - [`quarantine`]: files that did not verify.
 //! - [`disk`]: free space, and disks that take no writes.
 //! - [`error`]: what can go wrong.
 //!
 //! What must hold: a file under `chunks/` was received whole and its header verifies, or it is found
-//! out when it is opened and moved to `quarantine/`; a chunk file never changes; the index lists
+//! out when it is opened and moved to `quarantine/`; a chunk file never changes while it is there; the index lists
 //! exactly the files under `chunks/`. The index is locked while a name under `chunks/` comes or goes.
 
 pub(crate) mod disk;
@@ -25,6 +26,7 @@ mod index;
 mod journal;
 mod quarantine;
 mod replay;
+mod retired;
 mod stock;
 mod sync;
 
@@ -36,7 +38,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dfs_proto::block_sum::BLOCK_SIZE;
 use dfs_proto::ids::ChunkId;
@@ -52,6 +54,7 @@ pub(crate) use crate::store::incoming::Incoming;
 use crate::store::index::{Entry, Index, Stability};
 use crate::store::journal::Journal;
 use crate::store::quarantine::Quarantine;
+use crate::store::retired::Retired;
 use crate::store::stock::Arrivals;
 use crate::store::sync::DirSyncs;
 pub(crate) use crate::store::sync::SyncReport;
@@ -78,6 +81,7 @@ pub(crate) struct ChunkStore {
     /// Could not be synced when the disk was read-only.
     unsure: Mutex<BTreeSet<ChunkId>>,
     quarantine: Quarantine,
+    retired: Retired,
     doomed: Doomed,
     arrivals: Arrivals,
     temps: AtomicU64,
@@ -118,9 +122,18 @@ impl ChunkStore {
     /// # Errors
     /// The directory cannot be used, or a newer program wrote in it.
     pub fn open(dir: DataDir, reserve: Option<u64>) -> Result<(Arc<ChunkStore>, Vec<BadChunk>), KeeperError> {
+        ChunkStore::open_with(dir, reserve, retired::REST)
+    }
+
+    fn open_with(
+        dir: DataDir,
+        reserve: Option<u64>,
+        rest: Duration,
+    ) -> Result<(Arc<ChunkStore>, Vec<BadChunk>), KeeperError> {
         make_directories(&dir)?;
         empty_temp(&dir)?;
         let quarantine = Quarantine::load(&dir)?;
+        let retired = Retired::load(&dir, rest).map_err(|e| dir.failed("list retired/", e))?;
         let found = journal::read(dir.path(), JOURNAL_SIZE).map_err(|e| dir.failed("read its journal", e))?;
         let journal = Journal::begin(dir.path(), JOURNAL_SIZE, &found);
         let disk = Disk::new(dir.path(), reserve).map_err(|e| dir.failed("ask for its free space", e))?;
@@ -132,6 +145,7 @@ impl ChunkStore {
             journal,
             unsure: Mutex::default(),
             quarantine,
+            retired,
             doomed: Doomed::default(),
             arrivals: Arrivals::default(),
             temps: AtomicU64::new(0),
@@ -374,7 +388,9 @@ impl ChunkStore {
         if !self.doomed.is_doomed(chunk) {
             return Ok(false);
         }
-        match self.dir.files().remove(&chunk_path(self.dir.path(), chunk)) {
+        let bytes = index.get(chunk).map_or(0, |entry| DATA_AT + u64::from(entry.length));
+        let path = chunk_path(self.dir.path(), chunk);
+        match self.retired.retire(&self.dir, &path, bytes, self.disk.space().free) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
                 self.doomed.spare(chunk);
                 // So that the master hears of it again, and orders it again.
@@ -485,7 +501,7 @@ fn make_directories(dir: &DataDir) -> Result<(), KeeperError> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         Err(error) => Err(dir.failed(format!("create {name}"), error)),
     };
-    for name in ["chunks", "tmp", "quarantine"] {
+    for name in ["chunks", "tmp", "quarantine", retired::DIR] {
         make(name.to_owned())?;
     }
     for shard in 0..=255u8 {

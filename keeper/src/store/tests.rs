@@ -321,6 +321,41 @@ fn a_start_makes_of_the_journal_what_is_missing_and_leaves_what_verifies() {
 }
 
 #[test]
+fn the_file_of_a_deleted_chunk_is_written_again_for_another_of_any_length() {
+    let temp = tempfile::tempdir().unwrap();
+    drop(open(temp.path()));
+    let (store, _) =
+        ChunkStore::open_with(DataDir::open(temp.path()).unwrap(), Some(0), Duration::ZERO).unwrap();
+    let inode = |chunk| fs::metadata(chunk_path(temp.path(), chunk)).unwrap().ino();
+    let mut last = CHUNK;
+    store_chunk(&store, last, &data(20_000)).unwrap();
+    for length in [20_000, 5, BLOCK_SIZE, 1, 7000] {
+        let (before, next) = (inode(last), ChunkId(last.0 + 1));
+        let slow_reader = store.open_chunk(last).unwrap();
+        store.doom(last);
+        assert!(store.delete_doomed(last).unwrap());
+        let bytes = vec![length as u8; length];
+        store_chunk(&store, next, &bytes).unwrap();
+        assert_eq!(inode(next), before);
+        // Who reads it too late as what it was finds that out, and does the new chunk no harm.
+        assert!(matches!(store.read_block(&slow_reader, 0), Err(StoreError::Corrupt { .. })));
+        assert_eq!(read(&store, next).unwrap(), bytes);
+        last = next;
+    }
+    store.doom(last);
+    store.delete_doomed(last).unwrap();
+    let long = ChunkId(7);
+    store_chunk(&store, long, &data(BLOCK_SIZE + 1)).unwrap();
+    assert_eq!(files_in(&temp.path().join(retired::DIR)), 1, "a long one gets a new file");
+    let mut half = store.receive(last, 10, true).unwrap();
+    half.append(b"12345").unwrap();
+    drop(half);
+    assert_eq!(files_in(&temp.path().join(retired::DIR)), 0);
+    drop(store);
+    read(&open(temp.path()), long).unwrap();
+}
+
+#[test]
 fn what_was_deleted_and_comes_back_from_the_journal_can_be_deleted_again() {
     let temp = tempfile::tempdir().unwrap();
     let store = open(temp.path());

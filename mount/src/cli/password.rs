@@ -1,5 +1,7 @@
 //! Where passwords come from: a file, a terminal (without showing it), or the first line of stdin. Never a flag, which others
 //! could see in the list of processes.
+//!
+//! What must hold: a terminal shows again what is typed when this is over, also when a signal ends it.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::path::Path;
@@ -7,23 +9,40 @@ use std::path::Path;
 use dfs_proto::secret::Secret;
 use dfs_proto::token_file;
 use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::CliError;
 
 /// Reads one. `what` is asked for on a terminal; `twice`, since nobody sees what he types.
 pub(super) async fn read(file: Option<&Path>, what: &str, twice: bool) -> Result<Secret, CliError> {
-    let (file, asked) = (file.map(Path::to_owned), what.to_owned());
-    let read = move || match file {
-        Some(file) => token_file::read(&file).map_err(|error| CliError::Local(error.to_string())),
-        None if io::stdin().is_terminal() => ask(&asked, twice),
-        None => line(&asked),
+    let asked = what.to_owned();
+    if let Some(file) = file.map(Path::to_owned) {
+        let read = move || token_file::read(&file).map_err(|error| CliError::Local(error.to_string()));
+        return in_thread(what, read).await;
+    }
+    if !io::stdin().is_terminal() {
+        return in_thread(what, move || line(&asked)).await;
+    }
+    // Kept here and not by the thread: that one may wait for a line for ever, and this has to go before the process does.
+    let mut ends = Ends::watch()?;
+    let hidden = Hidden::begin(what)?;
+    let answer = tokio::select! {
+        answer = in_thread(what, move || ask(&asked, twice)) => answer,
+        () = ends.wait() => Err(CliError::Interrupted),
     };
+    drop(hidden);
+    answer
+}
+
+async fn in_thread(
+    what: &str,
+    read: impl FnOnce() -> Result<Secret, CliError> + Send + 'static,
+) -> Result<Secret, CliError> {
     let done = tokio::task::spawn_blocking(read).await;
     done.unwrap_or_else(|error| Err(CliError::Local(format!("reading the {what}: {error}"))))
 }
 
 fn ask(what: &str, twice: bool) -> Result<Secret, CliError> {
-    let _hidden = Hidden::begin(what)?;
     let prompt = |text: &str| {
         // Where stderr leads does not matter.
         let _ = write!(io::stderr(), "{text}: ");
@@ -36,6 +55,38 @@ fn ask(what: &str, twice: bool) -> Result<Secret, CliError> {
         return Err(CliError::Local(format!("the {what} was typed in two ways; try again")));
     }
     Ok(secret)
+}
+
+/// The signals that end a program of a terminal: ^C and ^\, its window that is closed, and kill. By themselves they would end
+/// it without a word, and the terminal would show nothing any more.
+struct Ends([Signal; 4]);
+
+impl Ends {
+    fn watch() -> Result<Ends, CliError> {
+        let watch = |kind| {
+            signal(kind).map_err(|error| {
+                CliError::Local(format!("watching for ^C: {error}; name a file with --password-file"))
+            })
+        };
+        Ok(Ends([
+            watch(SignalKind::interrupt())?,
+            watch(SignalKind::quit())?,
+            watch(SignalKind::hangup())?,
+            watch(SignalKind::terminate())?,
+        ]))
+    }
+
+    async fn wait(&mut self) {
+        let [interrupt, quit, hangup, terminate] = &mut self.0;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = quit.recv() => {}
+            _ = hangup.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        // The prompt's line ends here.
+        let _ = writeln!(io::stderr());
+    }
 }
 
 fn line(what: &str) -> Result<Secret, CliError> {

@@ -126,9 +126,14 @@ impl RawSession {
 
     /// The reply to a request.
     pub fn ask(&mut self, op: mount_request::Op) -> mount_reply::Result {
+        self.ask_as(None, op)
+    }
+
+    /// The same, of somebody.
+    pub fn ask_as(&mut self, caller: Option<pb::Caller>, op: mount_request::Op) -> mount_reply::Result {
         self.last += 1;
         let id = self.last;
-        let request = pb::MountRequest { id, answered_below: id, op: Some(op), ..Default::default() };
+        let request = pb::MountRequest { id, caller, answered_below: id, op: Some(op), ..Default::default() };
         let (up, down) = (&self.up, &mut self.down);
         let reply = async {
             up.send(pb::MountUp { msg: Some(mount_up::Msg::Request(request)) }).await.unwrap();

@@ -29,6 +29,7 @@ use dfs_proto::token::{Claims, Role, Roles, TokenError, TokenKey};
 use dfs_proto::token_file::bearer;
 use tonic::Status;
 
+use crate::core::id_map::IdMap;
 use crate::core::row::UserRow;
 use crate::runtime::Engine;
 use audit::{Audit, Entry};
@@ -58,6 +59,8 @@ pub enum Refusal {
     NoDirectory(Box<str>),
     #[error("user '{0}' is bound to another directory now")]
     Rebound(Box<str>),
+    #[error("the ids of user '{0}' are mapped in another way now")]
+    Remapped(Box<str>),
     #[error("there is no such call: {0}; see that the versions agree")]
     Unknown(String),
     #[error("the master is stopping; try again later")]
@@ -71,9 +74,10 @@ impl From<Refusal> for Status {
             Refusal::NoToken | Refusal::Token(_) | Refusal::Gone(_) | Refusal::Revoked(_) => {
                 Status::unauthenticated(message)
             }
-            Refusal::NotAllowed { .. } | Refusal::NoDirectory(_) | Refusal::Rebound(_) => {
-                Status::permission_denied(message)
-            }
+            Refusal::NotAllowed { .. }
+            | Refusal::NoDirectory(_)
+            | Refusal::Rebound(_)
+            | Refusal::Remapped(_) => Status::permission_denied(message),
             Refusal::Unknown(_) => Status::unimplemented(message),
             Refusal::Stopping => Status::unavailable(message),
         }
@@ -89,13 +93,22 @@ pub struct Bearer {
     pub roles: Roles,
     /// The directory that is all that the user sees; of most, the cluster's root.
     pub root: InodeNo,
+    /// How the ids of the user's machines are mapped; of most, not at all.
+    pub ids: Arc<IdMap>,
     expires_s: i64,
     generation: u32,
 }
 
 impl Bearer {
     fn nobody(roles: Roles) -> Bearer {
-        Bearer { user: None, roles, root: InodeNo::ROOT, expires_s: i64::MAX, generation: 0 }
+        Bearer {
+            user: None,
+            roles,
+            root: InodeNo::ROOT,
+            ids: Arc::default(),
+            expires_s: i64::MAX,
+            generation: 0,
+        }
     }
 
     /// For people and logs.
@@ -159,6 +172,7 @@ impl Gate {
             user: Some(claims.subject.into()),
             roles: claims.roles.into_iter().collect::<Roles>().with_implied(),
             root: InodeNo::ROOT,
+            ids: Arc::default(),
             expires_s: claims.expires_s,
             generation: claims.generation,
         };
@@ -185,7 +199,8 @@ impl Gate {
         if !is_there {
             return Err(Refusal::NoDirectory(user.clone()));
         }
-        Ok(Bearer { roles: bearer.roles.and(row.roles.with_implied()), root, ..bearer.clone() })
+        let roles = bearer.roles.and(row.roles.with_implied());
+        Ok(Bearer { roles, root, ids: row.ids, ..bearer.clone() })
     }
 
     /// A user's row. It waits for nothing: a store in trouble must not keep anybody out.
@@ -275,7 +290,7 @@ impl Watch {
             self.checks.tick().await;
             match self.gate.look_again(&self.bearer) {
                 Ok(now) if now.roles.is_empty() => return self.not_allowed(now),
-                Ok(now) if now.root != self.bearer.root => return self.rebound(),
+                Ok(now) if !self.sees_as(&now) => return self.rebound(&now),
                 // Never more than the token: a later look may find the user with more again.
                 Ok(now) => self.roles = now.roles,
                 Err(refusal) => return refusal,
@@ -283,9 +298,14 @@ impl Watch {
         }
     }
 
-    /// What the session may name hangs on it.
-    fn rebound(&self) -> Refusal {
-        Refusal::Rebound(self.bearer.name().into())
+    /// What the session may name, and as whom, hangs on it.
+    fn sees_as(&self, now: &Bearer) -> bool {
+        now.root == self.bearer.root && now.ids == self.bearer.ids
+    }
+
+    fn rebound(&self, now: &Bearer) -> Refusal {
+        let user = self.bearer.name().into();
+        if now.root == self.bearer.root { Refusal::Remapped(user) } else { Refusal::Rebound(user) }
     }
 
     fn not_allowed(&self, bearer: Bearer) -> Refusal {
@@ -305,8 +325,8 @@ impl Watch {
         if !next.roles.has_one_of(rules::MOUNTS) {
             return Err(self.not_allowed(next));
         }
-        if next.root != self.bearer.root {
-            return Err(self.rebound());
+        if !self.sees_as(&next) {
+            return Err(self.rebound(&next));
         }
         self.roles = next.roles;
         self.bearer = next;
@@ -321,6 +341,11 @@ impl Watch {
     /// The directory that is all that the session sees.
     pub fn root(&self) -> InodeNo {
         self.bearer.root
+    }
+
+    /// How the ids of the session's machine are mapped.
+    pub fn ids(&self) -> Arc<IdMap> {
+        self.bearer.ids.clone()
     }
 
     /// May it not change anything?

@@ -43,7 +43,13 @@ impl Fixture {
 
     async fn add(&self, name: &str, roles: &[Role]) -> String {
         let roles = roles.iter().copied().collect();
-        let row = UserRow { password_hash: "x".to_owned(), roles, disabled: false, generation: 1, dir: None };
+        let row = UserRow {
+            password_hash: "x".to_owned(),
+            roles,
+            disabled: false,
+            generation: 1,
+            ..UserRow::default()
+        };
         self.change(name, UserChange::Add { row: row.clone(), dir: Default::default() }).await;
         self.header(name, &row)
     }
@@ -58,7 +64,12 @@ impl Fixture {
 }
 
 fn grant(roles: &[Role], disabled: bool) -> UserChange {
-    UserChange::Grant { roles: Some(roles.iter().copied().collect()), disabled: Some(disabled), dir: None }
+    UserChange::Grant {
+        roles: Some(roles.iter().copied().collect()),
+        disabled: Some(disabled),
+        dir: None,
+        ids: None,
+    }
 }
 
 #[tokio::test]

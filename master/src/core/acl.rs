@@ -235,6 +235,45 @@ impl Acl {
     }
 }
 
+impl Acl {
+    /// Could somebody who may be each of these users and in each of these groups, and is not the owner, have all of `want`?
+    pub fn permits_some(
+        &self,
+        is_user: impl Fn(u32) -> bool,
+        in_group: impl Fn(Option<u32>) -> bool,
+        want: u32,
+    ) -> bool {
+        let mask = self.of(Tag::Mask).unwrap_or(RWX);
+        self.entries.iter().any(|(tag, permissions)| match tag {
+            Tag::User(uid) => is_user(*uid) && permissions & mask & want == want,
+            Tag::OwningGroup => in_group(None) && permissions & mask & want == want,
+            Tag::Group(gid) => in_group(Some(*gid)) && permissions & mask & want == want,
+            Tag::Other => permissions & want == want,
+            Tag::Owner | Tag::Mask => false,
+        })
+    }
+
+    /// The same list of other users and groups.
+    ///
+    /// # Errors
+    /// The first id that has no other.
+    pub fn with_ids(
+        &self,
+        user: impl Fn(u32) -> Option<u32>,
+        group: impl Fn(u32) -> Option<u32>,
+    ) -> Result<Acl, u32> {
+        let entry = |&(tag, permissions): &(Tag, u32)| {
+            let tag = match tag {
+                Tag::User(uid) => Tag::User(user(uid).ok_or(uid)?),
+                Tag::Group(gid) => Tag::Group(group(gid).ok_or(gid)?),
+                Tag::Owner | Tag::OwningGroup | Tag::Mask | Tag::Other => tag,
+            };
+            Ok((tag, permissions))
+        };
+        Ok(Acl { entries: self.entries.iter().map(entry).collect::<Result<_, u32>>()? })
+    }
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use proptest::prelude::*;

@@ -16,6 +16,7 @@ use dfs_proto::ids::{InodeNo, SessionId};
 use dfs_proto::pb::{self, mount_down, mount_reply::Result as Reply, mount_request::Op};
 
 use super::State;
+use super::id_map::IdMap;
 use super::inode::Body;
 use super::out::{Out, Res, fail};
 use super::session::Session;
@@ -222,10 +223,10 @@ impl State {
     }
 }
 
-/// Makes of the cluster's numbers those of a session that sees `root` alone. Messages are taken apart field by field, so that a new
-/// field does not compile before it has its line here.
-pub fn outward(message: &mut mount_down::Msg, root: InodeNo) {
-    if root == InodeNo::ROOT {
+/// Makes of the cluster's numbers those of a session that sees `root` alone, and of its users and groups those of the session's map.
+/// Messages are taken apart field by field, so that a new field does not compile before it has its line here. (Access lists: `mapped.rs`.)
+pub fn outward(message: &mut mount_down::Msg, root: InodeNo, ids: &IdMap) {
+    if root == InodeNo::ROOT && ids.is_none() {
         return;
     }
     let out = |number: &mut u64| {
@@ -233,14 +234,15 @@ pub fn outward(message: &mut mount_down::Msg, root: InodeNo) {
             *number = InodeNo::ROOT.0;
         }
     };
-    let attr = |attr: &mut Option<pb::Attr>| attr.iter_mut().for_each(|attr| out(&mut attr.inode));
+    let shown = |attr: &mut pb::Attr| outward_attr(attr, &out, ids);
+    let attr = |attr: &mut Option<pb::Attr>| attr.iter_mut().for_each(shown);
     let lock = |lock: &mut pb::FileLock| out(&mut lock.inode);
     match message {
         mount_down::Msg::Welcome(welcome) => welcome.lost_locks.iter_mut().for_each(lock),
         mount_down::Msg::Reply(pb::MountReply { id: _, directories, result }) => {
-            directories.iter_mut().for_each(|attr| out(&mut attr.inode));
+            directories.iter_mut().for_each(shown);
             if let Some(result) = result {
-                outward_result(result, (&out, &attr, &lock));
+                outward_result(result, (&out, &shown, &attr, &lock));
             }
         }
         mount_down::Msg::UploadDone(pb::UploadDone {
@@ -264,11 +266,37 @@ pub fn outward(message: &mut mount_down::Msg, root: InodeNo) {
     }
 }
 
-type Outward<'a> = (&'a dyn Fn(&mut u64), &'a dyn Fn(&mut Option<pb::Attr>), &'a dyn Fn(&mut pb::FileLock));
+fn outward_attr(attr: &mut pb::Attr, out: &dyn Fn(&mut u64), ids: &IdMap) {
+    let pb::Attr {
+        inode,
+        size: _,
+        allocated: _,
+        mode: _,
+        nlink: _,
+        uid,
+        gid,
+        rdev: _,
+        atime: _,
+        mtime: _,
+        ctime: _,
+        content_version: _,
+        no_xattrs: _,
+        has_security: _,
+    } = attr;
+    out(inode);
+    (*uid, *gid) = (ids.uid_out(*uid), ids.gid_out(*gid));
+}
 
-fn outward_result(result: &mut Reply, (out, attr, lock): Outward<'_>) {
+type Outward<'a> = (
+    &'a dyn Fn(&mut u64),
+    &'a dyn Fn(&mut pb::Attr),
+    &'a dyn Fn(&mut Option<pb::Attr>),
+    &'a dyn Fn(&mut pb::FileLock),
+);
+
+fn outward_result(result: &mut Reply, (out, one, attr, lock): Outward<'_>) {
     match result {
-        Reply::Attr(attr) => out(&mut attr.inode),
+        Reply::Attr(attr) => one(attr),
         Reply::Entries(pb::DirEntries { entries, end: _, parent }) => {
             out(parent);
             entries.iter_mut().for_each(|entry| attr(&mut entry.attr));

@@ -21,7 +21,7 @@ fn hello_bound(kit: &mut Kit, root: InodeNo, open: &[InodeNo], locks: Vec<pb::Fi
         ..pb::MountHello::default()
     };
     kit.sent.clear();
-    kit.apply(Command::MountHello { fresh: SessionId(1), root, hello });
+    kit.apply(Command::MountHello { fresh: SessionId(1), root, ids: Default::default(), hello });
     let welcome = kit.sent.iter().find_map(|effect| match effect {
         Effect::MountAnswer(mount_down::Msg::Welcome(welcome)) => Some(welcome.clone()),
         _ => None,
@@ -276,7 +276,7 @@ fn the_directory_is_number_1_and_nothing_is_above_it() {
             directories: Vec::new(),
             result: Some(world.kit.call_as(BOUND, op).unwrap()),
         });
-        outward(&mut message, world.x);
+        outward(&mut message, world.x, &IdMap::None);
         match message {
             mount_down::Msg::Reply(pb::MountReply { result: Some(Reply::Entries(list)), .. }) => list,
             other => panic!("{other:?}"),
@@ -329,14 +329,14 @@ fn every_number_of_the_directory_that_goes_out_is_1() {
     ];
     for mut message in replies.into_iter().chain(others) {
         let before = format!("{message:?}");
-        outward(&mut message, root);
+        outward(&mut message, root, &IdMap::None);
         let after = format!("{message:?}");
         assert!(
             before.matches(": 7").count() > 0 && after.matches(": 7").count() == 0,
             "{before} became {after}"
         );
         assert_eq!(before.replace(": 7", ": 1"), after);
-        outward(&mut message, InodeNo::ROOT);
+        outward(&mut message, InodeNo::ROOT, &IdMap::None);
     }
 }
 
@@ -494,7 +494,12 @@ fn a_user_is_bound_to_a_directory_and_not_to_a_path() {
     };
     let row = |role: Role| UserRow { roles: [role].into_iter().collect(), ..UserRow::default() };
     let add = |role: Role, dir: &'static str| UserChange::Add { row: row(role), dir: dir.into() };
-    let grant = |dir: &'static str| UserChange::Grant { roles: None, disabled: None, dir: Some(dir.into()) };
+    let grant = |dir: &'static str| UserChange::Grant {
+        roles: None,
+        disabled: None,
+        dir: Some(dir.into()),
+        ids: None,
+    };
     let kit = &mut world.kit;
     for (dir, code) in [
         ("/none", ErrorCode::NotFound),
@@ -511,10 +516,14 @@ fn a_user_is_bound_to_a_directory_and_not_to_a_path() {
     kit.restart();
     kit.hello(SESSION, &[]);
     assert_eq!(kit.state.user("anna").unwrap().dir, Some(x));
-    let admin =
-        UserChange::Grant { roles: Some([Role::Admin].into_iter().collect()), disabled: None, dir: None };
+    let admin = UserChange::Grant {
+        roles: Some([Role::Admin].into_iter().collect()),
+        disabled: None,
+        dir: None,
+        ids: None,
+    };
     assert_eq!(change(kit, admin), Err(ErrorCode::Invalid));
-    let disable = UserChange::Grant { roles: None, disabled: Some(true), dir: None };
+    let disable = UserChange::Grant { roles: None, disabled: Some(true), dir: None, ids: None };
     assert_eq!(change(kit, disable), Ok(Some(x)), "it stays");
     assert_eq!(change(kit, grant("")), Ok(None));
     assert_eq!(change(kit, grant("/x/d")), Ok(Some(world.d)));

@@ -1,9 +1,12 @@
 //! What goes into the core and what comes out of it.
 
+use std::sync::Arc;
+
 use dfs_proto::error::DfsError;
 use dfs_proto::ids::{ChunkId, ClusterId, InodeNo, KeeperId, SessionId};
 use dfs_proto::pb;
 
+use super::id_map::IdMap;
 use super::operator::{Operation, OperatorReply};
 use super::row::RowChange;
 
@@ -56,6 +59,8 @@ pub enum Command {
         fresh: SessionId,
         /// The directory that its user is bound to; of others, the cluster's root.
         root: InodeNo,
+        /// How its user's ids are mapped.
+        ids: Arc<IdMap>,
         /// As received.
         hello: pb::MountHello,
     },

@@ -44,7 +44,12 @@ fn resume(kit: &mut Kit, session: SessionId, held: &[pb::FileLock]) {
         held_locks: held.to_vec(),
         ..pb::MountHello::default()
     };
-    kit.apply(Command::MountHello { fresh: SessionId(1), root: InodeNo::ROOT, hello });
+    kit.apply(Command::MountHello {
+        fresh: SessionId(1),
+        root: InodeNo::ROOT,
+        ids: Default::default(),
+        hello,
+    });
 }
 
 /// One file, three mounts.

@@ -193,7 +193,12 @@ fn resume(kit: &mut Kit, session: SessionId, held: &[pb::FileLock]) -> Vec<pb::F
         ..pb::MountHello::default()
     };
     kit.sent.clear();
-    kit.apply(Command::MountHello { fresh: SessionId(1), root: InodeNo::ROOT, hello });
+    kit.apply(Command::MountHello {
+        fresh: SessionId(1),
+        root: InodeNo::ROOT,
+        ids: Default::default(),
+        hello,
+    });
     let welcome = kit.sent.iter().find_map(|effect| match effect {
         Effect::MountAnswer(mount_down::Msg::Welcome(welcome)) => Some(welcome.lost_locks.clone()),
         _ => None,
@@ -289,7 +294,12 @@ fn after_a_restart_locks_are_declared_again_before_anybody_gets_a_new_one() {
         held_locks: vec![mine],
         ..pb::MountHello::default()
     };
-    kit.apply(Command::MountHello { fresh: SessionId(1), root: InodeNo::ROOT, hello });
+    kit.apply(Command::MountHello {
+        fresh: SessionId(1),
+        root: InodeNo::ROOT,
+        ids: Default::default(),
+        hello,
+    });
     kit.pass_ms(6_000);
     let Some(Reply::Error(error)) = kit.reply_to(early) else { panic!("not refused") };
     assert_eq!(error.code, pb::Code::WouldBlock as i32);

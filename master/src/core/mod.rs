@@ -6,7 +6,7 @@
 //! - `load`: the state from its rows. `invariants`: what must hold of it, always.
 //! - `inode`, `namespace`, `rename`, `attr`, `xattr`: names and attributes, as POSIX has them.
 //! - `census`: how much there is. `homes`: in which directories an inode has names.
-//! - [`bound`]: users who see one directory alone.
+//! - [`bound`]: users who see one directory alone. [`id_map`], `mapped`: users whose ids are others at the cluster.
 //! - `acl`: access lists (pure); `acl_ops`: what they do to inodes. `permission`: requests that the master itself
 //!   has to check.
 //! - `content`: extents; `extent_ops`: holes and copies made of them alone. `chunks`: chunks, their reference counts and copies, and indexes over them.
@@ -57,6 +57,7 @@ mod fsck;
 mod grant;
 mod holders;
 mod homes;
+pub mod id_map;
 mod ids;
 mod inode;
 mod interest;
@@ -69,6 +70,7 @@ mod locate;
 mod lock_table;
 mod locks;
 mod lookup_table;
+mod mapped;
 mod moves;
 mod names;
 mod namespace;
@@ -256,7 +258,9 @@ impl State {
         let mut out = Out::new(now);
         match command {
             Command::Enroll(session) => self.enroll(session, &mut out),
-            Command::MountHello { fresh, root, hello } => self.mount_hello(fresh, root, hello, &mut out),
+            Command::MountHello { fresh, root, ids, hello } => {
+                self.mount_hello(fresh, (root, ids), hello, &mut out)
+            }
             Command::Mount { session, request } => self.mount_request(session, request, &mut out),
             Command::MountAcks { session, seqs } => self.mount_acks(session, &seqs, &mut out),
             Command::MountGone { session, clean } => self.mount_gone(session, clean, &mut out),

@@ -1,6 +1,6 @@
 //! May the caller do that? The kernel of each mount checks modes and access lists by itself, with what the mount
 //! tells it; for a caller whom it lets pass though he may not (a squashed root), and where it did not know of the
-//! file yet, the request says `check`, and this decides.
+//! file yet, the request says `check`, and this decides. So it does for whoever's ids are mapped (`mapped.rs`).
 //!
 //! The rules are Linux's: path_resolution(7), acl(5), the ERRORS of each call's page, and for hard links
 //! `protected_hardlinks` of proc_sys_fs(5) as Debian has it. Nothing is checked that goes through an open file. This is
@@ -108,6 +108,11 @@ impl State {
             Op::Setattr(op) if op.size.is_some() => InodeNo(op.inode),
             _ => return,
         };
+        self.clear_set_ids_of(inode, out);
+    }
+
+    /// The same, of this inode.
+    pub(super) fn clear_set_ids_of(&mut self, inode: InodeNo, out: &mut Out) {
         let Ok(node) = self.inode(inode) else { return };
         let set_gid = if node.mode & S_IXGRP != 0 { S_ISGID } else { 0 };
         let clear = node.mode & (S_ISUID | set_gid);
@@ -123,7 +128,7 @@ impl State {
     }
 
     /// Has he all of `want`?
-    fn may(&self, who: Who<'_>, inode: InodeNo, want: u32) -> Res<bool> {
+    pub(super) fn may(&self, who: Who<'_>, inode: InodeNo, want: u32) -> Res<bool> {
         let node = self.inode(inode)?;
         if who.is_root() {
             return Ok(want & EXECUTE == 0 || node.is_dir() || node.mode & 0o111 != 0);

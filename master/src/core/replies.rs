@@ -104,6 +104,7 @@ impl State {
             let inode = InodeNo(attr.inode);
             self.inode(inode)?;
             self.hold_open(by, inode);
+            self.note_grant(by, op, reply);
         }
         Ok(())
     }

@@ -51,6 +51,9 @@ impl State {
         {
             return out.answer(reply(by, id, Err(error)));
         }
+        if let Err(error) = self.map_in(by, &mut request, out) {
+            return out.answer(reply(by, id, Err(error)));
+        }
         if self.acks.is_held(by, id) {
             return self.asked_again(by, id, request.op.as_ref());
         }
@@ -82,6 +85,7 @@ impl State {
                     let mut result =
                         self.do_once(by, (id, request.answered_below), request.caller.as_ref(), &op, out);
                     self.seal(by, &op, &mut result);
+                    self.map_list_out(by, &op, &mut result);
                     self.note_interest(by, &op, &result);
                     let directories = self.tell_directories(&op, &result, out);
                     return self.answer_when_forgotten(by, id, result, directories, out);
@@ -127,6 +131,7 @@ impl State {
         if checked.uid != 0 {
             self.clear_set_ids(&op, out);
         }
+        self.note_grant(by, &op, &reply);
         Ok(reply)
     }
 

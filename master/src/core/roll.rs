@@ -185,7 +185,7 @@ mod tests {
             ..pb::MountHello::default()
         };
         let before = kit.stored_rows();
-        kit.apply(Command::MountHello { fresh: OTHER, root: InodeNo::ROOT, hello });
+        kit.apply(Command::MountHello { fresh: OTHER, root: InodeNo::ROOT, ids: Default::default(), hello });
         assert_eq!(kit.stored_rows(), before);
         kit.pass_ms(2 * HELLO_WITHIN_MS);
         assert_eq!(on_the_roll(&kit), [SESSION, OTHER]);

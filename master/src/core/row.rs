@@ -5,11 +5,14 @@
 //! sessions more than that they are there: they are learned or derived again.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use dfs_proto::ids::{ChunkId, InodeNo, KeeperId, SessionId};
 use dfs_proto::pb;
 use dfs_proto::token::Roles;
+
+use super::id_map::IdMap;
 
 /// A user's name: see [`super::users::check_name`].
 pub type UserName = Box<str>;
@@ -204,6 +207,8 @@ pub struct UserRow {
     pub generation: u32,
     /// The directory that is all that the user sees.
     pub dir: Option<InodeNo>,
+    /// How the ids of the user's machines are mapped.
+    pub ids: Arc<IdMap>,
 }
 
 /// Shows nothing of the password.
@@ -214,6 +219,7 @@ impl std::fmt::Debug for UserRow {
             .field("disabled", &self.disabled)
             .field("generation", &self.generation)
             .field("dir", &self.dir)
+            .field("ids", &self.ids)
             .finish_non_exhaustive()
     }
 }

@@ -5,6 +5,7 @@
 //! back, so nothing without a name goes before that minute is over.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
 use dfs_proto::PROTOCOL_VERSION;
 use dfs_proto::error::{DfsError, ErrorCode};
@@ -14,6 +15,7 @@ use dfs_proto::pb::{self, mount_down, mount_reply::Result as Reply};
 use super::State;
 use super::acks::{ACK_DEADLINE_MS, Ack};
 use super::command::Effect;
+use super::id_map::IdMap;
 use super::interest::{INTEREST_MS, Interest};
 use super::out::{Out, Res, fail};
 use super::row::RowKey;
@@ -35,11 +37,15 @@ pub(super) struct Session {
     pub connected: bool,
     /// The directory that its user is bound to (`bound.rs`), or the cluster's root.
     pub root: InodeNo,
+    /// How its user's ids are mapped.
+    pub ids: Arc<IdMap>,
     gone_at_ms: i64,
     /// It was away for so long that others may have had its locks.
     pub locks_lost: bool,
     /// How often it holds each inode open.
     pub opens: BTreeMap<InodeNo, u32>,
+    /// Where ids are mapped: for what each of them was opened, when that was checked.
+    granted: BTreeMap<InodeNo, u32>,
     /// Its uploads, per inode in the order of their Alloc.
     pub pending: BTreeMap<InodeNo, VecDeque<ChunkId>>,
     /// The last ends of uploads: a stream that broke may have lost them.
@@ -51,13 +57,15 @@ pub(super) struct Session {
 }
 
 impl Session {
-    fn new(root: InodeNo) -> Session {
+    fn new(root: InodeNo, ids: Arc<IdMap>) -> Session {
         Session {
             connected: false,
             root,
+            ids,
             gone_at_ms: 0,
             locks_lost: false,
             opens: BTreeMap::new(),
+            granted: BTreeMap::new(),
             pending: BTreeMap::new(),
             done: VecDeque::new(),
             interest: Interest::default(),
@@ -80,6 +88,18 @@ impl Session {
         self.interest.has_noted(inode) || self.opens.contains_key(&inode)
     }
 
+    /// Does it have the inode open for that? 0: for anything.
+    pub fn was_granted(&self, inode: InodeNo, access: u32) -> bool {
+        self.granted.get(&inode).is_some_and(|granted| granted & access == access)
+    }
+
+    /// It has opened the inode for that.
+    pub fn grant(&mut self, inode: InodeNo, access: u32) {
+        if self.opens.contains_key(&inode) {
+            *self.granted.entry(inode).or_default() |= access;
+        }
+    }
+
     /// Uploads under way.
     pub fn pending_count(&self) -> usize {
         self.pending.values().map(VecDeque::len).sum()
@@ -95,7 +115,7 @@ impl State {
     pub(super) fn mount_hello(
         &mut self,
         fresh: SessionId,
-        root: InodeNo,
+        (root, ids): (InodeNo, Arc<IdMap>),
         mut hello: pb::MountHello,
         out: &mut Out,
     ) {
@@ -109,13 +129,15 @@ impl State {
         }
         let id = if hello.session == 0 { fresh } else { SessionId(hello.session) };
         self.roll.is_back(id);
-        if self.sessions.get(&id).is_some_and(|session| session.root != root) {
+        if self.sessions.get(&id).is_some_and(|session| session.root != root || session.ids != ids) {
             self.session_forgot(id, out);
             self.drop_session(id, out);
         }
-        let not_its_own = self.take_in_hello(id, root, &mut hello);
+        let mut not_its_own = self.take_in_hello(id, root, &mut hello);
+        not_its_own.extend(self.not_to_be_locked(&ids, &mut hello));
+        let (maps_ids, all_are_one) = (!ids.is_none(), ids.everybody().is_some());
         let resumed = self.sessions.contains_key(&id);
-        let session = self.sessions.entry(id).or_insert_with(|| Session::new(root));
+        let session = self.sessions.entry(id).or_insert_with(|| Session::new(root, ids));
         session.connected = true;
         session.interest = Interest::default();
         session.trusts_nothing = false;
@@ -135,6 +157,8 @@ impl State {
             resumed,
             lost_locks,
             interest_ms: INTEREST_MS as u32,
+            maps_ids,
+            all_are_one,
         })));
         // A mount says hello again only when it has forgotten everything.
         self.session_forgot(id, out);
@@ -156,7 +180,10 @@ impl State {
             *opens.entry(inode).or_default() += 1;
         }
         let old = match self.sessions.get_mut(&id) {
-            Some(session) => std::mem::replace(&mut session.opens, opens),
+            Some(session) => {
+                session.granted.retain(|inode, _| opens.contains_key(inode));
+                std::mem::replace(&mut session.opens, opens)
+            }
             None => return,
         };
         self.release_all(old, out);
@@ -315,6 +342,7 @@ impl State {
             && let Some(session) = self.sessions.get_mut(&by)
         {
             session.opens.remove(&inode);
+            session.granted.remove(&inode);
         }
         self.release_all(BTreeMap::from([(inode, 1)]), out);
         Ok(Reply::Empty(pb::Empty {}))

@@ -225,7 +225,12 @@ impl Kit {
             held_locks: Vec::new(),
         };
         self.apply(Command::Enroll(session));
-        self.apply(Command::MountHello { fresh: SessionId(1), root: InodeNo::ROOT, hello });
+        self.apply(Command::MountHello {
+            fresh: SessionId(1),
+            root: InodeNo::ROOT,
+            ids: Default::default(),
+            hello,
+        });
     }
 
     pub fn gone(&mut self, session: SessionId) {
@@ -272,16 +277,20 @@ impl Kit {
 
     /// On behalf of somebody.
     pub fn call_for(&mut self, caller: pb::Caller, op: Op) -> Result<Reply, DfsError> {
+        self.call_by(SESSION, Some(caller), op)
+    }
+
+    /// The same, in another session.
+    pub fn call_by(
+        &mut self,
+        session: SessionId,
+        caller: Option<pb::Caller>,
+        op: Op,
+    ) -> Result<Reply, DfsError> {
         let id = self.next_request;
         self.next_request += 1;
-        let request = pb::MountRequest {
-            id,
-            caller: Some(caller),
-            op: Some(op),
-            answered_below: id,
-            ..Default::default()
-        };
-        self.apply(Command::Mount { session: SESSION, request });
+        let request = pb::MountRequest { id, caller, op: Some(op), answered_below: id, ..Default::default() };
+        self.apply(Command::Mount { session, request });
         match self.reply_to(id) {
             Some(Reply::Error(error)) => Err(DfsError::from_wire(error)),
             Some(reply) => Ok(reply),

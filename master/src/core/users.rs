@@ -5,6 +5,7 @@
 //! password, so that nobody locks everybody out.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use dfs_proto::error::ErrorCode;
@@ -12,6 +13,7 @@ use dfs_proto::ids::InodeNo;
 use dfs_proto::token::{Role, Roles};
 
 use super::State;
+use super::id_map::IdMap;
 use super::out::{Out, Res, fail};
 use super::row::{RowKey, UserName, UserRow};
 
@@ -52,6 +54,8 @@ pub enum UserChange {
         disabled: Option<bool>,
         /// The path of the directory that the user is bound to; empty: none. `None`: as it was.
         dir: Option<Bytes>,
+        /// How ids are mapped. `None`: as it was.
+        ids: Option<IdMap>,
     },
     /// All tokens end.
     Revoke {
@@ -148,12 +152,18 @@ impl State {
     }
 }
 
-/// Who sees one directory alone has nothing to order in the cluster, and cannot be a keeper of all of it.
+/// Who sees one directory alone, or as somebody else, has nothing to order in the cluster, and cannot be a keeper of all of it.
 fn check_bound(row: &UserRow) -> Res<()> {
     if row.dir.is_some() && row.roles.has_one_of(&[Role::Admin, Role::Keeper]) {
         return fail(
             ErrorCode::Invalid,
             "a user who is bound to a directory can have the roles rw and ro alone; choose one, or --no-dir",
+        );
+    }
+    if !row.ids.is_none() && row.roles.has_one_of(&[Role::Admin, Role::Keeper]) {
+        return fail(
+            ErrorCode::Invalid,
+            "a user whose ids are mapped can have the roles rw and ro alone; choose one, or --no-map",
         );
     }
     Ok(())
@@ -198,12 +208,13 @@ fn changed(
                     row.password_hash = hash;
                     row.generation = generation;
                 }
-                UserChange::Grant { roles, disabled, dir: named } => {
+                UserChange::Grant { roles, disabled, dir: named, ids } => {
                     row.roles = roles.unwrap_or(row.roles);
                     row.disabled = disabled.unwrap_or(row.disabled);
                     if named.is_some() {
                         row.dir = dir;
                     }
+                    row.ids = ids.map_or(row.ids, Arc::new);
                 }
                 UserChange::Revoke { generation } => row.generation = generation,
                 // Answered above.
@@ -239,7 +250,13 @@ mod tests {
 
     fn user(roles: &[Role]) -> UserRow {
         let roles = roles.iter().copied().collect();
-        UserRow { password_hash: "hash".to_owned(), roles, disabled: false, generation: 1, dir: None }
+        UserRow {
+            password_hash: "hash".to_owned(),
+            roles,
+            disabled: false,
+            generation: 1,
+            ..UserRow::default()
+        }
     }
 
     fn grant(roles: &[Role], disabled: bool) -> UserChange {
@@ -247,6 +264,7 @@ mod tests {
             roles: Some(roles.iter().copied().collect()),
             disabled: Some(disabled),
             dir: None,
+            ids: None,
         }
     }
 
@@ -265,7 +283,7 @@ mod tests {
             roles: [Role::Ro].into_iter().collect(),
             disabled: true,
             generation: 6,
-            dir: None,
+            ..UserRow::default()
         };
         assert_eq!(kit.state.user("anna"), Some(&anna));
         assert_eq!(change(&mut kit, "anna", UserChange::Remove), Ok(anna));

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::str::FromStr;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dfs_proto::pb::{self, auth_service_server};
@@ -15,6 +15,7 @@ use super::admin::{status, stopped};
 use crate::auth::limiter::Limiter;
 use crate::auth::{Bearer, Gate, no_random, password};
 use crate::core::State;
+use crate::core::id_map::IdMap;
 use crate::core::operator::{Operation, OperatorReply};
 use crate::core::row::UserRow;
 use crate::core::users::UserChange;
@@ -79,10 +80,10 @@ impl Auth {
         change: UserChange,
     ) -> Result<UserRow, Status> {
         let detail = match &change {
-            UserChange::Add { row, dir } => format!("{name}: {}, dir {dir:?}", row.roles),
-            UserChange::Grant { roles, disabled, dir } => {
+            UserChange::Add { row, dir } => format!("{name}: {}, dir {dir:?}, ids {:?}", row.roles, row.ids),
+            UserChange::Grant { roles, disabled, dir, ids } => {
                 let roles = roles.map(|roles| roles.to_string()).unwrap_or_default();
-                format!("{name}: roles {roles}, disabled {disabled:?}, dir {dir:?}")
+                format!("{name}: roles {roles}, disabled {disabled:?}, dir {dir:?}, ids {ids:?}")
             }
             _ => name.clone(),
         };
@@ -137,10 +138,11 @@ impl auth_service_server::AuthService for Auth {
 
     async fn add_user(&self, request: Request<pb::AddUserRequest>) -> Result<Response<pb::UserInfo>, Status> {
         let asker = Asker::of(&request)?;
-        let pb::AddUserRequest { user, password, roles, dir } = request.into_inner();
+        let pb::AddUserRequest { user, password, roles, dir, ids } = request.into_inner();
         let roles = parse(&roles)?;
+        let ids = Arc::new(ids.as_ref().map_or(Ok(IdMap::None), IdMap::from_wire).map_err(status)?);
         let password_hash = password::hash(Secret::new(password)).await?;
-        let row = UserRow { password_hash, roles, generation: fresh()?, ..UserRow::default() };
+        let row = UserRow { password_hash, roles, generation: fresh()?, ids, ..UserRow::default() };
         self.changed("user add", &asker, user, UserChange::Add { row, dir }).await
     }
 
@@ -197,9 +199,10 @@ impl auth_service_server::AuthService for Auth {
 
     async fn grant(&self, request: Request<pb::GrantRequest>) -> Result<Response<pb::UserInfo>, Status> {
         let asker = Asker::of(&request)?;
-        let pb::GrantRequest { user, roles, disabled, dir } = request.into_inner();
+        let pb::GrantRequest { user, roles, disabled, dir, ids } = request.into_inner();
         let roles = if roles.is_empty() { None } else { Some(parse(&roles)?) };
-        self.changed("user grant", &asker, user, UserChange::Grant { roles, disabled, dir }).await
+        let ids = ids.as_ref().map(IdMap::from_wire).transpose().map_err(status)?;
+        self.changed("user grant", &asker, user, UserChange::Grant { roles, disabled, dir, ids }).await
     }
 
     async fn revoke(&self, request: Request<pb::RevokeRequest>) -> Result<Response<pb::UserInfo>, Status> {
@@ -252,5 +255,6 @@ fn info(state: &State, name: &str, row: &UserRow) -> pb::UserInfo {
         has_password: !row.password_hash.is_empty(),
         bound: row.dir.is_some(),
         dir: row.dir.and_then(|dir| state.dir_path(dir)).unwrap_or_default().into(),
+        ids: row.ids.to_wire(),
     }
 }

@@ -46,10 +46,10 @@ impl mount_service_server::MountService for Mounts {
     ) -> Result<Response<Self::SessionStream>, Status> {
         let (down, messages) = mpsc::channel(OUTBOX_CAPACITY);
         let watch = self.gate.watch(Asker::of(&request)?.bearer);
-        let root = watch.root();
+        let (root, ids) = (watch.root(), watch.ids());
         tokio::spawn(run(self.engine.clone(), watch, request.into_inner(), down));
         let messages = ReceiverStream::new(messages).map(move |mut msg| {
-            outward(&mut msg, root);
+            outward(&mut msg, root, &ids);
             Ok(pb::MountDown { msg: Some(msg) })
         });
         Ok(Response::new(Box::pin(messages)))
@@ -69,7 +69,7 @@ async fn run(
         Err(error) => return refuse(WHO, down, error.to_wire(), mount_down::Msg::Refused).await,
     };
     let client = hello.client.clone();
-    let mut link = match engine.connect_mount(hello, watch.root(), down.clone()).await {
+    let mut link = match engine.connect_mount(hello, (watch.root(), watch.ids()), down.clone()).await {
         Ok(Ok(link)) => link,
         Ok(Err(error)) => return refuse(WHO, down, error, mount_down::Msg::Refused).await,
         Err(stopped) => {

@@ -335,7 +335,9 @@ impl World {
     }
 
     pub fn hello_of_mount(&mut self, link: usize, fresh: SessionId, hello: pb::MountHello) {
-        let Some(mut applied) = self.apply(Command::MountHello { fresh, root: InodeNo::ROOT, hello }) else {
+        let Some(mut applied) =
+            self.apply(Command::MountHello { fresh, root: InodeNo::ROOT, ids: Default::default(), hello })
+        else {
             return;
         };
         let answer = applied.effects.iter().position(|effect| matches!(effect, Effect::MountAnswer(_)));

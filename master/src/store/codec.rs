@@ -17,14 +17,18 @@
 //! quota     inode:8                    max_bytes max_inodes                 (each: 0 for none, else 1 and the number)
 //! trash     inode:8                    deleted bytes path
 //! session   session:8                  (empty)
-//! user      name                       roles disabled generation dir (0: none; from version 2 on) password_hash (the rest; UTF-8)
+//! user      name                       roles disabled generation dir (0: none; from version 2 on) ids (from version 3 on)
+//!                                      password_hash (the rest; UTF-8)
 //! ```
 //!
 //! Numbers in bodies are base-128 varints (as protobuf has them). A time is its seconds, zigzag, and its
-//! nanoseconds. A target is 0 for none, else its length + 1 and its bytes.
+//! nanoseconds. A target is 0 for none, else its length + 1 and its bytes. Ids are 0 for no map; 1 (root) or 2 (everybody), uid, gid; or 3 and two lists, of
+//! users and of groups, each: count (from to count)*count, ascending by `from`.
 //!
-//! A value is a version byte (2 for keepers and users, else 1; older ones are read, newer ones refused), the body, and a CRC-32C, 4 bytes little-endian, over table number, key,
+//! A value is a version byte (3 for users, 2 for keepers, else 1; older ones are read, newer ones refused), the body, and a CRC-32C, 4 bytes little-endian, over table number, key,
 //! version and body: the engines below do not notice every flipped bit, and a wrong row is worse than none.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use dfs_proto::ids::{ChunkId, InodeNo, KeeperId, SessionId};
@@ -32,6 +36,7 @@ use dfs_proto::token::Roles;
 use dfs_proto::{MAX_NAME_LEN, pb};
 use prost::encoding::{decode_varint, encode_varint};
 
+use crate::core::id_map::{IdMap, IdRange, IdRanges, MAX_RANGES, Owner};
 use crate::core::row::{
     ChunkRow, Counters, ExtentRow, InodeRow, KeeperRow, Name, QuotaRow, TrashRow, UserRow,
 };
@@ -79,7 +84,8 @@ impl Table {
     /// The version of its values, as they are written.
     fn version(self) -> u8 {
         match self {
-            Table::Keeper | Table::User => 2,
+            Table::User => 3,
+            Table::Keeper => 2,
             _ => 1,
         }
     }
@@ -208,7 +214,26 @@ fn encode_body(row: &Row, out: &mut Vec<u8>) {
                 [u64::from(user.roles.bits()), u64::from(user.disabled), u64::from(user.generation)];
             put_numbers(out, &numbers);
             encode_varint(user.dir.map_or(0, |dir| dir.0), out);
+            encode_ids(&user.ids, out);
             out.extend_from_slice(user.password_hash.as_bytes());
+        }
+    }
+}
+
+fn encode_ids(ids: &IdMap, out: &mut Vec<u8>) {
+    let owner = |kind: u64, owner: &Owner| [kind, u64::from(owner.uid), u64::from(owner.gid)];
+    match ids {
+        IdMap::None => encode_varint(0, out),
+        IdMap::Root(root) => put_numbers(out, &owner(1, root)),
+        IdMap::All(all) => put_numbers(out, &owner(2, all)),
+        IdMap::Ranges { uids, gids } => {
+            encode_varint(3, out);
+            for ranges in [uids, gids] {
+                encode_varint(ranges.iter().len() as u64, out);
+                for range in ranges.iter() {
+                    put_numbers(out, &[range.from, range.to, range.count].map(u64::from));
+                }
+            }
         }
     }
 }
@@ -369,9 +394,31 @@ fn decode_user(version: u8, body: &mut Body<'_>) -> Result<UserRow, Why> {
     let (disabled, generation) = (body.mark()?, body.small()?);
     let dir = if version >= 2 { body.number()? } else { 0 };
     let dir = (dir != 0).then_some(InodeNo(dir));
+    let ids = Arc::new(if version >= 3 { decode_ids(body)? } else { IdMap::None });
     let password_hash =
         String::from_utf8(body.take_all().to_vec()).map_err(|_| "a text in it is not UTF-8")?;
-    Ok(UserRow { password_hash, roles, disabled, generation, dir })
+    Ok(UserRow { password_hash, roles, disabled, generation, dir, ids })
+}
+
+fn decode_ids(body: &mut Body<'_>) -> Result<IdMap, Why> {
+    let owner = |body: &mut Body<'_>| Ok::<_, Why>(Owner { uid: body.small()?, gid: body.small()? });
+    Ok(match body.number()? {
+        0 => IdMap::None,
+        1 => IdMap::Root(owner(body)?),
+        2 => IdMap::All(owner(body)?),
+        3 => IdMap::Ranges { uids: decode_ranges(body)?, gids: decode_ranges(body)? },
+        _ => return Err("its ids are mapped in a way that is not known"),
+    })
+}
+
+fn decode_ranges(body: &mut Body<'_>) -> Result<IdRanges, Why> {
+    let count = body.number()?;
+    if count > MAX_RANGES as u64 {
+        return Err("it has too many ranges of ids");
+    }
+    let range = |_| Ok(IdRange { from: body.small()?, to: body.small()?, count: body.small()? });
+    let ranges = (0..count).map(range).collect::<Result<_, Why>>()?;
+    IdRanges::new(ranges).map_err(|_| "its ranges of ids do not fit together")
 }
 
 fn decode_chunk(body: &mut Body<'_>) -> Result<ChunkRow, Why> {

@@ -25,7 +25,7 @@ use crate::core::Row;
 
 /// The version that is written, and the newest that is read.
 /// Version 1 had no users.
-pub const DUMP_VERSION: u32 = 3;
+pub const DUMP_VERSION: u32 = 4;
 
 const MAGIC: [u8; 8] = *b"DFSDUMP\n";
 const HEAD_LEN: usize = 16;

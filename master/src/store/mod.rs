@@ -36,7 +36,7 @@ pub use seal::FILE_NAME as SEAL_FILE;
 
 /// The version of what is stored: tables, keys and values. A store of an older one is upgraded when it is opened, one
 /// of a newer one refused.
-pub const FORMAT_VERSION: u32 = 6;
+pub const FORMAT_VERSION: u32 = 7;
 
 /// What makes a store the store of one cluster. Made at its first start, or when it is
 /// restored, and never changed.

@@ -39,6 +39,7 @@ use crate::runtime::Engine;
 /// Before the path.
 pub(super) const PREFIX: &str = "/files";
 /// Answers that are being read from keepers at once.
+const MAPPED: &str = "the ids of this user are mapped, so files are his through a mount alone; mount";
 const MAX_STREAMS: usize = 32;
 /// Bytes of a file that are planned at once: so often it is looked at whether the asker may go on, and the file is the same.
 const PLAN: u64 = 32 << 20;
@@ -106,6 +107,10 @@ pub(super) async fn get(
     let bad = |why: &str| Failure(StatusCode::BAD_REQUEST, why.to_owned());
     let path =
         uri.path().strip_prefix(PREFIX).and_then(decode).ok_or_else(|| bad("the path cannot be read"))?;
+    if !bearer.ids.is_none() {
+        // Nobody here would look at modes for him.
+        return Err(Failure(StatusCode::FORBIDDEN, MAPPED.to_owned()));
+    }
     let root = bearer.root;
     let attr = files.engine.read(|state, _| state.find(root, &path)).await??;
     match attr.mode & 0o170_000 {
@@ -245,6 +250,9 @@ impl Stream {
     /// If the asker may still read, and the file is as it was.
     async fn plan(&self, offset: u64, length: u64) -> io::Result<pb::FileLayout> {
         let bearer = self.files.gate.look_again(&self.bearer).map_err(io::Error::other)?;
+        if !bearer.ids.is_none() {
+            return Err(io::Error::other(MAPPED));
+        }
         let (root, inode) = (bearer.root, self.inode);
         let plan =
             self.files.engine.ask(|state, now| state.read_plan(root, inode, (offset, length), now)).await;

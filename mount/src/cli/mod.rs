@@ -30,6 +30,7 @@ mod complete;
 mod doctor;
 mod files;
 mod fsck;
+mod id_flags;
 mod keepers;
 mod mounts;
 mod output;
@@ -55,6 +56,7 @@ use std::time::Duration;
 use clap::builder::FalseyValueParser;
 use clap::{Parser, Subcommand, ValueHint};
 use dfs_proto::error::DfsError;
+use dfs_proto::pb;
 use dfs_proto::units::Period;
 
 use crate::client::tls::Tls;
@@ -343,6 +345,7 @@ async fn in_session<T>(
         ..ClientConfig::new(&master.address, session_name())
     };
     let (client, mut events) = Client::connect(config).await?;
+    let client = client.on_behalf_of(own_caller());
     // Nothing is cached here that anybody must wait for; who changes what was looked at does wait to hear so.
     let forgets = client.clone();
     let forgetting = tokio::spawn(async move {
@@ -356,6 +359,17 @@ async fn in_session<T>(
     client.close().await;
     forgetting.abort();
     outcome
+}
+
+/// Where ids are mapped, it is for the master to say what this user may do.
+fn own_caller() -> pb::Caller {
+    let groups = rustix::process::getgroups().unwrap_or_default();
+    pb::Caller {
+        uid: rustix::process::geteuid().as_raw(),
+        gid: rustix::process::getegid().as_raw(),
+        groups: groups.iter().map(|gid| gid.as_raw()).collect(),
+        check: false,
+    }
 }
 
 fn session_name() -> String {

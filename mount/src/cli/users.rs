@@ -14,6 +14,7 @@ use dfs_proto::token_file;
 use dfs_proto::units::Period;
 use serde::Serialize;
 
+use super::id_flags::{self, IdFlags};
 use super::output::{Cell, Output, Rows};
 use super::{CliError, complete, password};
 use crate::client::tokens::login_file;
@@ -32,6 +33,8 @@ pub(super) enum User {
         /// All that the user sees of the cluster
         #[arg(long, value_name = "DIR")]
         dir: Option<OsString>,
+        #[command(flatten)]
+        ids: IdFlags,
         /// Read the password from this file, which only its owner can read
         #[arg(long, value_name = "FILE")]
         password_file: Option<PathBuf>,
@@ -62,7 +65,7 @@ pub(super) enum User {
         #[arg(add = complete::users())]
         name: String,
         /// In place of those that there were: admin, rw, ro, keeper
-        #[arg(value_parser = role, required_unless_present_any = ["disable", "enable", "dir", "no_dir"])]
+        #[arg(value_parser = role, required_unless_present_any = ["disable", "enable", "dir", "no_dir", "ids", "no_map"])]
         roles: Vec<String>,
         /// Nothing, for now
         #[arg(long, conflicts_with = "enable")]
@@ -76,6 +79,11 @@ pub(super) enum User {
         /// The user sees all of the cluster
         #[arg(long)]
         no_dir: bool,
+        #[command(flatten)]
+        ids: IdFlags,
+        /// Users and groups of the user's machines are who they are
+        #[arg(long, conflicts_with = "ids")]
+        no_map: bool,
     },
     /// End all tokens of a user, who may log in again
     Revoke {
@@ -170,12 +178,15 @@ struct Row<'a> {
     /// Not there: bound to none; empty: it was removed.
     #[serde(skip_serializing_if = "Option::is_none")]
     dir: Option<Cow<'a, str>>,
+    /// Not there: they are who they are.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ids: Option<id_flags::Shown>,
 }
 
 fn print(users: &[pb::UserInfo], json: bool) -> Result<(), CliError> {
-    let mut rows = Rows::new(json, ["USER", "ROLES", "STATE", "DIRECTORY"]);
+    let mut rows = Rows::new(json, ["USER", "ROLES", "STATE", "DIRECTORY", "IDS"]);
     for user in users {
-        let pb::UserInfo { user: name, roles, disabled, has_password, bound, dir } = user;
+        let pb::UserInfo { user: name, roles, disabled, has_password, bound, dir, ids } = user;
         let (disabled, has_password) = (*disabled, *has_password);
         let state = if disabled {
             "disabled"
@@ -190,17 +201,26 @@ fn print(users: &[pb::UserInfo], json: bool) -> Result<(), CliError> {
             Some("") => "(removed)",
             Some(dir) => dir,
         };
-        let cells = || [name.clone(), roles.join(","), state.to_owned(), shown.to_owned()].map(Cell::Text);
-        rows.row(cells, &Row { user: name, roles, disabled, has_password, dir: dir.clone() })?;
+        let ids = ids.as_ref().map(id_flags::Shown::of);
+        let shown_ids = ids.as_ref().map(|ids| ids.to_string()).unwrap_or_default();
+        let cells = || {
+            [name.clone(), roles.join(","), state.to_owned(), shown.to_owned(), shown_ids.clone()]
+                .map(Cell::Text)
+        };
+        rows.row(
+            cells,
+            &Row { user: name, roles, disabled, has_password, dir: dir.clone(), ids: ids.clone() },
+        )?;
     }
     rows.finish()
 }
 
 pub(super) async fn user(master: &Master, command: &User, json: bool) -> Result<(), CliError> {
     let changed = match command {
-        User::Add { name, roles, dir, password_file } => {
+        User::Add { name, roles, dir, ids, password_file } => {
             let password = password::read(password_file.as_deref(), "password of the new user", true).await?;
-            auth::add_user(master, name, &password, roles.clone(), bytes_of(dir.as_deref())).await?
+            auth::add_user(master, name, &password, roles.clone(), bytes_of(dir.as_deref()), ids.to_wire())
+                .await?
         }
         User::Passwd { name, password_file, old_password_file } => {
             let old = match name {
@@ -212,10 +232,11 @@ pub(super) async fn user(master: &Master, command: &User, json: bool) -> Result<
         }
         User::Rm { name } => auth::remove_user(master, name).await?,
         User::Ls => return print(&auth::list_users(master).await?, json),
-        User::Grant { name, roles, disable, enable, dir, no_dir } => {
+        User::Grant { name, roles, disable, enable, dir, no_dir, ids, no_map } => {
             let disabled = (*disable || *enable).then_some(*disable);
             let dir = (*no_dir || dir.is_some()).then(|| bytes_of(dir.as_deref()));
-            auth::grant(master, name, roles.clone(), disabled, dir).await?
+            let ids = if *no_map { Some(pb::IdMap::default()) } else { ids.to_wire() };
+            auth::grant(master, name, roles.clone(), disabled, dir, ids).await?
         }
         User::Revoke { name } => auth::revoke(master, name).await?,
     };

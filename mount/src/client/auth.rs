@@ -42,7 +42,7 @@ pub async fn login(master: &Master, user: &str, password: &Secret) -> Result<pb:
     Ok(channel::within(&master.address, WITHIN, client.login(request)).await?.into_inner())
 }
 
-/// Makes a user. `dir`: the directory that the user is bound to; empty: none.
+/// Makes a user. `dir`: the directory that the user is bound to; empty: none. `ids`: how ids are mapped.
 ///
 /// # Errors
 /// `Unauthenticated`, `Access`, or what the master refused it with.
@@ -52,10 +52,11 @@ pub async fn add_user(
     password: &Secret,
     roles: Vec<String>,
     dir: Vec<u8>,
+    ids: Option<pb::IdMap>,
 ) -> Result<pb::UserInfo, DfsError> {
     let mut client = connect(master).await?;
     let password = password.expose().to_owned();
-    let request = pb::AddUserRequest { user: user.to_owned(), password, roles, dir: dir.into() };
+    let request = pb::AddUserRequest { user: user.to_owned(), password, roles, dir: dir.into(), ids };
     Ok(channel::within(&master.address, WITHIN, client.add_user(request)).await?.into_inner())
 }
 
@@ -98,7 +99,8 @@ pub async fn list_users(master: &Master) -> Result<Vec<pb::UserInfo>, DfsError> 
     Ok(list.into_inner().users)
 }
 
-/// Changes what a user may do. No roles: they stay. `dir`: the directory that the user is bound to; empty: none any more.
+/// Changes what a user may do. No roles: they stay. `dir`: the directory that the user is bound to; empty: none any more. `ids`: how ids are
+/// mapped from now on; one with nothing in it: not at all.
 ///
 /// # Errors
 /// As [`add_user`].
@@ -108,9 +110,10 @@ pub async fn grant(
     roles: Vec<String>,
     disabled: Option<bool>,
     dir: Option<Vec<u8>>,
+    ids: Option<pb::IdMap>,
 ) -> Result<pb::UserInfo, DfsError> {
     let mut client = connect(master).await?;
-    let request = pb::GrantRequest { user: user.to_owned(), roles, disabled, dir: dir.map(Into::into) };
+    let request = pb::GrantRequest { user: user.to_owned(), roles, disabled, dir: dir.map(Into::into), ids };
     Ok(channel::within(&master.address, WITHIN, client.grant(request)).await?.into_inner())
 }
 

@@ -125,6 +125,10 @@ pub struct ClusterInfo {
     pub min_copies: u32,
     /// How long the master remembers what it told this mount, at least, counted from the request.
     pub interest: Duration,
+    /// Users and groups are others at the cluster: the master checks each caller, and has to be told of him.
+    pub maps_ids: bool,
+    /// And all are one there.
+    pub all_are_one: bool,
 }
 
 /// What the master tells without being asked, and what became of the session. In order.

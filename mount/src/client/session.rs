@@ -215,6 +215,8 @@ fn info_of(link: &Link) -> ClusterInfo {
         copies: link.welcome.copies,
         min_copies: link.welcome.min_copies,
         interest: Duration::from_millis(u64::from(link.welcome.interest_ms)),
+        maps_ids: link.welcome.maps_ids,
+        all_are_one: link.welcome.all_are_one,
     }
 }
 

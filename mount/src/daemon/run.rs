@@ -229,7 +229,9 @@ fn attach_and_serve(
     root: InodeNo,
     (client, events): (Client, tokio::sync::mpsc::Receiver<Event>),
 ) -> Result<(Attached, Serving), RunError> {
-    let (fd, attached) = attach::attach(path, &settings.mount)?;
+    // All are one at the cluster, so what owners and modes say here is right for nobody.
+    let master_checks = client.info().all_are_one;
+    let (fd, attached) = attach::attach(path, &settings.mount, master_checks)?;
     let serve = Serve {
         fd,
         client,
@@ -242,6 +244,7 @@ fn attach_and_serve(
             allow_other: settings.mount.allow_other,
             threads: Threads::number(),
             squash: settings.mount.squash,
+            master_checks,
             ..ServeOptions::default()
         },
     };

@@ -18,8 +18,8 @@ pub struct Caller {
     pub gid: u32,
     /// Process, for its further groups; 0: not known here.
     pub pid: u32,
-    /// Root, who counts as another user on this mount: the master checks what the kernel lets pass.
-    pub squashed: bool,
+    /// The master checks what he does: a squashed root, whom the kernel lets pass, or whoever it is where ids are mapped at the master.
+    pub checked: bool,
 }
 
 /// The user and group that root counts as.
@@ -35,7 +35,7 @@ impl Caller {
     /// The same caller on a mount that squashes root.
     pub fn squashed_to(self, squash: Squash) -> Caller {
         match self.uid {
-            0 => Caller { uid: squash.uid, gid: squash.gid, pid: 0, squashed: true },
+            0 => Caller { uid: squash.uid, gid: squash.gid, pid: 0, checked: true },
             _ => self,
         }
     }
@@ -45,9 +45,9 @@ impl Caller {
         self.uid == 0
     }
 
-    /// A client whose requests the master checks if the caller is squashed.
-    pub fn client(self, client: &Client) -> Client {
-        if self.squashed { client.on_behalf_of(self.to_wire(Vec::new(), true)) } else { client.clone() }
+    /// A client whose requests the master checks if it checks this caller.
+    pub async fn client(self, client: &Client) -> Client {
+        if self.checked { self.checked_client(client).await } else { client.clone() }
     }
 
     /// A client whose requests the master checks, whoever calls.
@@ -57,10 +57,10 @@ impl Caller {
 
     /// A client whose requests say all of who calls.
     pub async fn known_client(self, client: &Client) -> Client {
-        client.on_behalf_of(self.to_wire(self.groups().await, self.squashed))
+        client.on_behalf_of(self.to_wire(self.groups().await, self.checked))
     }
 
-    /// For an attribute that the mount itself computes: may the caller read it? All but a squashed root the kernel has
+    /// For an attribute that the mount itself computes: may the caller read it? All whom the master does not check the kernel has
     /// asked that.
     ///
     /// # Errors
@@ -71,10 +71,10 @@ impl Caller {
         inode: InodeNo,
         name: &[u8],
     ) -> Result<(), DfsError> {
-        if !self.squashed {
+        if !self.checked {
             return Ok(());
         }
-        match self.client(client).getxattr(inode, name).await {
+        match self.client(client).await.getxattr(inode, name).await {
             // The master need not have it.
             Err(error) if error.code == ErrorCode::NoData => Ok(()),
             other => other.map(|_| ()),
@@ -123,10 +123,10 @@ mod tests {
     #[test]
     fn only_root_is_squashed() {
         let squash = Squash { uid: 65_534, gid: 65_533 };
-        let user = Caller { uid: 5, gid: 6, pid: 7, squashed: false };
+        let user = Caller { uid: 5, gid: 6, pid: 7, checked: false };
         assert_eq!(user.squashed_to(squash), user);
         let root = Caller { uid: 0, gid: 0, ..user }.squashed_to(squash);
-        assert_eq!(root, Caller { uid: 65_534, gid: 65_533, pid: 0, squashed: true });
+        assert_eq!(root, Caller { uid: 65_534, gid: 65_533, pid: 0, checked: true });
     }
 
     #[test]
@@ -138,14 +138,14 @@ mod tests {
 
     #[tokio::test]
     async fn the_groups_of_a_process_are_found() {
-        let caller = Caller { uid: 0, gid: 0, pid: std::process::id(), squashed: false };
+        let caller = Caller { uid: 0, gid: 0, pid: std::process::id(), checked: false };
         let own: Vec<u32> = rustix::process::getgroups().unwrap().iter().map(|gid| gid.as_raw()).collect();
         assert_eq!(caller.groups().await, own);
     }
 
     #[tokio::test]
     async fn a_process_that_cannot_be_seen_has_no_groups() {
-        let caller = Caller { uid: 5, gid: 6, pid: u32::MAX, squashed: false };
+        let caller = Caller { uid: 5, gid: 6, pid: u32::MAX, checked: false };
         assert_eq!(caller.groups().await, Vec::<u32>::new());
     }
 

@@ -208,6 +208,11 @@ impl Fs {
         self.is_cut_off() && !self.writers.has_pending()
     }
 
+    /// Are users and groups others at the cluster, so that the master checks what each may do?
+    pub fn maps_ids(&self) -> bool {
+        self.client.info().maps_ids
+    }
+
     /// Ends the session with the master.
     pub async fn close(&self) {
         self.client.close().await;
@@ -225,8 +230,8 @@ impl Fs {
 
     /// The inode that `name` in `parent` leads to.
     pub async fn lookup(&self, caller: Caller, parent: InodeNo, name: &[u8]) -> Result<pb::Attr> {
-        let found = self.seen(caller.client(&self.client).lookup(parent, name)).await;
-        if !caller.squashed {
+        let found = self.seen(caller.client(&self.client).await.lookup(parent, name)).await;
+        if !caller.checked {
             self.names_ahead.asked(&self.client, &self.trust, &self.known_names, parent);
         }
         Ok(self.files.adjust(found?))
@@ -274,7 +279,10 @@ impl Fs {
     /// Changes attributes. A new size, and times given by hand, come after all that was written before. `caller`:
     /// `None` where the mount itself asks, or who could open the file for that.
     pub async fn setattr(&self, caller: Option<Caller>, setattr: pb::Setattr) -> Result<pb::Attr> {
-        let client = caller.map_or_else(|| self.client.clone(), |caller| caller.client(&self.client));
+        let client = match caller {
+            Some(caller) => caller.client(&self.client).await,
+            None => self.client.clone(),
+        };
         let file = self.files.get(InodeNo(setattr.inode));
         if setattr.size.is_some_and(|size| size > MAX_FILE_SIZE) {
             return Err(DfsError::new(
@@ -328,7 +336,7 @@ impl Fs {
 
     /// Opens a file; `flags` as open(2) has them.
     pub async fn open(&self, caller: Caller, inode: InodeNo, flags: i32) -> Result<Opened> {
-        let client = caller.client(&self.client);
+        let client = caller.client(&self.client).await;
         let asked = self.trust.ask();
         let ahead = self.will_ask_layout(inode, flags).then(|| LayoutAhead::ask(&self.client, inode));
         let attr = self.seen(client.open(inode, caller::access(flags))).await?;
@@ -360,7 +368,7 @@ impl Fs {
         let (uid, gid) = (caller.uid, caller.gid);
         let create = pb::Create { parent: parent.0, name: name.to_vec().into(), mode, umask, uid, gid };
         let asked = self.trust.ask();
-        let attr = match self.make(parent, name, caller.client(&self.client).create(create)).await {
+        let attr = match self.make(parent, name, caller.client(&self.client).await.create(create)).await {
             Err(error) if error.code == ErrorCode::Exists && flags & libc::O_EXCL == 0 => {
                 let _changing = self.board.begin(&[parent]);
                 self.open_existing(caller, parent, name, flags).await?
@@ -512,10 +520,10 @@ impl Fs {
         self.dirs.open(inode, flags & libc::O_NOATIME != 0)
     }
 
-    /// May a squashed root list the directory? All others the kernel has asked that.
+    /// May a caller whom the master checks list the directory? All others the kernel has asked that.
     pub async fn check_opendir(&self, caller: Caller, inode: InodeNo) -> Result<()> {
-        match caller.squashed {
-            true => caller.client(&self.client).readdir(inode, b"", 1).await.map(|_| ()),
+        match caller.checked {
+            true => caller.client(&self.client).await.readdir(inode, b"", 1).await.map(|_| ()),
             false => Ok(()),
         }
     }

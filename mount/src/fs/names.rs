@@ -84,7 +84,7 @@ impl Fs {
     ) -> Result<pb::Attr> {
         let (given, name, uid, gid) = (name, name.to_vec().into(), caller.uid, caller.gid);
         let op = pb::Mknod { parent: parent.0, name, mode, umask, uid, gid, rdev };
-        let made = self.make(parent, given, caller.client(&self.client).mknod(op)).await;
+        let made = self.make(parent, given, caller.client(&self.client).await.mknod(op)).await;
         made.map(|(_, attr)| attr)
     }
 
@@ -99,7 +99,7 @@ impl Fs {
     ) -> Result<pb::Attr> {
         let (given, name, uid, gid) = (name, name.to_vec().into(), caller.uid, caller.gid);
         let op = pb::Mkdir { parent: parent.0, name, mode, umask, uid, gid };
-        let (asked, attr) = self.make(parent, given, caller.client(&self.client).mkdir(op)).await?;
+        let (asked, attr) = self.make(parent, given, caller.client(&self.client).await.mkdir(op)).await?;
         self.known_names.made(asked, InodeNo(attr.inode));
         Ok(attr)
     }
@@ -114,7 +114,7 @@ impl Fs {
     ) -> Result<pb::Attr> {
         let (given, name, target) = (name, name.to_vec().into(), target.to_vec().into());
         let op = pb::Symlink { parent: parent.0, name, target, uid: caller.uid, gid: caller.gid };
-        let made = self.make(parent, given, caller.client(&self.client).symlink(op)).await;
+        let made = self.make(parent, given, caller.client(&self.client).await.symlink(op)).await;
         made.map(|(_, attr)| attr)
     }
 
@@ -127,7 +127,8 @@ impl Fs {
         name: &[u8],
     ) -> Result<pb::Attr> {
         let link = pb::Link { inode: inode.0, parent: parent.0, name: name.to_vec().into() };
-        let linked = self.change(&[parent], &[(parent, name)], caller.client(&self.client).link(link)).await;
+        let linked =
+            self.change(&[parent], &[(parent, name)], caller.client(&self.client).await.link(link)).await;
         // Whatever came of it.
         let (asked, attr) = linked.inspect_err(|_| self.trust.attrs_changed(inode))?;
         self.known.changed(&self.trust, asked, &attr);
@@ -137,7 +138,7 @@ impl Fs {
     /// Takes a name away.
     pub async fn unlink(&self, caller: Caller, parent: InodeNo, name: &[u8]) -> Result<()> {
         let (asked, gone) = self
-            .change(&[parent], &[(parent, name)], caller.client(&self.client).unlink(parent, name))
+            .change(&[parent], &[(parent, name)], caller.client(&self.client).await.unlink(parent, name))
             .await?;
         self.changed(asked, &gone);
         Ok(())
@@ -146,7 +147,7 @@ impl Fs {
     /// Takes an empty directory away.
     pub async fn rmdir(&self, caller: Caller, parent: InodeNo, name: &[u8]) -> Result<()> {
         let (asked, gone) = self
-            .change(&[parent], &[(parent, name)], caller.client(&self.client).rmdir(parent, name))
+            .change(&[parent], &[(parent, name)], caller.client(&self.client).await.rmdir(parent, name))
             .await?;
         self.changed(asked, &gone);
         Ok(())
@@ -162,7 +163,7 @@ impl Fs {
         }
         let (name, new_name) = (rename.name.clone(), rename.new_name.clone());
         let directories = if from == to { &[from][..] } else { &[from, to] };
-        let client = caller.client(&self.client);
+        let client = caller.client(&self.client).await;
         let (asked, gone) =
             self.change(directories, &[(from, &name), (to, &new_name)], client.rename(rename)).await?;
         self.changed(asked, &gone);

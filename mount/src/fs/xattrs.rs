@@ -51,7 +51,7 @@ impl Fs {
         if self.lacking.has_none(inode, name) {
             return Err(DfsError::new(ErrorCode::NoData, format!("inode {inode} is known to have none")));
         }
-        caller.client(&self.client).getxattr(inode, name).await
+        caller.client(&self.client).await.getxattr(inode, name).await
     }
 
     /// Sets an extended attribute.
@@ -65,7 +65,7 @@ impl Fs {
         // Whether the set-group-id bit stays hangs on the groups of who sets an access list.
         let client = match is_access_list(&setxattr.name) {
             true => caller.known_client(&self.client).await,
-            false => caller.client(&self.client),
+            false => caller.client(&self.client).await,
         };
         self.change_xattrs(inode, client.setxattr(setxattr)).await
     }
@@ -91,7 +91,7 @@ impl Fs {
     pub async fn removexattr(&self, caller: Caller, inode: InodeNo, name: &[u8]) -> Result<()> {
         check_namespace(name)?;
         virtual_xattr::check_writable(name)?;
-        let client = caller.client(&self.client);
+        let client = caller.client(&self.client).await;
         self.change_xattrs(inode, client.removexattr(inode, name)).await
     }
 

@@ -55,13 +55,14 @@ impl Adapter {
     }
 
     fn caller(&self, request: &Request) -> Caller {
-        requester::caller(request, self.options.squash)
+        let checked = self.options.master_checks || self.fs.maps_ids();
+        requester::caller(request, self.options.squash, checked)
     }
 }
 
 impl Filesystem for Adapter {
     fn init(&mut self, _request: &Request, config: &mut KernelConfig) -> io::Result<()> {
-        self.greeted = greet(config);
+        self.greeted = greet(config, self.options.master_checks);
         Ok(())
     }
 

@@ -25,7 +25,7 @@ impl Adapter {
             // Without FOPEN_CACHE_DIR: the kernel keeps no list (`fs::lists`).
             reply.opened(FileHandle(opened.opendir(inode, flags)), FopenFlags::empty());
         };
-        if !caller.squashed {
+        if !caller.checked {
             return open(reply);
         }
         let allowed = async move { fs.check_opendir(caller, inode).await };

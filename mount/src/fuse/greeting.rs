@@ -25,21 +25,21 @@ const CAPABILITIES: [InitFlags; 8] = [
 /// What the kernel can do.
 #[derive(Clone, Copy, Default)]
 pub struct Greeted {
-    /// It enforces access lists.
+    /// It enforces access lists, or the master does.
     pub access_lists: bool,
     /// Its pages stay out of files opened to append, and of what another mount is changing. From Linux 6.6 on, which keeps
     /// them right for others who have the file open, and allows mmap(2) all the same.
     pub uncached: bool,
 }
 
-/// Asks the kernel for what is wanted of it.
-pub fn greet(config: &mut KernelConfig) -> Greeted {
+/// Asks the kernel for what is wanted of it. `master_checks`: not to look at modes, which it does when it enforces access lists.
+pub fn greet(config: &mut KernelConfig, master_checks: bool) -> Greeted {
     for capability in CAPABILITIES {
         if config.add_capabilities(capability).is_err() {
             tracing::info!(?capability, "this kernel does not have it");
         }
     }
-    let access_lists = config.add_capabilities(InitFlags::FUSE_POSIX_ACL).is_ok();
+    let access_lists = master_checks || config.add_capabilities(InitFlags::FUSE_POSIX_ACL).is_ok();
     let uncached = config.add_capabilities(InitFlags::FUSE_DIRECT_IO_ALLOW_MMAP).is_ok();
     // Each of these answers with the nearest that the kernel takes.
     if let Err(nearest) = config.set_max_write(MAX_WRITE) {

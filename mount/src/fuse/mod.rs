@@ -62,6 +62,8 @@ pub struct ServeOptions {
     pub entry_timeout: Duration,
     /// Root counts as this user, and the master checks what he does.
     pub squash: Option<Squash>,
+    /// The kernel was told to look at no modes: the master does, whoever calls.
+    pub master_checks: bool,
 }
 
 impl Default for ServeOptions {
@@ -74,6 +76,7 @@ impl Default for ServeOptions {
             attr_timeout: LONGEST_CACHED,
             entry_timeout: LONGEST_CACHED,
             squash: None,
+            master_checks: false,
         }
     }
 }

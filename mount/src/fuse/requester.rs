@@ -25,9 +25,9 @@ impl Adapter {
     }
 }
 
-/// Who sent a request. `squash`: root counts as that user.
-pub fn caller(request: &Request, squash: Option<Squash>) -> Caller {
-    let caller = Caller { uid: request.uid(), gid: request.gid(), pid: request.pid(), squashed: false };
+/// Who sent a request. `squash`: root counts as that user; `checked`: the master checks all.
+pub fn caller(request: &Request, squash: Option<Squash>, checked: bool) -> Caller {
+    let caller = Caller { uid: request.uid(), gid: request.gid(), pid: request.pid(), checked };
     squash.map_or(caller, |squash| caller.squashed_to(squash))
 }
 

@@ -108,11 +108,15 @@ pub struct Attached {
 ///
 /// # Errors
 /// [`AttachError`]; nothing is mounted then.
-pub fn attach(path: &Path, options: &MountOptions) -> Result<(OwnedFd, Attached), AttachError> {
+pub fn attach(
+    path: &Path,
+    options: &MountOptions,
+    master_checks: bool,
+) -> Result<(OwnedFd, Attached), AttachError> {
     let fd = if rustix::process::geteuid().is_root() {
-        mount_as_root(path, options)?
+        mount_as_root(path, options, master_checks)?
     } else {
-        fusermount::mount(path, &fusermount_options(options))?
+        fusermount::mount(path, &fusermount_options(options, master_checks))?
     };
     let table = mountinfo::read().unwrap_or_default();
     let fs_type = type_name(options);
@@ -227,9 +231,9 @@ fn unmount(path: &Path, how: Detach) -> Result<(), AttachError> {
         .map_err(|e| AttachError::Unmount { path: path.to_owned(), error: e.into() })
 }
 
-fn mount_as_root(path: &Path, options: &MountOptions) -> Result<OwnedFd, AttachError> {
+fn mount_as_root(path: &Path, options: &MountOptions, master_checks: bool) -> Result<OwnedFd, AttachError> {
     let device = open_device()?;
-    let data = mount_data(&device, options);
+    let data = mount_data(&device, options, master_checks);
     let failed = |error: io::Error| AttachError::Mount { path: path.to_owned(), error };
     let data = CString::new(data).map_err(|e| failed(e.into()))?;
     match rustix::mount::mount(
@@ -258,13 +262,14 @@ fn open_device() -> Result<File, AttachError> {
 }
 
 /// The kernel's own options (Documentation/filesystems/fuse.rst).
-fn mount_data(device: &File, options: &MountOptions) -> String {
+fn mount_data(device: &File, options: &MountOptions, master_checks: bool) -> String {
     let uid = rustix::process::geteuid().as_raw();
     let gid = rustix::process::getegid().as_raw();
-    let mut data = format!(
-        "fd={},rootmode=40000,user_id={uid},group_id={gid},default_permissions,max_read={MAX_READ}",
-        device.as_raw_fd()
-    );
+    let mut data =
+        format!("fd={},rootmode=40000,user_id={uid},group_id={gid},max_read={MAX_READ}", device.as_raw_fd());
+    if !master_checks {
+        data.push_str(",default_permissions");
+    }
     if options.allow_other {
         data.push_str(",allow_other");
     }
@@ -291,17 +296,17 @@ pub fn mount_flags(options: &MountOptions) -> MountFlags {
 }
 
 /// The same as words, for fusermount3; it adds `nodev` and `nosuid` by itself. Commas in names are escaped.
-fn fusermount_options(options: &MountOptions) -> String {
+fn fusermount_options(options: &MountOptions, master_checks: bool) -> String {
     let escape = |name: &str| name.replace('\\', "\\\\").replace(',', "\\,");
     let mut words = vec![
         format!("fsname={}", escape(&options.fsname)),
         format!("subtype={}", options.subtype),
         format!("max_read={MAX_READ}"),
-        "default_permissions".to_owned(),
         "nodev".to_owned(),
         "nosuid".to_owned(),
     ];
     for (on, word) in [
+        (!master_checks, "default_permissions"),
         (options.allow_other, "allow_other"),
         (options.read_only, "ro"),
         (!options.exec, "noexec"),
@@ -374,24 +379,39 @@ mod tests {
             | MountFlags::SYNCHRONOUS
             | MountFlags::DIRSYNC;
         assert_eq!(mount_flags(&all), wanted);
-        assert!(fusermount_options(&all).ends_with(",allow_other,ro,noexec,noatime,nodiratime,sync,dirsync"));
+        assert!(
+            fusermount_options(&all, false)
+                .ends_with(",allow_other,ro,noexec,noatime,nodiratime,sync,dirsync")
+        );
     }
 
     #[test]
     fn others_are_let_in_only_when_asked() {
         let device = File::open("/dev/null").unwrap();
         assert!(
-            mount_data(&device, &options()).contains(",default_permissions,max_read=1048576,allow_other")
+            mount_data(&device, &options(), false)
+                .contains(",max_read=1048576,default_permissions,allow_other")
         );
         let private = MountOptions { allow_other: false, ..options() };
-        assert!(!mount_data(&device, &private).contains("allow_other"));
-        assert!(!fusermount_options(&private).contains("allow_other"));
+        assert!(!mount_data(&device, &private, false).contains("allow_other"));
+        assert!(!fusermount_options(&private, false).contains("allow_other"));
+    }
+
+    #[test]
+    fn the_kernel_looks_at_modes_unless_the_master_does() {
+        let device = File::open("/dev/null").unwrap();
+        let told = |master_checks| {
+            let data = mount_data(&device, &options(), master_checks);
+            [data, fusermount_options(&options(), master_checks)]
+                .map(|all| all.contains("default_permissions"))
+        };
+        assert_eq!((told(false), told(true)), ([true; 2], [false; 2]));
     }
 
     #[test]
     fn a_comma_in_a_name_stays_in_the_name() {
         let odd = MountOptions { fsname: "a,b\\c".to_owned(), ..options() };
-        assert!(fusermount_options(&odd).starts_with("fsname=a\\,b\\\\c,subtype=dfs,"));
+        assert!(fusermount_options(&odd, false).starts_with("fsname=a\\,b\\\\c,subtype=dfs,"));
     }
 
     #[test]

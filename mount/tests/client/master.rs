@@ -149,6 +149,8 @@ fn take(script: &Mutex<Script>, message: pb::MountUp, down: &Sender) -> Option<D
                 resumed,
                 lost_locks: Vec::new(),
                 interest_ms: 40_000,
+                maps_ids: false,
+                all_are_one: false,
             }))
         }
         Up::InvalidateDone(_) => None,

@@ -18,7 +18,7 @@ const READ: u32 = 4;
 const WRITE: u32 = 2;
 const SEARCH: u32 = 1;
 
-const USER: Caller = Caller { uid: 1000, gid: 1000, pid: 0, squashed: false };
+const USER: Caller = Caller { uid: 1000, gid: 1000, pid: 0, checked: false };
 
 fn caller(user: bool) -> Caller {
     if user { USER } else { ROOT_CALLER }

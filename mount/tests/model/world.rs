@@ -8,7 +8,7 @@ use dfs_proto::ids::InodeNo;
 
 use crate::cluster::{Cluster, Mount};
 
-pub const ROOT_CALLER: Caller = Caller { uid: 0, gid: 0, pid: 0, squashed: false };
+pub const ROOT_CALLER: Caller = Caller { uid: 0, gid: 0, pid: 0, checked: false };
 
 pub struct World {
     cluster: Cluster,

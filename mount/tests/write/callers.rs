@@ -12,7 +12,7 @@ async fn a_create_that_meets_somebody_elses_file_is_checked() {
     let mount = cluster.mount().await;
     // The kernel asks to create what another mount has just made. The root directory is root's.
     let create = async |uid: u32, name: &str, flags: i32| {
-        let caller = Caller { uid, gid: uid, pid: 0, squashed: false };
+        let caller = Caller { uid, gid: uid, pid: 0, checked: false };
         let done = mount.fs.create(caller, InodeNo::ROOT, name.as_bytes(), 0o640, 0, flags).await;
         done.map(drop).map_err(|error| error.code)
     };

@@ -14,7 +14,7 @@ use dfs_proto::ids::InodeNo;
 use tempfile::TempDir;
 
 pub const CHUNK: usize = 64 * 1024;
-pub const CALLER: Caller = Caller { uid: 0, gid: 0, pid: 0, squashed: false };
+pub const CALLER: Caller = Caller { uid: 0, gid: 0, pid: 0, checked: false };
 
 /// A master and its keepers; ended when dropped.
 pub struct Cluster {

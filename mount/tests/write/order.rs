@@ -119,7 +119,7 @@ async fn a_truncation_that_is_refused_drops_nobodys_bytes() {
     let mount = cluster.mount().await;
     let file = mount.create("f").await;
     file.write(0, &noise(1, 50_000)).await.unwrap();
-    let stranger = dfs_mount::fs::Caller { uid: 77, gid: 77, pid: 0, squashed: true };
+    let stranger = dfs_mount::fs::Caller { uid: 77, gid: 77, pid: 0, checked: true };
     let cut = dfs_proto::pb::Setattr { inode: file.inode.0, size: Some(0), ..Default::default() };
     let refused = mount.fs.setattr(Some(stranger), cut).await.unwrap_err();
     assert_eq!(refused.code, dfs_proto::error::ErrorCode::Access);

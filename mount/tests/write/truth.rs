@@ -39,7 +39,7 @@ async fn a_truncation_that_is_refused_drops_nothing() {
     let (mount, other) = (cluster.mount().await, cluster.mount().await);
     let file = mount.create("f").await;
     file.write(0, b"0123456789").await.unwrap();
-    let stranger = Caller { uid: 65_534, gid: 65_534, pid: 0, squashed: true };
+    let stranger = Caller { uid: 65_534, gid: 65_534, pid: 0, checked: true };
     let change = pb::Setattr { inode: file.inode.0, size: Some(3), ..Default::default() };
     assert_eq!(mount.fs.setattr(Some(stranger), change).await.unwrap_err().code, ErrorCode::Access);
     file.close().await.unwrap();

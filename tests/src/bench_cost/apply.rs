@@ -93,7 +93,12 @@ impl Core {
         core.apply(Command::Enroll(SESSION));
         let protocol_version = dfs_proto::PROTOCOL_VERSION;
         let hello = pb::MountHello { protocol_version, session: SESSION.0, ..Default::default() };
-        core.apply(Command::MountHello { fresh: SESSION, root: InodeNo::ROOT, hello });
+        core.apply(Command::MountHello {
+            fresh: SESSION,
+            root: InodeNo::ROOT,
+            ids: Default::default(),
+            hello,
+        });
         core
     }
 

@@ -1,5 +1,6 @@
 //! Connections come and go: sessions are opened, taken over and ended.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use dfs_proto::ids::{InodeNo, KeeperId, SessionId};
@@ -7,6 +8,7 @@ use dfs_proto::pb::{self, keeper_down, mount_down};
 use tokio::sync::mpsc;
 
 use super::{Engine, Link, Stopped};
+use crate::core::id_map::IdMap;
 use crate::core::{Command, Effect};
 
 /// For so long a mount's welcome waits until the mount's row is durable.
@@ -15,20 +17,20 @@ const ENROLLED_WITHIN: Duration = Duration::from_millis(500);
 impl Engine {
     /// Opens, or takes over, a mount's session. Messages to the mount go to `outbox`, the welcome first.
     /// The inner error is the core's refusal, to be sent to the mount. `root`: the directory that its user is bound to, or the
-    /// cluster's.
+    /// cluster's; `ids`: how the user's ids are mapped.
     ///
     /// # Errors
     /// [`Stopped`].
     pub async fn connect_mount(
         &self,
         hello: pb::MountHello,
-        root: InodeNo,
+        (root, ids): (InodeNo, Arc<IdMap>),
         outbox: mpsc::Sender<mount_down::Msg>,
     ) -> Result<Result<Link<SessionId>, pb::Error>, Stopped> {
         let fresh = SessionId(random_id()?);
         self.enroll(if hello.session == 0 { fresh } else { SessionId(hello.session) }).await?;
         self.run(|inner| {
-            let mut applied = inner.apply(Command::MountHello { fresh, root, hello });
+            let mut applied = inner.apply(Command::MountHello { fresh, root, ids, hello });
             self.shared.quiet.note(&inner.state);
             let answer = applied.effects.iter().position(|e| matches!(e, Effect::MountAnswer(_)));
             let welcome = match answer.map(|at| applied.effects.remove(at)) {

@@ -139,7 +139,12 @@ impl Fixture {
     async fn mount_again(&self, session: u64) -> Mount {
         let hello = pb::MountHello { protocol_version: PROTOCOL_VERSION, session, ..Default::default() };
         let (outbox, inbox) = mpsc::channel(OUTBOX_CAPACITY);
-        let link = self.engine.connect_mount(hello, InodeNo::ROOT, outbox).await.unwrap().unwrap();
+        let link = self
+            .engine
+            .connect_mount(hello, (InodeNo::ROOT, Default::default()), outbox)
+            .await
+            .unwrap()
+            .unwrap();
         let mut mount = Mount { link, inbox };
         assert!(matches!(mount.next().await, mount_down::Msg::Welcome(_)));
         mount
@@ -470,7 +475,12 @@ async fn a_session_that_comes_back_takes_over() {
     let hello =
         pb::MountHello { protocol_version: PROTOCOL_VERSION, session: old.link.peer.0, ..Default::default() };
     let (outbox, inbox) = mpsc::channel(OUTBOX_CAPACITY);
-    let link = fixture.engine.connect_mount(hello, InodeNo::ROOT, outbox).await.unwrap().unwrap();
+    let link = fixture
+        .engine
+        .connect_mount(hello, (InodeNo::ROOT, Default::default()), outbox)
+        .await
+        .unwrap()
+        .unwrap();
     assert_eq!(link.peer, old.link.peer);
     let mut new = Mount { link, inbox };
     let mount_down::Msg::Welcome(welcome) = new.next().await else { panic!("no welcome") };

@@ -1,6 +1,7 @@
 //! Golden bytes, round trips and hostile bytes.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use dfs_proto::token::Role;
 use proptest::prelude::*;
@@ -64,6 +65,8 @@ pub(crate) fn samples() -> Vec<Row> {
             "bound".into(),
             UserRow { dir: Some(InodeNo(300)), ..user("h", [Role::Ro, Role::Ro], false, 1) },
         ),
+        Row::User("mapped".into(), with_ids(IdMap::All(Owner { uid: 300, gid: 5 }))),
+        Row::User("ranges".into(), with_ids(ids_of_ranges([IdRange { from: 0, to: 300, count: 2 }], []))),
     ]
 }
 
@@ -73,8 +76,32 @@ fn user(hash: &str, roles: [Role; 2], disabled: bool, generation: u32) -> UserRo
         roles: roles.into_iter().collect(),
         disabled,
         generation,
-        dir: None,
+        ..UserRow::default()
     }
+}
+
+fn with_ids(ids: IdMap) -> UserRow {
+    UserRow { ids: Arc::new(ids), ..user("h", [Role::Ro, Role::Ro], false, 1) }
+}
+
+fn ids_of_ranges<const N: usize, const M: usize>(uids: [IdRange; N], gids: [IdRange; M]) -> IdMap {
+    let ranges = |ranges: &[IdRange]| IdRanges::new(ranges.to_vec()).unwrap();
+    IdMap::Ranges { uids: ranges(&uids), gids: ranges(&gids) }
+}
+
+fn any_ids() -> impl Strategy<Value = IdMap> {
+    let owner = || any::<(u32, u32)>().prop_map(|(uid, gid)| Owner { uid, gid });
+    let ranges = || {
+        let range = |(from, to, count)| IdRange { from, to, count };
+        prop::collection::vec((0..99u32, 0..99u32, 1..9u32).prop_map(range), 0..4)
+            .prop_filter_map("refused", |ranges| IdRanges::new(ranges).ok())
+    };
+    prop_oneof![
+        Just(IdMap::None),
+        owner().prop_map(IdMap::Root),
+        owner().prop_map(IdMap::All),
+        (ranges(), ranges()).prop_map(|(uids, gids)| IdMap::Ranges { uids, gids }),
+    ]
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -111,17 +138,22 @@ const GOLDEN: &[&str] = &[
     "8 0000000000000102 010001ac0292cabb45",
     "10 000000000000012c 010102ac022f612f6241e4d9b5",
     "11 0000000000000005 01d39b5252",
-    "12 616e6e61 020600ac0200246172676f6e32696424763d313924784c0936e3",
-    "12 6b65657065722d31 0208010000cf93cf72",
-    "12 626f756e64 02040001ac02687d0f4a39",
+    "12 616e6e61 030600ac020000246172676f6e32696424763d31392478cecb291b",
+    "12 6b65657065722d31 0308010000003beda120",
+    "12 626f756e64 03040001ac020068b4515f23",
+    "12 6d6170706564 030400010002ac020568f578e345",
+    "12 72616e676573 0304000100030100ac0202006889363739",
 ];
 
-/// As version 1 wrote it: bound to nothing.
+/// As versions 1 and 2 wrote it: bound to nothing; to a directory, and not mapped.
 #[test]
-fn a_user_of_the_first_version_is_read() {
+fn users_of_older_versions_are_read() {
     let value = sealed(Table::User, b"anna", 1, b"\x06\x00\xac\x02$argon2id$v=19$x");
     assert_eq!(hex(&value), "010600ac02246172676f6e32696424763d31392478a4bac7f8");
     assert_eq!(decode(Table::User, b"anna", &value), Ok(samples().remove(15)));
+    let value = sealed(Table::User, b"bound", 2, b"\x04\x00\x01\xac\x02h");
+    assert_eq!(hex(&value), "02040001ac02687d0f4a39");
+    assert_eq!(decode(Table::User, b"bound", &value), Ok(samples().remove(17)));
 }
 
 /// As version 1 wrote it: without labels and duty.
@@ -206,6 +238,15 @@ fn what_no_encoder_writes_is_refused() {
         (Table::Keeper, KEY, 2, &[0, 0, 0, 0, 0, 2, 0], "a mark in it is neither there nor not"),
         (Table::Keeper, KEY, 2, &[0, 0, 0, 0, 2, 1, b'a', 0, 1, b'a', 0, 0, 0], "it has a label twice"),
         (Table::Quota, KEY, 1, &[2, 0], "a limit in it is neither there nor not"),
+        (Table::User, b"a", 3, &[4, 0, 1, 0, 4], "its ids are mapped in a way that is not known"),
+        (Table::User, b"a", 3, &[4, 0, 1, 0, 3, 65], "it has too many ranges of ids"),
+        (
+            Table::User,
+            b"a",
+            3,
+            &[4, 0, 1, 0, 3, 2, 1, 5, 2, 2, 9, 1, 0],
+            "its ranges of ids do not fit together",
+        ),
     ];
     for (table, key, version, body, why) in cases {
         let result = decode(*table, key, &sealed(*table, key, *version, body));
@@ -288,10 +329,21 @@ fn row() -> impl Strategy<Value = Row> {
             }
         ),
         n().prop_map(|id| Row::Session(SessionId(id))),
-        ("[a-z]{1,9}", ".{0,99}", 0..16u8, any::<bool>(), any::<u32>(), prop::option::of(1..u64::MAX))
-            .prop_map(|(name, password_hash, roles, disabled, generation, dir)| {
+        (
+            "[a-z]{1,9}",
+            ".{0,99}",
+            0..16u8,
+            any::<bool>(),
+            any::<u32>(),
+            prop::option::of(1..u64::MAX),
+            any_ids()
+        )
+            .prop_map(|(name, password_hash, roles, disabled, generation, dir, ids)| {
                 let (roles, dir) = (Roles::from_bits(roles).unwrap(), dir.map(InodeNo));
-                Row::User(name.into(), UserRow { password_hash, roles, disabled, generation, dir })
+                Row::User(
+                    name.into(),
+                    UserRow { password_hash, roles, disabled, generation, dir, ids: Arc::new(ids) },
+                )
             }),
     ]
 }

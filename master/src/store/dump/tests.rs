@@ -100,11 +100,11 @@ fn a_row_that_is_missing_twice_there_or_elsewhere_is_found() {
 fn other_files_and_newer_dumps_are_told_apart() {
     assert!(matches!(read(b"letter to somebody\n"), Err(DumpError::NotADump)));
     let mut newer = sample_dump();
-    newer[8] = 4;
+    newer[8] = 5;
     assert!(matches!(read(&newer), Err(DumpError::Damaged(_))), "a flipped bit is no newer version");
     let crc = crc32c::crc32c(&newer[..12]).to_le_bytes();
     newer[12..16].copy_from_slice(&crc);
     let error = read(&newer).unwrap_err();
-    assert!(matches!(error, DumpError::Newer(4)));
-    assert!(error.to_string().ends_with("knows formats up to 3; use a newer dfs-master"), "{error}");
+    assert!(matches!(error, DumpError::Newer(5)));
+    assert!(error.to_string().ends_with("knows formats up to 4; use a newer dfs-master"), "{error}");
 }

@@ -88,14 +88,14 @@ fn a_newer_format_is_refused_and_left_alone() {
     let dir = scratch();
     let tables = open(dir.path()).unwrap();
     let write = tables.begin().unwrap();
-    write.open_table(IDENTITY).unwrap().insert("format", &7u32.to_le_bytes()[..]).unwrap();
+    write.open_table(IDENTITY).unwrap().insert("format", &8u32.to_le_bytes()[..]).unwrap();
     write.commit().unwrap();
     drop(tables);
     for _ in 0..2 {
         let error = open(dir.path()).unwrap_err();
-        assert!(matches!(error, StoreError::NewerFormat { found: 7, .. }), "{error}");
+        assert!(matches!(error, StoreError::NewerFormat { found: 8, .. }), "{error}");
         let message = error.to_string();
-        assert!(message.ends_with("knows formats up to 6; use a newer dfs-master"), "{message}");
+        assert!(message.ends_with("knows formats up to 7; use a newer dfs-master"), "{message}");
     }
 }
 

@@ -43,6 +43,9 @@ pub(crate) fn shown(node: &Arc<Node>) -> Shown {
 
 fn write(node: &Node, page: &mut Page) {
     let metrics = &node.metrics;
+    for (name, help, value) in dfs_proto::otlp::counters() {
+        page.value(name, Kind::Counter, help, value);
+    }
     metrics.requests.write(page, "dfs_keeper_request", "Requests on the data port");
     let bytes = "Bytes of chunks that came in, or went out, with requests on the data port";
     page.counters("dfs_keeper_bytes_total", bytes, "op", &metrics.bytes);

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use dfs_observe::axum::Router;
 use dfs_observe::http::{Bound, HttpError, Server, Shown};
+use dfs_observe::metrics::Kind;
 use dfs_proto::ids::ClusterId;
 use dfs_proto::pb;
 use dfs_proto::secret::Secret;
@@ -342,7 +343,12 @@ fn shown(engine: &Engine, routes: Router) -> Shown {
     Shown {
         role: "master",
         version: env!("CARGO_PKG_VERSION"),
-        metrics: Arc::new(move |page| for_metrics.write_metrics(page)),
+        metrics: Arc::new(move |page| {
+            for_metrics.write_metrics(page);
+            for (name, help, value) in dfs_proto::otlp::counters() {
+                page.value(name, Kind::Counter, help, value);
+            }
+        }),
         ready: Arc::new(move || for_ready.is_ready()),
         routes,
     }

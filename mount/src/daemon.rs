@@ -165,7 +165,9 @@ fn second_process(settings: &Settings) -> ExitCode {
 }
 
 fn live(settings: &Settings, starter: &mut Starter) -> Result<(), DaemonError> {
-    dfs_proto::logging::init(&settings.log_filter, settings.log_json).map_err(DaemonError::Filter)?;
+    let traces = settings.otlp.clone().map(|endpoint| (endpoint, "dfs-mount"));
+    dfs_proto::logging::init_with(&settings.log_filter, settings.log_json, traces)
+        .map_err(DaemonError::Filter)?;
     Ok(run::run(settings, starter)?)
 }
 

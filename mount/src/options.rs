@@ -24,6 +24,7 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory, FromArgMatches};
 use dfs_cmdline::{documents, settings_file};
 use dfs_observe::http::check_exposure;
+use dfs_proto::otlp::Endpoint;
 
 use self::flags::Flags;
 pub use self::remount::{Remount, parse_remount};
@@ -136,6 +137,8 @@ pub struct Settings {
     pub http: Option<SocketAddr>,
     /// That port speaks no TLS, though there is a directory for it.
     pub http_plain: bool,
+    /// Where traces are sent, if anywhere.
+    pub otlp: Option<Endpoint>,
     /// As tracing's `EnvFilter` reads it.
     pub log_filter: String,
     /// Log in JSON.
@@ -281,6 +284,7 @@ fn resolve(
         tls_dir: flags.tls_dir.map(|dir| absolute(&dir)).transpose()?,
         http: flags.http,
         http_plain,
+        otlp: flags.otlp,
         log_filter: flags.log,
         log_json: flags.log_json,
         log_file: flags.log_file.map(|f| absolute(&f)).transpose()?,

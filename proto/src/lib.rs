@@ -17,6 +17,7 @@
 //! - [`secret`]: what nobody may see. [`token`], [`token_file`]: who somebody is, signed.
 //! - [`time`]: points in time.
 //! - [`units`] and [`logging`]: how people type sizes and periods, and how every binary logs.
+//! - [`otlp`]: what is logged of operations, as traces for a collector.
 //!
 //! This crate depends on nothing of ours; master, keeper and mount depend on it.
 
@@ -32,6 +33,7 @@ pub mod label;
 pub mod lock_ranges;
 pub mod logging;
 pub mod looks;
+pub mod otlp;
 pub mod request_kind;
 pub mod secret;
 pub mod ticket;

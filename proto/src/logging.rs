@@ -7,8 +7,12 @@
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+use tracing_subscriber::{EnvFilter, Layer};
+
+use crate::otlp::{self, Endpoint};
 
 /// Writes one upload step: number, chunk id, and what happened.
 #[macro_export]
@@ -28,14 +32,26 @@ const QUIET: &str = "h2=warn,hyper=warn,hyper_util=warn,tower=warn,tonic=warn";
 /// # Errors
 /// Says which directive of the filter cannot be read.
 pub fn init(filter: &str, json: bool) -> Result<(), String> {
+    init_with(filter, json, None)
+}
+
+/// The same; with an endpoint, what this program does is sent there as traces, too.
+///
+/// # Errors
+/// As [`init`]; and when there is no thread for it.
+pub fn init_with(filter: &str, json: bool, traces: Option<(Endpoint, &'static str)>) -> Result<(), String> {
     let parsed = EnvFilter::try_new(spelled_out(filter))
         .map_err(|e| format!("log filter '{filter}' cannot be read: {e}; write a level (error, warn, info, debug, trace) or module=level"))?;
-    let builder = tracing_subscriber::fmt()
-        .with_env_filter(parsed)
+    let traces = traces
+        .map(|(endpoint, service)| otlp::layer(endpoint, service))
+        .transpose()
+        .map_err(|e| format!("--otlp: start its thread: {e}; raise the limit of processes"))?;
+    let layer = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
+    let lines = if json { layer.json().flatten_event(true).boxed() } else { layer.boxed() };
     // Fails only when a subscriber is already there, which is what the caller wanted.
-    let _ = if json { builder.json().flatten_event(true).try_init() } else { builder.try_init() };
+    let _ = tracing_subscriber::registry().with(lines.with_filter(parsed)).with(traces).try_init();
     Ok(())
 }
 

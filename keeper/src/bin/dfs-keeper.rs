@@ -10,6 +10,7 @@ use dfs_cmdline::readiness;
 use dfs_keeper::{Config, Keeper, TlsFor};
 use dfs_observe::http::check_exposure;
 use dfs_proto::label;
+use dfs_proto::otlp::Endpoint;
 use dfs_proto::units::{Period, Size, period_or_off, socket_address};
 use dfs_tls::exposure;
 use tokio::signal::unix::{SignalKind, signal};
@@ -74,6 +75,9 @@ struct Args {
     /// Log in JSON, an object a line.
     #[arg(long, env = "DFS_LOG_JSON", value_parser = FalseyValueParser::new())]
     log_json: bool,
+    /// Send traces of requests to a collector of OpenTelemetry (OTLP over HTTP), as http://localhost:4318.
+    #[arg(long, env = "DFS_OTLP", value_name = "URL")]
+    otlp: Option<Endpoint>,
     /// A file with settings: flags as TOML, without their dashes [default: /etc/dfs/keeper.toml, if it is there].
     #[arg(long, env = "DFS_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -96,7 +100,8 @@ fn run(args: Args) -> Result<(), String> {
         check_exposure(http, encrypted, args.insecure).map_err(|error| error.to_string())?;
     }
     exposure::check(args.listen, args.tls_dir.is_some(), args.insecure).map_err(|error| error.to_string())?;
-    dfs_proto::logging::init(&args.log, args.log_json)?;
+    let traces = args.otlp.clone().map(|endpoint| (endpoint, "dfs-keeper"));
+    dfs_proto::logging::init_with(&args.log, args.log_json, traces)?;
     if args.tls_dir.is_none() && !args.listen.ip().is_loopback() {
         let address = args.listen;
         tracing::warn!(

@@ -2,6 +2,8 @@
 //! page cache. Its blocks are not verified here: the client does that, for it also has to guard
 //! against us.
 
+use std::time::Instant;
+
 use bytes::Bytes;
 use dfs_proto::block_sum::BLOCK_SIZE;
 use dfs_proto::error::{DfsError, ErrorCode};
@@ -19,7 +21,7 @@ pub(super) fn serve(conn: &mut Conn, header: &Header) -> Result<(), Failure> {
     no_data(header)?;
     let request: pb::ReadRequest = conn.wire.meta(header)?;
     let node = conn.node.clone();
-    let _active = node.load.begin_read();
+    let (_active, came) = (node.load.begin_read(), Instant::now());
     let open = match admit(&node, &request) {
         Ok(open) => open,
         Err(error) => return Ok(conn.answer_error(header.request, &error)?),
@@ -29,7 +31,8 @@ pub(super) fn serve(conn: &mut Conn, header: &Header) -> Result<(), Failure> {
     let head = frame::encode(Kind::ReadData, header.request, &pb::ReadReply { block_sums }, length);
     match conn.wire.send_file(head, &open.file, at, length) {
         Ok(()) => {
-            tracing::debug!(target: "dfs::requests", operation = %OperationNo(request.operation), chunk = %open.header.chunk, offset = request.offset, length, "read");
+            let took_us = came.elapsed().as_micros();
+            tracing::debug!(target: "dfs::requests", operation = %OperationNo(request.operation), chunk = %open.header.chunk, offset = request.offset, length, took_us, "read");
             node.load.add_read(length);
             node.metrics.bytes.of(conn.kind).add(length as u64);
             Ok(())

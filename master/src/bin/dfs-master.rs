@@ -12,6 +12,7 @@ use dfs_cmdline::readiness;
 use dfs_master::archive::{self, ArchiveError};
 use dfs_master::{Config, ConfigError, Master, MasterError};
 use dfs_observe::http::check_exposure;
+use dfs_proto::otlp::Endpoint;
 use dfs_proto::units::{Period, Size, period_or_off, socket_address};
 use dfs_proto::{logging, pb};
 use tokio::signal::unix::{SignalKind, signal};
@@ -105,6 +106,10 @@ struct Flags {
     #[arg(long, env = "DFS_LOG_JSON", value_parser = FalseyValueParser::new())]
     log_json: bool,
 
+    /// Send traces of requests to a collector of OpenTelemetry (OTLP over HTTP), as http://localhost:4318
+    #[arg(long, env = "DFS_OTLP", value_name = "URL")]
+    otlp: Option<Endpoint>,
+
     /// A file with settings: flags as TOML, without their dashes [default: /etc/dfs/master.toml, if it is there]
     #[arg(long, env = "DFS_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
@@ -166,7 +171,8 @@ fn run(flags: &Flags) -> Result<(), Failure> {
         let safe = config.http_is_encrypted() && config.auth_is_on();
         check_exposure(http, safe, flags.insecure).map_err(|error| Failure(error.to_string(), 2))?;
     }
-    logging::init(&flags.log, flags.log_json).map_err(|message| Failure(message, 2))?;
+    let traces = flags.otlp.clone().map(|endpoint| (endpoint, "dfs-master"));
+    logging::init_with(&flags.log, flags.log_json, traces).map_err(|message| Failure(message, 2))?;
     std::panic::set_hook(Box::new(|panic| tracing::error!("internal error, please report it: {panic}")));
     if let Some(done) = archive(flags) {
         return done.map_err(|error| Failure(error.to_string(), 1));

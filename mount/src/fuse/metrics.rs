@@ -63,7 +63,12 @@ pub fn shown(metrics: Arc<Metrics>, fs: Arc<Fs>) -> Shown {
     Shown {
         role: "mount",
         version: env!("CARGO_PKG_VERSION"),
-        metrics: Arc::new(move |page| write(&metrics, &fs, page)),
+        metrics: Arc::new(move |page| {
+            write(&metrics, &fs, page);
+            for (name, help, value) in dfs_proto::otlp::counters() {
+                page.value(name, Kind::Counter, help, value);
+            }
+        }),
         ready: Arc::new(move || match for_ready.gauges().session_up {
             true => Ok(()),
             false => Err("there is no connection to the master".to_owned()),

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::builder::FalseyValueParser;
 use clap::{ArgAction, Parser};
+use dfs_proto::otlp::Endpoint;
 use dfs_proto::units::{Period, Size, socket_address};
 
 /// The flags, as they are typed. [`super::Settings`] is what they come to.
@@ -115,6 +116,10 @@ pub(super) struct Flags {
     /// Serve HTTP on an address that others reach, although it asks nobody who he is
     #[arg(long, env = "DFS_INSECURE", action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
     pub(super) insecure: bool,
+
+    /// Send traces of operations to a collector of OpenTelemetry (OTLP over HTTP), as http://localhost:4318
+    #[arg(long, env = "DFS_OTLP", value_name = "URL")]
+    pub(super) otlp: Option<Endpoint>,
 
     /// What to log: error, warn, info, debug, trace, or per module (dfs_mount=debug,info)
     #[arg(long, env = "DFS_LOG", value_name = "FILTER", default_value = "info")]

@@ -20,6 +20,7 @@ pub const LONG_FLAGS: &[&str] = &[
     "replicate-every",
     "auth",
     "http",
+    "otlp",
     "log",
     "log-file",
     "tls-dir",

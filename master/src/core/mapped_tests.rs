@@ -379,4 +379,10 @@ fn another_map_is_another_session_and_locks_of_nobody_are_lost() {
     assert!(!welcome.resumed);
     assert_eq!(welcome.lost_locks, [lock(secret)]);
     assert_eq!(world.code(None, layout(secret)), DENIED);
+    // A new master believes what mounts say that they have locked, of what they could lock.
+    for (map, lost) in [(all_are(OWNER.0, 6), vec![]), (all_are(5, 6), vec![lock(secret)])] {
+        world.kit.restart();
+        world.map = map;
+        assert_eq!(world.hello(&[secret], vec![lock(secret)]).lost_locks, lost);
+    }
 }

@@ -164,7 +164,8 @@ fn cuts_or_clears(state: &State, op: &pb::Setattr) -> bool {
 impl Session {
     /// Does it have the inode open for that?
     fn was_granted(&self, inode: InodeNo, access: u32) -> bool {
-        self.granted.get(&inode).is_some_and(|granted| granted & access == access)
+        let granted = self.granted.get(&inode).copied().unwrap_or(0);
+        if access == EITHER { granted != 0 } else { granted & access == access }
     }
 
     /// It has opened the inode for that.

@@ -212,6 +212,11 @@ fn a_session_reads_and_writes_what_it_opened_or_somebody_of_its_map_may() {
     let copy = |source: InodeNo, target: InodeNo| {
         Op::CopyRange(pb::CopyRange { source: source.0, target: target.0, length: 5, ..Default::default() })
     };
+    assert_eq!(
+        world.code(9, open(secret, 0)),
+        None,
+        "as to look at its attributes, which gives nothing else"
+    );
     for uid in [None, Some(0), Some(OWNER.0)] {
         for op in [
             layout(secret),

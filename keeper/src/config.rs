@@ -64,6 +64,8 @@ pub struct Config {
     pub reserve_bytes: Option<u64>,
     /// Where metrics are served over HTTP, if anywhere; port 0 takes a free one.
     pub http: Option<SocketAddr>,
+    /// That port speaks no TLS, though there is a certificate.
+    pub http_plain: bool,
     /// Within this, everything is read and checked once. `None`: only when the master asks for it.
     pub scrub_every: Option<Duration>,
     /// Bytes per second that reading everything may take at most.
@@ -87,6 +89,7 @@ impl Config {
             max_connections: 256,
             reserve_bytes: None,
             http: None,
+            http_plain: false,
             scrub_every: Some(Duration::from_secs(7 * 86_400)),
             scrub_rate: 64 << 20,
         }

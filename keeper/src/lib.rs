@@ -54,7 +54,7 @@ use dfs_files as files;
 use dfs_observe::http::Bound;
 use dfs_proto::ids::{ClusterId, KeeperId};
 use dfs_proto::label;
-use dfs_tls::{Role, TlsDir};
+use dfs_tls::{Protocol, Role, TlsDir};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
@@ -116,7 +116,10 @@ impl Keeper {
         let address = server.address();
         let http = match config.http {
             Some(address) => {
-                Some(Bound::open(address).await.map_err(|error| KeeperError::Http(error.to_string()))?)
+                let tls = tls.as_ref().filter(|_| !config.http_plain);
+                let tls = tls.map(|dir| dir.acceptor(Protocol::Http)).transpose()?;
+                let bound = Bound::open(address, tls).await;
+                Some(bound.map_err(|error| KeeperError::Http(error.to_string()))?)
             }
             None => None,
         };

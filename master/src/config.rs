@@ -39,6 +39,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// Where metrics are served over HTTP, if anywhere. Port 0: any free one.
     pub http: Option<SocketAddr>,
+    /// That port speaks no TLS, though there is a certificate.
+    pub http_plain: bool,
     /// Copies wanted of every chunk.
     pub copies: u32,
     /// Copies needed before an upload is a success.
@@ -103,6 +105,7 @@ impl Config {
             data: data.into(),
             listen: SocketAddr::from(([127, 0, 0, 1], 3_000)),
             http: None,
+            http_plain: false,
             copies: 3,
             min_copies: 2,
             chunk_size: 8 * 1024 * 1024,
@@ -120,6 +123,11 @@ impl Config {
     /// Is everybody asked who he is?
     pub fn auth_is_on(&self) -> bool {
         self.auth.unwrap_or(!self.listen.ip().is_loopback())
+    }
+
+    /// Does the HTTP port speak TLS?
+    pub fn http_is_encrypted(&self) -> bool {
+        self.tls_dir.is_some() && !self.http_plain
     }
 
     /// Checks every limit.

@@ -97,19 +97,22 @@ impl Master {
     pub async fn start(config: Config) -> Result<Master, MasterError> {
         config.validate()?;
         let (data, tls_dir) = (config.data.clone(), config.tls_dir.clone());
-        let (dir, tls, to_keepers) = blocking(move || {
+        let (http_is_encrypted, insecure) = (config.http_is_encrypted(), config.insecure);
+        let (dir, tls, of_http, to_keepers) = blocking(move || {
             let tls_dir = tls_dir.map(|dir| TlsDir::load(&dir, Some(Role::Master))).transpose()?;
             let tls = tls_dir.as_ref().map(|dir| dir.acceptor(Protocol::Control)).transpose()?;
+            let of_http = tls_dir.as_ref().filter(|_| http_is_encrypted);
+            let of_http = of_http.map(|dir| dir.acceptor(Protocol::Http)).transpose()?;
             let to_keepers = tls_dir.map(|dir| dir.to_keepers()).transpose()?;
             let dir = DataDir::open(&data)?;
             remove_address(&dir.path().join(ADDRESS_FILE));
-            Ok((dir, tls, to_keepers))
+            Ok((dir, tls, of_http, to_keepers))
         })
         .await?;
         let address_file = dir.path().join(ADDRESS_FILE);
         let (listener, address) = listen(config.listen).await?;
         let bound = match config.http {
-            Some(address) => Some(Bound::open(address).await?),
+            Some(address) => Some(Bound::open(address, of_http).await?),
             None => None,
         };
         let listens_since = Instant::now();
@@ -125,7 +128,7 @@ impl Master {
         blocking(move || publish_address(&for_rename)).await.inspect_err(|_| engine.stop())?;
 
         let (stop_serving, stopped) = oneshot::channel();
-        let gate_of_page = gate.clone();
+        let page = web::Doors { gate: gate.clone(), encrypted: http_is_encrypted, insecure };
         let server = tokio::spawn(serve(
             engine.clone(),
             gate.clone(),
@@ -137,7 +140,7 @@ impl Master {
         tracing::info!("dfs-master: listening on {address}, cluster {cluster}");
         let (mut http, mut watcher) = (None, None);
         if let Some(bound) = bound {
-            let (routes, task) = web::start(engine.clone(), cluster, gate_of_page, to_keepers);
+            let (routes, task) = web::start(engine.clone(), cluster, page, to_keepers);
             (http, watcher) = (Some(bound.serve(shown(&engine, routes))), Some(task));
         }
         let stop_serving = Some(stop_serving);

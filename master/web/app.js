@@ -32,12 +32,18 @@ function period(ms) {
 }
 
 // Where auth is on: the master keeps the token in a cookie that no script can read. A film has it then, too.
+function showLogin(wanted, note, asked) {
+  // What somebody was told stays until he is let in, or asks again.
+  if (!wanted || asked || at('login').hidden) at('login-note').textContent = wanted ? note : '';
+  at('login').hidden = !wanted;
+}
+
 async function ask(path, how) {
   const answer = await fetch(path, { ...how, signal: AbortSignal.timeout(20000) });
   const body = await answer.json();
   const refused = answer.status === 401 || answer.status === 403;
-  at('login').hidden = !refused;
-  at('login-note').textContent = refused ? body.error : '';
+  const asked = how && how.headers;
+  showLogin(refused, answer.status === 401 && !asked ? 'This cluster wants to know who you are.' : body.error, asked);
   if (!answer.ok) throw new Error(body.error || answer.statusText);
   return body;
 }
@@ -263,14 +269,40 @@ at('search').addEventListener('submit', (event) => {
   Object.assign(files, { needle: at('needle').value, pages: [''] });
   showFiles();
 });
-at('login').addEventListener('submit', async (event) => {
+function lookAgain() {
+  refresh();
+  showFiles();
+  goThere();
+}
+
+at('by-token').addEventListener('submit', async (event) => {
   event.preventDefault();
   const headers = { Authorization: `Bearer ${at('token').value.trim()}` };
   at('token').value = '';
   await renew({ headers });
-  refresh();
-  showFiles();
-  goThere();
+  lookAgain();
+});
+// In the body, never in an address.
+at('by-password').addEventListener('submit', async (event) => {
+  event.preventDefault();
+  const body = JSON.stringify({ user: at('user').value, password: at('password').value });
+  at('password').value = '';
+  try {
+    const headers = { 'Content-Type': 'application/json' };
+    const answer = await fetch('/api/v1/login', { method: 'POST', headers, body, signal: AbortSignal.timeout(20000) });
+    const said = await answer.json();
+    if (!answer.ok) throw new Error(said.error || answer.statusText);
+    begun(said);
+    lookAgain();
+  } catch (error) {
+    at('login-note').textContent = error.message;
+    at('password').focus();
+  }
+});
+at('logout').addEventListener('click', async () => {
+  await fetch('/api/v1/logout', { method: 'POST', signal: AbortSignal.timeout(20000) });
+  // What was shown was for who is gone.
+  location.reload();
 });
 at('more').addEventListener('click', () => { files.pages.push(files.next); showFiles(); });
 at('back').addEventListener('click', () => { files.pages.pop(); showFiles(); });
@@ -382,12 +414,17 @@ at('player-end').addEventListener('click', () => {
 at('entries-more').addEventListener('click', () => { here.after.push(here.next); showDirectory(); });
 at('entries-back').addEventListener('click', () => { here.after.pop(); showDirectory(); });
 
+function begun(session) {
+  clearTimeout(renew.timer);
+  if (session.lasts_s) renew.timer = setTimeout(renew, session.lasts_s * 400);
+  at('who').textContent = session.user;
+  at('who').hidden = at('logout').hidden = !session.user;
+}
+
 // The cookie lives as long as a token: while the page is open there is always a fresh one, so a long film plays on.
 async function renew(how) {
   try {
-    const session = await ask('/api/v1/session', { method: 'POST', ...how });
-    clearTimeout(renew.timer);
-    if (session.lasts_s) renew.timer = setTimeout(renew, session.lasts_s * 400);
+    begun(await ask('/api/v1/session', { method: 'POST', ...how }));
   } catch (error) {
     renew.timer = setTimeout(renew, 30000);
   }

@@ -134,6 +134,8 @@ pub struct Settings {
     pub tls_dir: Option<PathBuf>,
     /// Where metrics are served over HTTP, if anywhere.
     pub http: Option<SocketAddr>,
+    /// That port speaks no TLS, though there is a directory for it.
+    pub http_plain: bool,
     /// As tracing's `EnvFilter` reads it.
     pub log_filter: String,
     /// Log in JSON.
@@ -185,6 +187,7 @@ pub fn parse(args: Vec<OsString>, caller: &Caller) -> Result<Settings, OptionsEr
         read_only: first_pass.read_only,
         root_squash: first_pass.root_squash,
         insecure: first_pass.insecure,
+        http_plain: first_pass.http_plain,
         ..MountWords::default()
     };
     let mut expanded: Vec<OsString> = args.iter().take(1).cloned().collect();
@@ -255,8 +258,11 @@ fn resolve(
             auth: flags.auth,
         }),
     };
+    let http_plain = words.http_plain;
     if let Some(http) = flags.http {
-        check_exposure(http, words.insecure).map_err(|error| OptionsError::Usage(error.to_string()))?;
+        let encrypted = flags.tls_dir.is_some() && !http_plain;
+        check_exposure(http, encrypted, words.insecure)
+            .map_err(|error| OptionsError::Usage(error.to_string()))?;
     }
     let squash = Squash { uid: flags.anonuid, gid: flags.anongid };
     let squash = words.root_squash.then_some(squash);
@@ -274,6 +280,7 @@ fn resolve(
         token_file: flags.token_file.map(|f| absolute(&f)).transpose()?,
         tls_dir: flags.tls_dir.map(|dir| absolute(&dir)).transpose()?,
         http: flags.http,
+        http_plain,
         log_filter: flags.log,
         log_json: flags.log_json,
         log_file: flags.log_file.map(|f| absolute(&f)).transpose()?,

@@ -3,6 +3,7 @@
 //! What must hold, whatever is at the other end:
 //! - So many connections at once and no more; the next one is told so. A request's head has to come in time (also the first
 //!   and the next of a connection that is kept open), it is answered in time or with 503, and who does not read is cut off.
+//! - With a certificate it speaks TLS and nothing else (`connection`); whoever speaks plain HTTP to it is told so.
 //! - Nothing is kept by a browser, shown within another site's page, or takes scripts from elsewhere ([`HEADERS`]).
 //! - On a loopback address only names of this machine are served: a page of another site whose name suddenly means
 //!   127.0.0.1 must not read what is here.
@@ -17,24 +18,20 @@ use axum::body::Body;
 use axum::http::{HeaderValue, Request, Response, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
-use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use dfs_tls::Acceptor;
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::metrics::{Kind, Page};
-use crate::patient::Patient;
 use crate::process;
 
+mod connection;
 #[cfg(test)]
 mod tests;
 
 /// Connections at once.
 const MAX_CONNECTIONS: usize = 64;
-/// Bytes of a request's head.
-const MAX_HEAD: usize = 16 * 1024;
 /// After accept(2) failed, for want of file descriptors for example.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// A clean end takes no longer.
@@ -82,18 +79,23 @@ pub enum HttpError {
     #[error("listen on {address} for HTTP: {why}; free that port, or name another with --http")]
     Listen { address: SocketAddr, why: io::Error },
     #[error(
-        "--http {0}: everybody who reaches that address could read names and figures; name a loopback address, or add --insecure"
+        "--http {0}: everybody who reaches that address could read names and figures; give --tls-dir (and the master --auth on), name a loopback address, or add --insecure"
     )]
     Exposed(SocketAddr),
 }
 
-/// Refuses an address that others reach, unless somebody said that he wants that.
+/// Refuses an address that others reach, unless it is `safe` (there is TLS, and names are for those alone who log in), or
+/// somebody said that he wants that.
 ///
 /// # Errors
 /// [`HttpError::Exposed`].
-pub fn check_exposure(address: SocketAddr, insecure: bool) -> Result<(), HttpError> {
-    if insecure || address.ip().is_loopback() { Ok(()) } else { Err(HttpError::Exposed(address)) }
+pub fn check_exposure(address: SocketAddr, safe: bool, insecure: bool) -> Result<(), HttpError> {
+    if safe || insecure || address.ip().is_loopback() { Ok(()) } else { Err(HttpError::Exposed(address)) }
 }
+
+/// At the other end of a request's connection; among its extensions.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Peer(pub SocketAddr);
 
 /// What a role shows.
 #[derive(Clone)]
@@ -121,19 +123,23 @@ impl std::fmt::Debug for Shown {
 pub struct Bound {
     listener: TcpListener,
     address: SocketAddr,
+    tls: Option<Acceptor>,
 }
 
 impl Bound {
-    /// Opens the port; 0 takes a free one.
+    /// Opens the port; 0 takes a free one. With an acceptor it speaks TLS.
     ///
     /// # Errors
     /// [`HttpError::Listen`].
-    pub async fn open(address: SocketAddr) -> Result<Bound, HttpError> {
+    pub async fn open(address: SocketAddr, tls: Option<Acceptor>) -> Result<Bound, HttpError> {
         let bound = TcpListener::bind(address).await.and_then(|listener| {
             let address = listener.local_addr()?;
-            Ok(Bound { listener, address })
+            Ok((listener, address))
         });
-        bound.map_err(|why| HttpError::Listen { address, why })
+        match bound {
+            Ok((listener, address)) => Ok(Bound { listener, address, tls }),
+            Err(why) => Err(HttpError::Listen { address, why }),
+        }
     }
 
     /// Where it listens.
@@ -151,8 +157,10 @@ impl Bound {
         let (stop, stopped) = watch::channel(false);
         let address = self.address;
         let routes = routes(shown, address, deadlines);
-        let task = tokio::spawn(accept(self.listener, routes, deadlines, stopped));
-        tracing::info!("http: listening on {address}");
+        let with = if self.tls.is_some() { "with TLS: https" } else { "without TLS: http" };
+        let serve = connection::Serve { routes, tls: self.tls, deadlines, stopped: stopped.clone() };
+        let task = tokio::spawn(accept(self.listener, serve, stopped));
+        tracing::info!("http: listening on {address} {with}://{address}/");
         Server { address, stop, task }
     }
 }
@@ -234,12 +242,7 @@ fn names_this_machine(request: &Request<Body>) -> bool {
     name.eq_ignore_ascii_case("localhost") || name.strip_prefix('[').is_some_and(|ip| ip.ends_with(']'))
 }
 
-async fn accept(
-    listener: TcpListener,
-    routes: Router,
-    deadlines: Deadlines,
-    mut stopped: watch::Receiver<bool>,
-) {
+async fn accept(listener: TcpListener, serve: connection::Serve, mut stopped: watch::Receiver<bool>) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     // Dropped with this task, and all connections with it.
     let mut connections = JoinSet::new();
@@ -252,7 +255,11 @@ async fn accept(
         match accepted {
             Ok((stream, _)) => match places.clone().try_acquire_owned() {
                 Ok(place) => {
-                    connections.spawn(connection(stream, place, routes.clone(), deadlines, stopped.clone()));
+                    let serve = serve.clone();
+                    connections.spawn(async move {
+                        serve.connection(stream).await;
+                        drop(place);
+                    });
                 }
                 // A fresh socket has room for it; and nobody waits here for one that has not.
                 Err(_) => drop(stream.try_write(BUSY)),
@@ -265,32 +272,6 @@ async fn accept(
     }
     drop(listener);
     while connections.join_next().await.is_some() {}
-}
-
-async fn connection(
-    stream: TcpStream,
-    _place: OwnedSemaphorePermit,
-    routes: Router,
-    deadlines: Deadlines,
-    mut stopped: watch::Receiver<bool>,
-) {
-    let service = TowerToHyperService::new(routes);
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(deadlines.head)
-        .max_buf_size(MAX_HEAD)
-        .serve_connection(TokioIo::new(Patient::new(stream, deadlines.reading)), service);
-    tokio::pin!(served);
-    let end = tokio::select! {
-        end = served.as_mut() => end,
-        () = stopping(&mut stopped) => {
-            served.as_mut().graceful_shutdown();
-            served.await
-        }
-    };
-    if let Err(error) = end {
-        tracing::debug!(%error, "http: connection closed");
-    }
 }
 
 /// Also when whoever could say so is gone.

@@ -36,6 +36,8 @@ impl Browser {
             "--disable-gpu",
             "--disable-dev-shm-usage",
             "--hide-scrollbars",
+            // Only tests have its key, and it is not among those that this machine trusts.
+            "--ignore-certificate-errors",
         ]);
         command.arg(format!("--user-data-dir={}", cluster.scratch.path("browser").display()));
         command.env("HOME", cluster.scratch.dir()).args(flags);
@@ -44,7 +46,7 @@ impl Browser {
 
     /// What became of the page, with `place` behind its address, once all of these are in it.
     pub fn dom(&self, cluster: &Cluster, at: &str, place: &str, until: &[&str]) -> String {
-        let url = format!("http://{at}/{place}");
+        let url = url(at, place);
         let flags = ["--virtual-time-budget=6000", "--dump-dom", &url];
         wait_for(secs(120), "the page shows the files", || {
             let shown = run(&mut self.command(cluster, &flags), secs(100)).ok().stdout;
@@ -63,11 +65,8 @@ impl Browser {
         dark: bool,
     ) -> PathBuf {
         let file = cluster.scratch.path(&format!("{name}.png"));
-        let (shot, size, url) = (
-            format!("--screenshot={}", file.display()),
-            format!("--window-size={size}"),
-            format!("http://{at}/{place}"),
-        );
+        let (shot, size, url) =
+            (format!("--screenshot={}", file.display()), format!("--window-size={size}"), url(at, place));
         let mut flags = vec!["--virtual-time-budget=6000", &shot, &size];
         if dark {
             flags.push("--blink-settings=preferredColorScheme=0");
@@ -76,4 +75,9 @@ impl Browser {
         run(&mut self.command(cluster, &flags), secs(100)).ok();
         file
     }
+}
+
+/// `at`: HOST:PORT, or with https:// before it.
+fn url(at: &str, place: &str) -> String {
+    if at.contains("://") { format!("{at}/{place}") } else { format!("http://{at}/{place}") }
 }

@@ -2,6 +2,10 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
+
+use dfs_tls::TlsDir;
+use dfs_tls::rustls::StreamOwned;
 
 use crate::process::Process;
 use crate::wait::{secs, wait_for};
@@ -61,8 +65,27 @@ pub fn send(address: &str, request: &str) -> Answer {
 /// The same. None: the connection was cut without an answer, as may happen to who says more than is read.
 #[track_caller]
 pub fn try_send(address: &str, request: &str) -> Option<Answer> {
-    let mut stream = TcpStream::connect(address).unwrap();
+    exchange(connect(address), request)
+}
+
+/// The same over TLS, to whoever has a certificate of the CA in `dir`.
+///
+/// # Panics
+/// When there is no answer.
+#[track_caller]
+pub fn send_tls(dir: &Path, address: &str, request: &str) -> Answer {
+    let session = TlsDir::load(dir, None).unwrap().to_pages().unwrap().session(address).unwrap();
+    let answer = exchange(StreamOwned::new(session, connect(address)), request);
+    answer.unwrap_or_else(|| panic!("no HTTPS answer to {request:.200}"))
+}
+
+fn connect(address: &str) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
     stream.set_read_timeout(Some(secs(40))).unwrap();
+    stream
+}
+
+fn exchange(mut stream: impl Read + Write, request: &str) -> Option<Answer> {
     let mut bytes = Vec::new();
     let sent = stream.write_all(request.as_bytes());
     let read = stream.read_to_end(&mut bytes);

@@ -34,7 +34,8 @@ use prost::Message;
 use prost::bytes::Bytes;
 use tonic::Code;
 
-const HTTP: [&str; 2] = ["--http", "127.0.0.1:0"];
+// Plain, so that all that an attacker could say there is said to HTTP itself.
+const HTTP: [&str; 3] = ["--http", "127.0.0.1:0", "--http-plain"];
 const SECRET_NAME: &str = "zz-nobodys-business";
 const SECRET: &[u8] = b"what berta alone may read";
 /// In no answer to somebody without a right: names of files and users, what is in files, tokens.

@@ -3,13 +3,13 @@
 //! Covers: every call of the .proto files without a token, with an expired, a forged, another cluster's, a revoked one and with
 //! each lesser role is refused, and with the right role is not; a mount of the role ro cannot write, by the master's word; a token
 //! that is revoked or expires stops a live mount with EACCES, and a login brings it back; a mount renews its token by itself; keepers
-//! join with join tokens alone; a drain that waits outlives its login; failed logins are slowed down; nothing secret is in a log, the audit log or a command line.
+//! join with join tokens alone; a drain, a scrub and a rebalance that wait outlive their login; failed logins are slowed down; nothing secret is in a log, the audit log or a command line.
 
 use std::fs;
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use dfs_master::auth::rules::{RULES, Rule};
@@ -225,6 +225,27 @@ fn stops(mount: &Mount, within: Duration) {
     println!("stopped after {:?}", begun.elapsed());
 }
 
+/// `dfs ARGS` as a user whose login is in this file.
+fn dfs_of(cluster: &Cluster, file: &Path, args: &[&str]) -> Command {
+    let mut command = Command::new(binary("dfs"));
+    command.args(["--master", cluster.address(), "--token-file", file.to_str().unwrap()]).args(args);
+    command.stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+}
+
+/// Runs a command that waits, until the token that it uses was renewed twice.
+#[track_caller]
+fn outlives_its_login(cluster: &Cluster, file: &Path, args: &[&str]) -> Child {
+    let mut child = dfs_of(cluster, file, args).spawn().unwrap();
+    let expires = || unchecked_claims(token_file::read(file).unwrap().expose()).unwrap().expires_s;
+    let first = expires();
+    wait_until(secs(60), "the token is renewed twice", || {
+        assert_eq!(child.try_wait().unwrap(), None, "{args:?} ended");
+        expires() > first + 6
+    });
+    child
+}
+
 #[test]
 fn a_drain_that_waits_outlives_its_login() {
     let cluster = cluster(2, &["--token-lifetime", "4s"]);
@@ -233,24 +254,41 @@ fn a_drain_that_waits_outlives_its_login() {
     login_to(&cluster, "anna", &file);
     let local = cluster.scratch.path("local");
     fs::write(&local, "bytes").unwrap();
-    let words = ["--master", cluster.address(), "--token-file", file.to_str().unwrap()];
-    let dfs = |args: &[&str]| {
-        let mut command = Command::new(binary("dfs"));
-        command.args(words).args(args).stdout(Stdio::null()).stderr(Stdio::piped());
-        command
-    };
-    assert!(dfs(&["put", local.to_str().unwrap(), "/f"]).status().unwrap().success());
+    let done = |args: &[&str]| dfs_of(&cluster, &file, args).status().unwrap().success();
+    assert!(done(&["put", local.to_str().unwrap(), "/f"]));
     // Both keepers are to have a copy, so it waits until somebody cancels it.
-    let mut drain = dfs(&["drain", "1"]).spawn().unwrap();
-    let expires = || unchecked_claims(token_file::read(&file).unwrap().expose()).unwrap().expires_s;
-    let first = expires();
-    wait_until(secs(60), "the token is renewed twice", || {
-        assert_eq!(drain.try_wait().unwrap(), None, "the drain ended");
-        expires() > first + 6
-    });
-    assert!(dfs(&["drain", "1", "--cancel"]).status().unwrap().success());
+    let drain = outlives_its_login(&cluster, &file, &["drain", "1"]);
+    assert!(done(&["drain", "1", "--cancel"]));
     let ended = drain.wait_with_output().unwrap();
     assert!(String::from_utf8_lossy(&ended.stderr).contains("somebody else cancelled it"), "{ended:?}");
+}
+
+#[test]
+fn a_scrub_and_a_rebalance_that_wait_outlive_their_login() {
+    // Both have something to do for half a minute.
+    let flags = ["--token-lifetime", "4s", "--repair-rate", "1MiB"];
+    let mut cluster = cluster(0, &flags);
+    let token = join_token(&cluster, "keepers");
+    let keeper = ["--token-file", token.to_str().unwrap(), "--scrub-rate", "1MiB", "--scrub-every", "off"];
+    for _ in 0..2 {
+        cluster.add_keeper_with(&keeper);
+    }
+    add_user(&cluster, "anna", "admin");
+    let file = cluster.scratch.path("anna");
+    login_to(&cluster, "anna", &file);
+    let local = cluster.scratch.path("local");
+    fs::write(&local, dfs_tests::Rng::new(1).bytes(40 << 20)).unwrap();
+    assert!(dfs_of(&cluster, &file, &["put", local.to_str().unwrap(), "/f"]).status().unwrap().success());
+    let ends = |mut child: Child| {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    };
+    ends(outlives_its_login(&cluster, &file, &["scrub"]));
+    login_to(&cluster, "anna", &file);
+    admin(&cluster, &["status"]);
+    cluster.add_keeper_with(&keeper);
+    login_to(&cluster, "anna", &file);
+    ends(outlives_its_login(&cluster, &file, &["rebalance", "start", "--wait"]));
 }
 
 #[test]

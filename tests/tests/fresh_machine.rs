@@ -70,6 +70,8 @@ fn a_cluster_starts(machine: &Machine) {
         install -o dfs -g dfs -m 0600 dfs-tls/master/* /etc/dfs/tls-master/
         install -o dfs -g dfs -m 0600 dfs-tls/keeper/* /etc/dfs/tls-keeper/
         install -D -m 0644 dfs-tls/client/ca.pem /etc/dfs/tls-client/ca.pem
+        dfs tls issue --dir dfs-tls --role mount --host fresh
+        install -m 0600 dfs-tls/mount-fresh/cert.pem dfs-tls/mount-fresh/key.pem /etc/dfs/tls-client/
         cat >/etc/dfs/master.toml <<'TOML'
 listen = "0.0.0.0:3000"
 tls-dir = "/etc/dfs/tls-master"
@@ -85,7 +87,7 @@ TOML
     assert_eq!(shown(machine, "dfs-master", "ActiveState"), "active");
     assert_ne!(shown(machine, "dfs-master", "StatusText"), "");
     assert_eq!(machine.sh("ps -o user= -C dfs-master").trim(), "dfs");
-    assert_eq!(machine.sh("curl -sf http://127.0.0.1:9100/readyz || python3 -c 'import urllib.request as u; u.urlopen(\"http://127.0.0.1:9100/readyz\")'; stat -c %U:%a /var/lib/dfs/master").lines().last(), Some("dfs:700"));
+    assert_eq!(machine.sh("export SSL_CERT_FILE=/etc/dfs/tls-client/ca.pem; curl -sf --cacert $SSL_CERT_FILE https://127.0.0.1:9100/readyz || python3 -c 'import urllib.request as u; u.urlopen(\"https://127.0.0.1:9100/readyz\")'; stat -c %U:%a /var/lib/dfs/master").lines().last(), Some("dfs:700"));
 }
 
 fn users_log_in_and_keepers_join(machine: &Machine) {
@@ -149,7 +151,7 @@ fn it_is_watched_in_a_browser(machine: &Machine) {
     // As the page does it: a token for a cookie, and then what a player asks for.
     machine.sh(r#"cat >watch.py <<'PY'
 import sys, urllib.error, urllib.request as u
-at, film = 'http://localhost:9100', open('/media/film.mp4', 'rb').read()
+at, film = 'https://localhost:9100', open('/media/film.mp4', 'rb').read()
 def ask(path, method='GET', **headers):
     return u.urlopen(u.Request(at + path, method=method, headers=headers), timeout=20)
 try:
@@ -166,7 +168,7 @@ for start in (len(film) - 5000, 0, 9_000_000, 1_000_000):
     part = ask('/files/film.mp4', Cookie=cookie, Range='bytes=%d-%d' % (start, start + 499_999))
     assert part.status == 206 and part.read() == film[start:start + 500_000], start
 PY
-python3 watch.py"#);
+SSL_CERT_FILE=/etc/dfs/tls-client/ca.pem python3 watch.py"#);
 }
 
 fn a_killed_keeper_is_started_again(machine: &Machine) {
@@ -203,8 +205,9 @@ fn unmount(machine: &Machine) {
 fn the_dashboards_have_what_they_show(machine: &Machine) {
     let missing = machine.sh(
         r#"
+        export SSL_CERT_FILE=/etc/dfs/tls-client/ca.pem
         for port in 9100 9101 9102 9104; do
-            python3 -c 'import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=20).read().decode())' http://localhost:$port/metrics
+            python3 -c 'import sys, urllib.request as u; print(u.urlopen(sys.argv[1], timeout=20).read().decode())' https://localhost:$port/metrics
         done >scrape
         cat /usr/share/doc/dfs/grafana/* | grep -oE '\bdfs_(master|keeper|mount)_[a-z0-9_]+' | sort -u >names
         test "$(wc -l <names)" -ge 20

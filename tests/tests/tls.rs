@@ -3,7 +3,8 @@
 //! Covers: upload and film read over an encrypted cluster; a client without TLS at a port with it, and the other way
 //! round; another CA; a keeper without a certificate, with the master's, and with another CA's; what expired and what
 //! others can read is refused at the start; what a wire sees of file bytes, with TLS for all and for control alone; a
-//! data-port client without TLS; keepers of both kinds among each other; an impostor at a keeper's port; a login without TLS says no password to a port with it, nor to another machine; whoever trickles; a keeper that passes for the master.
+//! data-port client without TLS; keepers of both kinds among each other; an impostor at a keeper's port; a login without TLS says no password to a port with it, nor to another machine; whoever trickles; a keeper that passes
+//! for the master; a keeper without TLS that others can reach needs somebody's word.
 
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
@@ -434,4 +435,16 @@ fn what_is_wrong_with_the_files_is_said_at_the_start() {
     let made = program("dfs", &[&issue[..], &["k2.example"]].concat()).ok();
     assert!(made.stdout.contains("tls/keeper-k2.example"), "{}", made.stdout);
     assert!(tls.join("keeper-k2.example/key.pem").is_file());
+}
+
+#[test]
+fn a_keeper_without_tls_is_open_to_others_only_by_somebodys_word() {
+    let mut cluster = Cluster::builder().keepers(0).start();
+    let data = cluster.scratch.path("intruder");
+    let args = ["--data", data.to_str().unwrap(), "--master", cluster.address(), "--listen", "0.0.0.0:0"];
+    program("dfs-keeper", &args).one_line_error("dfs-keeper", &["0.0.0.0:0", "--tls-dir", "--insecure"]);
+    assert!(!data.exists(), "something was made before the flags were looked at");
+    let keeper = cluster.add_keeper_with(&["--listen", "0.0.0.0:0", "--host", "127.0.0.1", "--insecure"]);
+    let log = cluster.keeper(keeper).log();
+    assert!(log.contains("--insecure: there is no TLS"), "{log}");
 }

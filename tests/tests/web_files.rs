@@ -14,7 +14,7 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 
 use dfs_tests::browser::Browser;
-use dfs_tests::http::{Answer, address, get, send};
+use dfs_tests::http::{Answer, address, get, send, send_tls};
 use dfs_tests::wait::secs;
 use dfs_tests::{Cluster, Rng, auth, film, run, run_ok, wait_until};
 
@@ -156,7 +156,8 @@ fn keepers_that_speak_tls_are_read_too() {
     let cluster = Cluster::builder().keepers(2).copies(2).tls().master_flags(&HTTP).start();
     let at = address(&cluster.master);
     cluster.dfs(&["put", film::small().to_str().unwrap(), "/movie.mp4"]).ok();
-    assert!(get(&at, "/files/movie.mp4").body == fs::read(film::small()).unwrap());
+    let request = format!("GET /files/movie.mp4 HTTP/1.1\r\nHost: {at}\r\nConnection: close\r\n\r\n");
+    assert!(send_tls(&cluster.tls_dir("client"), &at, &request).body == fs::read(film::small()).unwrap());
 }
 
 /// A connection on which a film is on its way, that has been read up to here.

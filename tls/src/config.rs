@@ -57,12 +57,12 @@ fn broken(error: impl std::fmt::Display) -> TlsError {
     TlsError::Broken(error.to_string())
 }
 
-/// For connecting to a peer of this role.
+/// For connecting to a peer of this role; `None`: of any.
 pub(crate) fn client(
     roots: &Arc<RootCertStore>,
     own: Option<&Own>,
     protocol: Protocol,
-    expected: Role,
+    expected: Option<Role>,
 ) -> Result<Arc<ClientConfig>, TlsError> {
     let provider = provider();
     let of_authority = WebPkiServerVerifier::builder_with_provider(roots.clone(), provider.clone())
@@ -112,7 +112,7 @@ pub(crate) fn server(
 #[derive(Debug)]
 struct OfRole {
     of_authority: Arc<WebPkiServerVerifier>,
-    expected: Role,
+    expected: Option<Role>,
 }
 
 impl ServerCertVerifier for OfRole {
@@ -131,10 +131,12 @@ impl ServerCertVerifier for OfRole {
             ocsp_response,
             now,
         )?;
-        if Role::of(end_entity) == Some(self.expected) {
-            return Ok(verified);
+        match self.expected {
+            Some(expected) if Role::of(end_entity) != Some(expected) => {
+                Err(rustls::Error::General(format!("its certificate is no {expected}'s")))
+            }
+            _ => Ok(verified),
         }
-        Err(rustls::Error::General(format!("its certificate is no {}'s", self.expected)))
     }
 
     fn verify_tls12_signature(

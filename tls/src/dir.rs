@@ -66,7 +66,7 @@ impl TlsDir {
     /// # Errors
     /// [`TlsError::Broken`].
     pub fn to_master(&self) -> Result<Connector, TlsError> {
-        let config = config::client(&self.roots, self.own.as_ref(), Protocol::Control, Role::Master)?;
+        let config = config::client(&self.roots, self.own.as_ref(), Protocol::Control, Some(Role::Master))?;
         Ok(Connector::new(config, &self.path))
     }
 
@@ -75,8 +75,16 @@ impl TlsDir {
     /// # Errors
     /// [`TlsError::Broken`].
     pub fn to_keepers(&self) -> Result<Connector, TlsError> {
-        let config = config::client(&self.roots, self.own.as_ref(), Protocol::Data, Role::Keeper)?;
+        let config = config::client(&self.roots, self.own.as_ref(), Protocol::Data, Some(Role::Keeper))?;
         Ok(Connector::new(config, &self.path))
+    }
+
+    /// For connecting to what any process of the cluster shows over HTTP. We show nothing there.
+    ///
+    /// # Errors
+    /// [`TlsError::Broken`].
+    pub fn to_pages(&self) -> Result<Connector, TlsError> {
+        Ok(Connector::new(config::client(&self.roots, None, Protocol::Http, None)?, &self.path))
     }
 
     /// For a port.

@@ -6,13 +6,15 @@ use std::str::FromStr;
 use rustls::pki_types::CertificateDer;
 use webpki::EndEntityCert;
 
-/// Who may show a certificate. Mounts and operators show none: their tokens say who they are.
+/// Who may show a certificate. To master and keepers mounts and operators show none: their tokens say who they are.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Role {
     /// The master.
     Master,
     /// A keeper.
     Keeper,
+    /// A mount, to whoever reads its metrics.
+    Mount,
 }
 
 impl Role {
@@ -21,6 +23,7 @@ impl Role {
         match self {
             Role::Master => "dfs:master",
             Role::Keeper => "dfs:keeper",
+            Role::Mount => "dfs:mount",
         }
     }
 
@@ -28,7 +31,7 @@ impl Role {
     pub fn of(certificate: &CertificateDer<'_>) -> Option<Role> {
         let certificate = EndEntityCert::try_from(certificate).ok()?;
         let is = |role: &Role| certificate.valid_uri_names().any(|uri| uri == role.uri());
-        [Role::Master, Role::Keeper].into_iter().find(is)
+        [Role::Master, Role::Keeper, Role::Mount].into_iter().find(is)
     }
 }
 
@@ -37,6 +40,7 @@ impl fmt::Display for Role {
         f.write_str(match self {
             Role::Master => "master",
             Role::Keeper => "keeper",
+            Role::Mount => "mount",
         })
     }
 }
@@ -48,7 +52,8 @@ impl FromStr for Role {
         match text {
             "master" => Ok(Role::Master),
             "keeper" => Ok(Role::Keeper),
-            _ => Err("say master or keeper".to_owned()),
+            "mount" => Ok(Role::Mount),
+            _ => Err("say master, keeper or mount".to_owned()),
         }
     }
 }

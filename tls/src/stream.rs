@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, ServerConfig, ServerConnection};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::{TlsAcceptor, TlsConnector, client, server};
@@ -98,7 +99,10 @@ impl Acceptor {
     ///
     /// # Errors
     /// The peer speaks no TLS, shows a certificate that is not of the CA, or takes too long.
-    pub async fn accept(&self, stream: TcpStream) -> io::Result<server::TlsStream<TcpStream>> {
+    pub async fn accept<S>(&self, stream: S) -> io::Result<server::TlsStream<S>>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let handshake = TlsAcceptor::from(self.config.clone()).accept(stream);
         timeout(HANDSHAKE_WITHIN, handshake).await.unwrap_or_else(|_| Err(late()))
     }

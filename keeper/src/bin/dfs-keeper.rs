@@ -56,7 +56,10 @@ struct Args {
     /// Address and port to serve metrics on over HTTP; port 0 takes a free one, see the log [default: none].
     #[arg(long, env = "DFS_HTTP", value_name = "HOST:PORT", value_parser = socket_address)]
     http: Option<SocketAddr>,
-    /// Listen on an address that others reach without TLS, or serve HTTP there, which asks nobody who he is.
+    /// With --tls-dir: serve HTTP as it is, without TLS.
+    #[arg(long, env = "DFS_HTTP_PLAIN", value_parser = FalseyValueParser::new())]
+    http_plain: bool,
+    /// Listen on an address that others reach without TLS, or serve HTTP there.
     #[arg(long, env = "DFS_INSECURE", value_parser = FalseyValueParser::new())]
     insecure: bool,
     /// Read and check everything once within this time, as 7d or 12h; off: only when 'dfs scrub' asks for it.
@@ -89,7 +92,8 @@ fn main() -> ExitCode {
 
 fn run(args: Args) -> Result<(), String> {
     if let Some(http) = args.http {
-        check_exposure(http, args.insecure).map_err(|error| error.to_string())?;
+        let encrypted = args.tls_dir.is_some() && !args.http_plain;
+        check_exposure(http, encrypted, args.insecure).map_err(|error| error.to_string())?;
     }
     exposure::check(args.listen, args.tls_dir.is_some(), args.insecure).map_err(|error| error.to_string())?;
     dfs_proto::logging::init(&args.log, args.log_json)?;
@@ -118,6 +122,7 @@ fn run(args: Args) -> Result<(), String> {
         max_connections: args.max_connections,
         reserve_bytes: None,
         http: args.http,
+        http_plain: args.http_plain,
         scrub_every: Some(args.scrub_every.0).filter(|period| !period.is_zero()),
         scrub_rate: args.scrub_rate.0,
     }));

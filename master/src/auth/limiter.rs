@@ -21,6 +21,7 @@ const OF_NAME: Budget = Budget { most: 5, one_more_ms: 12_000 };
 const OF_ADDRESS: Budget = Budget { most: 30, one_more_ms: 2_000 };
 
 /// Until when each has nothing owing: each try moves it on by `one_more_ms`.
+#[derive(Debug)]
 struct Spent<K>(HashMap<K, i64>);
 
 impl<K: Hash + Eq + Clone> Spent<K> {
@@ -43,6 +44,7 @@ impl<K: Hash + Eq + Clone> Spent<K> {
 }
 
 /// See the module.
+#[derive(Debug)]
 pub struct Limiter {
     by_name: Spent<(String, Option<IpAddr>)>,
     by_address: Spent<Option<IpAddr>>,

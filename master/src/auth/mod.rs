@@ -3,6 +3,7 @@
 //! - [`Gate`]: every call of every service passes it ([`rules`] says who may make which), and every session goes by it for
 //!   as long as it lasts ([`Watch`]).
 //! - `password`: hashes. `limiter`: how often somebody may guess (pure). `first`: the first admin.
+//! - `login`: whether a password is right, for gRPC and the page alike.
 //! - [`audit`]: what was done, by whom, line by line.
 //!
 //! The auth service itself is `service/auth.rs`. It and the gate need of the rest nothing but the table of users, so that
@@ -15,11 +16,12 @@
 pub mod audit;
 pub mod first;
 pub mod limiter;
+mod login;
 pub mod password;
 pub mod rules;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dfs_proto::ids::InodeNo;
@@ -33,6 +35,7 @@ use crate::core::id_map::IdMap;
 use crate::core::row::UserRow;
 use crate::runtime::Engine;
 use audit::{Audit, Entry};
+use limiter::Limiter;
 
 /// How often a session looks whether its bearer may go on.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
@@ -130,12 +133,13 @@ struct Inner {
     lifetime: Duration,
     engine: Engine,
     audit: Audit,
+    limiter: Mutex<Limiter>,
 }
 
 impl Gate {
     /// `is_on` false: everybody may do everything. Tokens live for `lifetime`.
     pub fn new(is_on: bool, key: TokenKey, lifetime: Duration, engine: Engine, audit: Audit) -> Gate {
-        Gate { inner: Arc::new(Inner { is_on, key, lifetime, engine, audit }) }
+        Gate { inner: Arc::new(Inner { is_on, key, lifetime, engine, audit, limiter: Mutex::default() }) }
     }
 
     /// Is anybody asked who he is?

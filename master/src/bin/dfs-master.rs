@@ -33,6 +33,10 @@ struct Flags {
     #[arg(long, env = "DFS_HTTP", value_name = "HOST:PORT", value_parser = socket_address)]
     http: Option<SocketAddr>,
 
+    /// With --tls-dir: serve HTTP as it is, without TLS
+    #[arg(long, env = "DFS_HTTP_PLAIN", value_parser = FalseyValueParser::new())]
+    http_plain: bool,
+
     /// Copies wanted of every chunk, 1 to 16
     #[arg(long, env = "DFS_COPIES", value_name = "N", default_value_t = 3)]
     copies: u32,
@@ -73,7 +77,7 @@ struct Flags {
     tls_dir: Option<PathBuf>,
 
     /// Listen on an address that is not loopback although whoever is there could do, read or change everything: without
-    /// auth, without TLS, or with HTTP, which shows figures to everybody and encrypts nothing
+    /// auth or without TLS, on --listen or --http
     #[arg(long, env = "DFS_INSECURE", value_parser = FalseyValueParser::new())]
     insecure: bool,
 
@@ -113,6 +117,7 @@ impl Flags {
             data: self.data.clone(),
             listen: self.listen,
             http: self.http,
+            http_plain: self.http_plain,
             copies: self.copies,
             min_copies: self.min_copies,
             chunk_size: u32::try_from(bytes).map_err(|_| ConfigError::ChunkSize(bytes))?,
@@ -157,7 +162,9 @@ fn main() -> ExitCode {
 fn run(flags: &Flags) -> Result<(), Failure> {
     let config = flags.config().map_err(|error| Failure(error.to_string(), 2))?;
     if let Some(http) = config.http {
-        check_exposure(http, flags.insecure).map_err(|error| Failure(error.to_string(), 2))?;
+        // The page asks who one is; figures are for everybody.
+        let safe = config.http_is_encrypted() && config.auth_is_on();
+        check_exposure(http, safe, flags.insecure).map_err(|error| Failure(error.to_string(), 2))?;
     }
     logging::init(&flags.log, flags.log_json).map_err(|message| Failure(message, 2))?;
     std::panic::set_hook(Box::new(|panic| tracing::error!("internal error, please report it: {panic}")));

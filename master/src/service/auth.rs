@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use dfs_proto::pb::{self, auth_service_server};
@@ -12,7 +12,6 @@ use dfs_proto::token::{Role, Roles};
 use tonic::{Request, Response, Status};
 
 use super::admin::{status, stopped};
-use crate::auth::limiter::Limiter;
 use crate::auth::{Bearer, Gate, no_random, password};
 use crate::core::State;
 use crate::core::id_map::IdMap;
@@ -28,7 +27,6 @@ const MAX_KEEPER_TOKEN: Duration = Duration::from_secs(10 * 365 * 86_400);
 pub(super) struct Auth {
     engine: Engine,
     gate: Gate,
-    limiter: Mutex<Limiter>,
 }
 
 /// Who asks, and from where.
@@ -48,28 +46,12 @@ impl Asker {
 
 impl Auth {
     pub fn new(engine: Engine, gate: Gate) -> Auth {
-        Auth { engine, gate, limiter: Mutex::default() }
+        Auth { engine, gate }
     }
 
     /// Is this the user's password? Counts as a try.
     async fn check(&self, name: &str, password: String, from: Option<SocketAddr>) -> Result<UserRow, Status> {
-        let ip = from.map(|from| from.ip());
-        let tried = self.limiter.lock().unwrap_or_else(PoisonError::into_inner).try_once(name, ip, now_ms());
-        if let Err(wait_ms) = tried {
-            self.gate.note_as("login", name, from, false, "too many tries");
-            let wait_s = wait_ms.div_euclid(1_000) + 1;
-            return Err(Status::resource_exhausted(format!(
-                "too many failed logins; try again in {wait_s} s"
-            )));
-        }
-        let row = self.gate.user(name)?.unwrap_or_default();
-        let right = password::verify(Secret::new(password), row.password_hash.clone()).await?;
-        if !right || row.disabled {
-            self.gate.note_as("login", name, from, false, if right { "disabled" } else { "wrong" });
-            return Err(Status::unauthenticated("wrong user name or password; try again"));
-        }
-        self.limiter.lock().unwrap_or_else(PoisonError::into_inner).succeeded(name, ip);
-        Ok(row)
+        self.gate.check_password(name, Secret::new(password), from).await
     }
 
     async fn change(
@@ -229,10 +211,6 @@ impl auth_service_server::AuthService for Auth {
         let row = self.change("keeper token", &asker, user.clone(), change).await?;
         Ok(Response::new(self.reply(&user, &row, Some(lifetime))?))
     }
-}
-
-fn now_ms() -> i64 {
-    pb::Time::now().as_millis()
 }
 
 fn fresh() -> Result<u32, Status> {

@@ -7,7 +7,7 @@
 //! | `lookup?path=&search=&after=&limit=` | rows as those of `dfs lookup --json`, and where to go on (`next`) |
 //! | `overview` | all that the page shows but the files |
 //!
-//! Where auth is on, a request needs `Authorization: Bearer TOKEN`, as `dfs login` gets one, or the cookie that `POST session` gives for it (`session`). Errors are `{"error": "..."}`. What is answered is durable, but for what of `overview` is not `status`: that is for eyes
+//! Where auth is on, a request needs `Authorization: Bearer TOKEN`, as `dfs login` gets one, or the cookie that `POST session` gives for it, or `POST login` for a name and a password (`session`). Errors are `{"error": "..."}`. What is answered is durable, but for what of `overview` is not `status`: that is for eyes
 //! alone, and must be there when the store is in trouble.
 
 use std::collections::BTreeMap;
@@ -28,11 +28,12 @@ use dfs_proto::{json, pb};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
+use super::Doors;
 use super::danger::{Danger, Found};
 use super::files::{self, Files};
 use super::session;
 use super::watch::{Event, Rate, Sample, Watched};
-use crate::auth::{Gate, Refusal};
+use crate::auth::Refusal;
 use crate::core::LookupCursor;
 use crate::runtime::{Engine, Stopped};
 
@@ -128,8 +129,8 @@ fn calls_of(path: &str) -> &'static [&'static str] {
     }
 }
 
-pub(super) fn routes(api: Arc<Api>, of_files: Arc<Files>, gate: Gate) -> Router {
-    let of_session = gate.clone();
+pub(super) fn routes(api: Arc<Api>, of_files: Arc<Files>, doors: Doors) -> Router {
+    let gate = doors.gate.clone();
     let guard = move |mut request: Request<Body>, next: Next| {
         let gate = gate.clone();
         async move {
@@ -156,7 +157,7 @@ pub(super) fn routes(api: Arc<Api>, of_files: Arc<Files>, gate: Gate) -> Router 
         .route("/api/v1/lookup", get(lookup))
         .route("/api/v1/overview", get(overview))
         .with_state(api)
-        .merge(Router::new().route("/api/v1/session", post(session::begin)).with_state(of_session))
+        .merge(Router::new().route("/api/v1/session", post(session::begin)).with_state(doors.clone()))
         .merge(
             Router::new()
                 .route("/files/", get(files::get))
@@ -164,7 +165,13 @@ pub(super) fn routes(api: Arc<Api>, of_files: Arc<Files>, gate: Gate) -> Router 
                 .with_state(of_files),
         )
         .layer(from_fn(guard))
-        .route("/api/v1/logout", post(session::end))
+        .merge(
+            Router::new()
+                .route("/api/v1/login", post(session::log_in))
+                .route("/api/v1/logout", post(session::end))
+                .with_state(doors),
+        )
+        .layer(from_fn(session::only_from_here))
 }
 
 /// The directory that is all that the asker sees of the cluster.

@@ -5,11 +5,11 @@
 //! - `watch`: looks at the figures once a second, and keeps a ring of samples, and one of events.
 //! - `danger`: finds the names of files with lost or endangered chunks.
 //! - `files`: `/files/...`, what is in the cluster; `range`, `types`: what of it, and as what; `reader`: its bytes, from keepers.
-//! - `session`: the login of a browser.
+//! - `session`: the login of a browser, with a token or a password.
 //! - here: the files of the page, which are in the program.
 //!
 //! What must hold: all memory is bounded; nobody is held up for long, however many files there are and however many browsers
-//! look: what looks at every file is done seldom, or a page at a time; nothing can be changed from here;
+//! look: what looks at every file is done seldom, or a page at a time; nothing in the cluster can be changed from here;
 //! where auth is on, nothing of the cluster is told but to who shows a token that may ask the same with `dfs`.
 
 mod api;
@@ -43,18 +43,28 @@ const FILES: [(&str, &str, &str); 4] = [
     ("/icon.svg", "image/svg+xml", include_str!("../../web/icon.svg")),
 ];
 
+/// Who is let in, and over what.
+#[derive(Clone, Debug)]
+pub(crate) struct Doors {
+    pub gate: Gate,
+    /// Browsers come over TLS.
+    pub encrypted: bool,
+    /// A password may come over a network that is not encrypted.
+    pub insecure: bool,
+}
+
 /// The routes, and the task that watches the cluster for them until it is aborted or the engine stops.
 pub(crate) fn start(
     engine: Engine,
     cluster: ClusterId,
-    gate: Gate,
+    doors: Doors,
     to_keepers: Option<Connector>,
 ) -> (Router, JoinHandle<()>) {
     let watched = Arc::new(watch::Watched::default());
     let watcher = tokio::spawn(watch::watch(engine.clone(), watched.clone()));
     let mut routes = {
-        let files = Arc::new(Files::new(engine.clone(), gate.clone(), to_keepers));
-        api::routes(Arc::new(api::Api::new(engine, cluster, watched)), files, gate)
+        let files = Arc::new(Files::new(engine.clone(), doors.gate.clone(), to_keepers));
+        api::routes(Arc::new(api::Api::new(engine, cluster, watched)), files, doors)
     };
     for (path, kind, text) in FILES {
         routes =

@@ -32,7 +32,7 @@ pub(super) enum Tls {
         #[arg(long, value_name = "DIR")]
         dir: PathBuf,
         /// For whom
-        #[arg(long, value_name = "master|keeper")]
+        #[arg(long, value_name = "master|keeper|mount")]
         role: Role,
         /// A name or address under which it is reached
         #[arg(long = "host", value_name = "NAME_OR_IP", num_args = 1.., required = true)]

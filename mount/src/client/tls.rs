@@ -11,6 +11,8 @@ use dfs_tls::{Connector, TlsDir, TlsError};
 pub struct Tls {
     pub(super) to_master: Connector,
     pub(super) to_keepers: Connector,
+    /// To what processes of the cluster show over HTTP.
+    pub(crate) to_pages: Connector,
 }
 
 impl Tls {
@@ -20,7 +22,7 @@ impl Tls {
     /// [`TlsError`] names the file.
     pub fn load(dir: &Path) -> Result<Tls, TlsError> {
         let dir = TlsDir::load(dir, None)?;
-        Ok(Tls { to_master: dir.to_master()?, to_keepers: dir.to_keepers()? })
+        Ok(Tls { to_master: dir.to_master()?, to_keepers: dir.to_keepers()?, to_pages: dir.to_pages()? })
     }
 
     /// The same, if a directory was named.

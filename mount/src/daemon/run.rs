@@ -13,7 +13,7 @@ use dfs_cmdline::readiness;
 use dfs_observe::http::{Bound, HttpError};
 use dfs_proto::error::DfsError;
 use dfs_proto::ids::InodeNo;
-use dfs_tls::TlsError;
+use dfs_tls::{Protocol, Role, TlsDir, TlsError};
 use tokio::runtime::Runtime;
 
 use super::guard::Guard;
@@ -47,6 +47,9 @@ pub enum RunError {
     /// The directory of certificates.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The certificate of the port for metrics.
+    #[error("{0}; --http shows a mount's certificate ('dfs tls issue --role mount'), or say --http-plain")]
+    HttpTls(TlsError),
     /// The mount point.
     #[error(transparent)]
     MountPoint(#[from] MountPointError),
@@ -191,7 +194,7 @@ fn mount(
     let (client, events) = threads.on_control(connecting).map_err(RunError::Master)?;
     let root = threads.on_control(subdir::find(&client, &settings.subdir))?;
     let runtime = threads.bytes();
-    let http = settings.http.map(|address| runtime.block_on(Bound::open(address))).transpose()?;
+    let http = open_http(settings, runtime)?;
     // Before anything is mounted: from here on a signal must not end the process and leave a dead mount.
     let signals =
         Signals::new(runtime.handle()).map_err(|error| RunError::Start { what: "signal handlers", error })?;
@@ -221,6 +224,15 @@ fn mount(
     drop((guard, http));
     tracing::info!(mountpoint = %path.display(), "unmounted");
     usable.and(ended)
+}
+
+/// Opens the port for metrics, which speaks TLS where the mount does.
+fn open_http(settings: &Settings, runtime: &Runtime) -> Result<Option<Bound>, RunError> {
+    let Some(address) = settings.http else { return Ok(None) };
+    let dir = settings.tls_dir.as_ref().filter(|_| !settings.http_plain);
+    let acceptor = |dir| TlsDir::load(dir, Some(Role::Mount))?.acceptor(Protocol::Http);
+    let tls = dir.map(|dir| acceptor(dir)).transpose().map_err(RunError::HttpTls)?;
+    Ok(Some(runtime.block_on(Bound::open(address, tls))?))
 }
 
 fn attach_and_serve(

@@ -108,6 +108,10 @@ pub(super) struct Flags {
     #[arg(long, env = "DFS_HTTP", value_name = "HOST:PORT", value_parser = socket_address)]
     pub(super) http: Option<SocketAddr>,
 
+    /// With --tls-dir: serve HTTP as it is; else the directory needs a certificate of 'dfs tls issue --role mount', too
+    #[arg(long, env = "DFS_HTTP_PLAIN", action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
+    pub(super) http_plain: bool,
+
     /// Serve HTTP on an address that others reach, although it asks nobody who he is
     #[arg(long, env = "DFS_INSECURE", action = ArgAction::SetTrue, value_parser = FalseyValueParser::new())]
     pub(super) insecure: bool,

@@ -79,6 +79,8 @@ pub struct MountWords {
     pub root_squash: bool,
     /// `insecure`: HTTP may be served on an address that others reach.
     pub insecure: bool,
+    /// `http-plain`: HTTP is served without TLS.
+    pub http_plain: bool,
     /// `fsname=`: what the mount table shows as the source.
     pub fsname: Option<String>,
     /// `subtype=`: what the mount table shows after `fuse.`.
@@ -168,6 +170,7 @@ impl MountWords {
             "dirsync" => self.dirsync = true,
             "remount" if self.remount => {}
             "insecure" => self.insecure = true,
+            "http-plain" | "http_plain" => self.http_plain = true,
             "root_squash" => self.root_squash = true,
             "no_root_squash" => self.root_squash = false,
             "remount" | "bind" | "rbind" | "move" => return Err(WordError::Running(word.to_owned())),

@@ -3,6 +3,10 @@ use std::time::Instant;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use tokio::net::TcpStream;
+
+use dfs_tls::{Protocol, Role, TlsDir, authority};
+
 use super::*;
 
 fn deadlines() -> Deadlines {
@@ -11,7 +15,20 @@ fn deadlines() -> Deadlines {
 }
 
 async fn server(routes: Router) -> Server {
-    let bound = Bound::open(SocketAddr::from(([127, 0, 0, 1], 0))).await.unwrap();
+    server_with(routes, None).await
+}
+
+/// A server with TLS, and the directory of its CA.
+async fn encrypted(routes: Router) -> (Server, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    authority::init(&dir.path().join("tls"), &["h".to_owned()], 2).unwrap();
+    let own = TlsDir::load(&dir.path().join("tls/master"), Some(Role::Master)).unwrap();
+    let acceptor = own.acceptor(Protocol::Http).unwrap();
+    (server_with(routes, Some(acceptor)).await, dir)
+}
+
+async fn server_with(routes: Router, tls: Option<Acceptor>) -> Server {
+    let bound = Bound::open(SocketAddr::from(([127, 0, 0, 1], 0)), tls).await.unwrap();
     let shown = Shown {
         role: "test",
         version: "1",
@@ -73,10 +90,11 @@ async fn on_loopback_other_names_than_this_machines_are_refused() {
 #[tokio::test]
 async fn only_loopback_is_served_without_consent() {
     let outside = SocketAddr::from(([0, 0, 0, 0], 80));
-    let error = check_exposure(outside, false).unwrap_err().to_string();
+    let error = check_exposure(outside, false, false).unwrap_err().to_string();
     assert!(error.contains("--insecure") && error.contains("0.0.0.0:80"), "{error}");
-    assert!(check_exposure(outside, true).is_ok());
-    assert!(check_exposure(SocketAddr::from(([127, 0, 0, 5], 80)), false).is_ok());
+    assert!(check_exposure(outside, true, false).is_ok());
+    assert!(check_exposure(outside, false, true).is_ok());
+    assert!(check_exposure(SocketAddr::from(([127, 0, 0, 5], 80)), false, false).is_ok());
 }
 
 #[tokio::test]
@@ -148,4 +166,48 @@ async fn a_shutdown_closes_what_is_idle_at_once() {
     server.shutdown().await;
     assert!(begun.elapsed() < SHUTDOWN_WITHIN, "{:?}", begun.elapsed());
     assert!(TcpStream::connect(address).await.is_err());
+}
+
+/// A connection over TLS that said this.
+async fn shaken(server: &Server, dir: &tempfile::TempDir, says: &str) -> impl AsyncReadExt + Unpin {
+    let connector = TlsDir::load(&dir.path().join("tls/client"), None).unwrap().to_pages().unwrap();
+    let address = server.address();
+    let stream = TcpStream::connect(address).await.unwrap();
+    let mut stream = connector.connect(&address.to_string(), stream).await.unwrap();
+    stream.write_all(says.as_bytes()).await.unwrap();
+    stream.flush().await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn with_a_certificate_it_speaks_tls_and_plain_http_is_told_so() {
+    let (server, dir) = encrypted(Router::new()).await;
+    let request = "GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let mut answer = String::new();
+    shaken(&server, &dir, request).await.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("ok\n"), "{answer}");
+    let plain = ask(&server, request).await;
+    assert!(plain.starts_with("HTTP/1.1 400 ") && plain.contains("https://"), "{plain}");
+    assert!(!plain.contains("ok\n"), "{plain}");
+}
+
+#[tokio::test]
+async fn with_tls_the_deadlines_are_the_same() {
+    let large = || async { vec![b'x'; 64 << 20] };
+    let (server, dir) = encrypted(Router::new().route("/large", axum::routing::get(large))).await;
+    // Who says nothing at all; and nothing after the handshake.
+    let begun = Instant::now();
+    ask(&server, "").await;
+    assert!(begun.elapsed() >= deadlines().head);
+    let begun = Instant::now();
+    let mut rest = Vec::new();
+    let silent = shaken(&server, &dir, "GET /hea").await.read_to_end(&mut rest).await;
+    assert!(begun.elapsed() >= deadlines().head && begun.elapsed() < Duration::from_secs(10), "{silent:?}");
+    // Who reads nothing.
+    let mut stream = shaken(&server, &dir, "GET /large HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
+    tokio::time::sleep(4 * deadlines().reading).await;
+    let mut all = Vec::new();
+    let ended = tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut all)).await.unwrap();
+    // However it ended: it was not all sent.
+    assert!(all.len() < 64 << 20, "{} bytes, {ended:?}", all.len());
 }

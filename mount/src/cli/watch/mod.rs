@@ -46,7 +46,10 @@ pub(super) enum Watch {
 
 pub(super) async fn watch(master: &Master, command: &Watch, json: bool) -> Result<(), CliError> {
     match command {
-        Watch::Top { of: Some(of), every, once } => top::top(of, every.0, *once, json).await,
+        Watch::Top { of: Some(of), every, once } => {
+            let pages = master.tls.as_ref().map(|tls| &tls.to_pages);
+            top::top(of, pages, every.0, *once, json).await
+        }
         Watch::Top { of: None, every, once } => cluster::top(master, every.0, *once, json).await,
         Watch::Profile { mount, period } => profile::profile(mount, period.0, json).await,
     }

@@ -5,7 +5,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use dfs_tls::Connector;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpStream;
 
 use super::figures::Figures;
@@ -20,10 +21,10 @@ const MAX_VALUE: usize = 64 * 1024;
 const ATTRIBUTE: &str = "user.dfs.metrics";
 
 /// A process of the cluster.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub(super) enum Source {
-    /// HOST:PORT of its HTTP server.
-    Http(String),
+    /// HOST:PORT of its HTTP server, and what it takes to speak TLS to it.
+    Http(String, Option<Connector>),
     /// What it has mounted.
     Mount(PathBuf),
 }
@@ -31,24 +32,34 @@ pub(super) enum Source {
 impl std::fmt::Display for Source {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Source::Http(address) => write!(f, "http://{address}"),
+            Source::Http(address, None) => write!(f, "http://{address}"),
+            Source::Http(address, Some(_)) => write!(f, "https://{address}"),
             Source::Mount(path) => write!(f, "{}", path.display()),
         }
     }
 }
 
 impl Source {
-    /// What somebody typed: a directory that is there, or an address.
-    pub(super) fn new(what: &str, typed: &OsStr) -> Result<Source, CliError> {
+    /// What somebody typed: a directory that is there, or an address. An address alone is spoken to as the cluster is: over
+    /// TLS with `--tls-dir`.
+    pub(super) fn new(what: &str, typed: &OsStr, tls: Option<&Connector>) -> Result<Source, CliError> {
         let text = typed.to_string_lossy();
-        let address = match text.strip_prefix("http://") {
-            Some(rest) => Some(rest.split('/').next().unwrap_or(rest)),
-            None => Some(&*text).filter(|text| text.contains(':') && !text.starts_with(['/', '.'])),
+        let (address, tls) = if let Some(rest) = text.strip_prefix("https://") {
+            let none = || {
+                CliError::Local(format!(
+                    "{what} {text}: there is no CA to check its certificate with; give --tls-dir DIR"
+                ))
+            };
+            (rest, Some(tls.ok_or_else(none)?))
+        } else if let Some(rest) = text.strip_prefix("http://") {
+            (rest, None)
+        } else if text.contains(':') && !text.starts_with(['/', '.']) {
+            (&*text, tls)
+        } else {
+            return Source::mount(what, Path::new(typed));
         };
-        match address {
-            Some(address) => Ok(Source::Http(address.to_owned())),
-            None => Source::mount(what, Path::new(typed)),
-        }
+        let address = address.split('/').next().unwrap_or(address);
+        Ok(Source::Http(address.to_owned(), tls.cloned()))
     }
 
     /// The mount that has this path.
@@ -67,8 +78,8 @@ impl Source {
     /// Its figures now.
     pub(super) async fn look(&self, what: &str) -> Result<Figures, CliError> {
         match self {
-            Source::Http(address) => {
-                let page = tokio::time::timeout(WITHIN, page(address)).await;
+            Source::Http(address, tls) => {
+                let page = tokio::time::timeout(WITHIN, page(address, tls.as_ref())).await;
                 let page = page.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()));
                 let remedy = "see that a process of the cluster runs there with --http";
                 let failed = |error: io::Error| CliError::Local(format!("{what} {self}: {error}; {remedy}"));
@@ -91,8 +102,15 @@ fn attribute(path: &Path) -> io::Result<String> {
 }
 
 /// One request, as plain as can be.
-async fn page(address: &str) -> io::Result<String> {
-    let mut stream = TcpStream::connect(address).await?;
+async fn page(address: &str, tls: Option<&Connector>) -> io::Result<String> {
+    let stream = TcpStream::connect(address).await?;
+    match tls {
+        Some(tls) => ask(address, tls.connect(address, stream).await?).await,
+        None => ask(address, stream).await,
+    }
+}
+
+async fn ask(address: &str, mut stream: impl AsyncRead + AsyncWrite + Unpin) -> io::Result<String> {
     // In HTTP/1.0 an answer comes in one piece, and the connection ends with it.
     let request = format!("GET /metrics HTTP/1.0\r\nHost: {address}\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
@@ -103,7 +121,10 @@ async fn page(address: &str) -> io::Result<String> {
     let status = head.lines().next().unwrap_or_default();
     match status.split(' ').nth(1) {
         Some("200") => Ok(body.to_owned()),
-        _ => Err(io::Error::other(format!("it answers '{status}'"))),
+        _ => Err(io::Error::other(format!(
+            "it answers '{status}': {}",
+            body.lines().next().unwrap_or_default()
+        ))),
     }
 }
 
@@ -113,11 +134,13 @@ mod tests {
 
     #[test]
     fn addresses_are_told_from_directories() {
-        let http = |address: &str| Some(Source::Http(address.to_owned()));
-        let source = |typed: &str| Source::new("top", OsStr::new(typed)).ok();
-        assert_eq!(source("http://h:1/metrics"), http("h:1"));
-        assert_eq!(source("127.0.0.1:9100"), http("127.0.0.1:9100"));
-        assert_eq!(source("/"), None);
-        assert_eq!(source("/a:b"), None);
+        let shown =
+            |typed: &str| Source::new("top", OsStr::new(typed), None).ok().map(|source| source.to_string());
+        assert_eq!(shown("http://h:1/metrics").as_deref(), Some("http://h:1"));
+        assert_eq!(shown("127.0.0.1:9100").as_deref(), Some("http://127.0.0.1:9100"));
+        assert_eq!(shown("/"), None);
+        assert_eq!(shown("/a:b"), None);
+        // Nobody is believed without a CA.
+        assert_eq!(shown("https://h:1/metrics"), None);
     }
 }

@@ -3,6 +3,7 @@
 use std::ffi::OsStr;
 use std::time::{Duration, Instant};
 
+use dfs_tls::Connector;
 use serde::Serialize;
 
 use super::figures::{Figures, Operation, shown, shown_at_most};
@@ -36,8 +37,14 @@ struct Rate {
     p99_ms: Option<f64>,
 }
 
-pub(super) async fn top(typed: &OsStr, every: Duration, once: bool, json: bool) -> Result<(), CliError> {
-    let source = Source::new("top", typed)?;
+pub(super) async fn top(
+    typed: &OsStr,
+    pages: Option<&Connector>,
+    every: Duration,
+    once: bool,
+    json: bool,
+) -> Result<(), CliError> {
+    let source = Source::new("top", typed, pages)?;
     let every = every.max(SHORTEST);
     let (mut at, mut before) = (Instant::now(), source.look("top").await?);
     loop {

@@ -116,6 +116,15 @@ fn root_is_somebody_else() {
         &[dir, &cluster.scratch.path("a.tar")],
     );
     assert_eq!(owner(plain.path("out/tree/below/a")), (1000, 2000));
+    // Nor of what is root's on the machine: to give it to root gives it to whom root is.
+    let local = cluster.scratch.path("tree");
+    sh(
+        "mkdir -p $1/below; echo a > $1/below/a; cp -a $1 $2/from; tar cf $3 -C $1 .; mkdir $2/here; tar xpf $3 -C $2/here",
+        &[local.as_path(), dir, &cluster.scratch.path("b.tar")],
+    );
+    sh("diff -r $1 $2/from; diff -r $1 $2/here", &[local.as_path(), dir]);
+    assert_eq!(owner(plain.path("from/below/a")), (1000, 2000));
+    assert_eq!(owner(plain.path("here/below/a")), (1000, 2000));
     // `dfs` is a client like any other.
     let file = cluster.scratch.path("token-anna");
     let file = file.to_str().unwrap();

@@ -112,6 +112,12 @@ proptest! {
     /// What goes in comes out as it was, and the other way round; nothing else is reached.
     #[test]
     fn ranges_go_round(ranges in any_ranges(), id in prop_oneof![0..60u32, any::<u32>()]) {
+        for range in ranges.iter() {
+            for at in 0..range.count {
+                prop_assert_eq!(ranges.inward(range.from + at), Some(range.to + at));
+                prop_assert_eq!(ranges.outward(range.to + at), Some(range.from + at));
+            }
+        }
         if let Some(there) = ranges.inward(id) {
             prop_assert_eq!(ranges.outward(there), Some(id));
             prop_assert!(ranges.reaches(there));

@@ -21,6 +21,7 @@ use super::id_map::IdMap;
 use super::inode::{PERMISSIONS, S_ISGID, S_ISUID};
 use super::out::{Out, Res, fail};
 use super::permission::{EXECUTE, READ, WRITE, Who};
+use super::session::Session;
 
 /// Of the file, one of reading and writing.
 const EITHER: u32 = 0;
@@ -158,6 +159,21 @@ fn cuts_or_clears(state: &State, op: &pb::Setattr) -> bool {
         && op.gid.is_none()
         && op.mode.is_none_or(takes_bits)
         && (op.size.is_some() || op.mode.is_some() && !sets_time)
+}
+
+impl Session {
+    /// Does it have the inode open for that?
+    fn was_granted(&self, inode: InodeNo, access: u32) -> bool {
+        let granted = self.granted.get(&inode).copied().unwrap_or(0);
+        if access == EITHER { granted != 0 } else { granted & access == access }
+    }
+
+    /// It has opened the inode for that.
+    fn grant(&mut self, inode: InodeNo, access: u32) {
+        if self.opens.contains_key(&inode) {
+            *self.granted.entry(inode).or_default() |= access;
+        }
+    }
 }
 
 impl State {

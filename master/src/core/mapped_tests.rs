@@ -212,6 +212,11 @@ fn a_session_reads_and_writes_what_it_opened_or_somebody_of_its_map_may() {
     let copy = |source: InodeNo, target: InodeNo| {
         Op::CopyRange(pb::CopyRange { source: source.0, target: target.0, length: 5, ..Default::default() })
     };
+    assert_eq!(
+        world.code(9, open(secret, 0)),
+        None,
+        "as to look at its attributes, which gives nothing else"
+    );
     for uid in [None, Some(0), Some(OWNER.0)] {
         for op in [
             layout(secret),
@@ -379,4 +384,10 @@ fn another_map_is_another_session_and_locks_of_nobody_are_lost() {
     assert!(!welcome.resumed);
     assert_eq!(welcome.lost_locks, [lock(secret)]);
     assert_eq!(world.code(None, layout(secret)), DENIED);
+    // A new master believes what mounts say that they have locked, of what they could lock.
+    for (map, lost) in [(all_are(OWNER.0, 6), vec![]), (all_are(5, 6), vec![lock(secret)])] {
+        world.kit.restart();
+        world.map = map;
+        assert_eq!(world.hello(&[secret], vec![lock(secret)]).lost_locks, lost);
+    }
 }

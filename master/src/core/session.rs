@@ -45,7 +45,7 @@ pub(super) struct Session {
     /// How often it holds each inode open.
     pub opens: BTreeMap<InodeNo, u32>,
     /// Where ids are mapped: for what each of them was opened, when that was checked.
-    granted: BTreeMap<InodeNo, u32>,
+    pub granted: BTreeMap<InodeNo, u32>,
     /// Its uploads, per inode in the order of their Alloc.
     pub pending: BTreeMap<InodeNo, VecDeque<ChunkId>>,
     /// The last ends of uploads: a stream that broke may have lost them.
@@ -86,18 +86,6 @@ impl Session {
     /// Was it told of this inode of late, for certain?
     fn was_told(&self, inode: InodeNo) -> bool {
         self.interest.has_noted(inode) || self.opens.contains_key(&inode)
-    }
-
-    /// Does it have the inode open for that? 0: for anything.
-    pub fn was_granted(&self, inode: InodeNo, access: u32) -> bool {
-        self.granted.get(&inode).is_some_and(|granted| granted & access == access)
-    }
-
-    /// It has opened the inode for that.
-    pub fn grant(&mut self, inode: InodeNo, access: u32) {
-        if self.opens.contains_key(&inode) {
-            *self.granted.entry(inode).or_default() |= access;
-        }
     }
 
     /// Uploads under way.

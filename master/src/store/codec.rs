@@ -36,11 +36,13 @@ use dfs_proto::token::Roles;
 use dfs_proto::{MAX_NAME_LEN, pb};
 use prost::encoding::{decode_varint, encode_varint};
 
-use crate::core::id_map::{IdMap, IdRange, IdRanges, MAX_RANGES, Owner};
+use crate::core::id_map::IdMap;
 use crate::core::row::{
     ChunkRow, Counters, ExtentRow, InodeRow, KeeperRow, Name, QuotaRow, TrashRow, UserRow,
 };
 use crate::core::{Row, RowKey};
+
+mod ids;
 
 const CRC_LEN: usize = 4;
 const MAX_NSEC: u64 = 999_999_999;
@@ -214,26 +216,8 @@ fn encode_body(row: &Row, out: &mut Vec<u8>) {
                 [u64::from(user.roles.bits()), u64::from(user.disabled), u64::from(user.generation)];
             put_numbers(out, &numbers);
             encode_varint(user.dir.map_or(0, |dir| dir.0), out);
-            encode_ids(&user.ids, out);
+            ids::encode(&user.ids, out);
             out.extend_from_slice(user.password_hash.as_bytes());
-        }
-    }
-}
-
-fn encode_ids(ids: &IdMap, out: &mut Vec<u8>) {
-    let owner = |kind: u64, owner: &Owner| [kind, u64::from(owner.uid), u64::from(owner.gid)];
-    match ids {
-        IdMap::None => encode_varint(0, out),
-        IdMap::Root(root) => put_numbers(out, &owner(1, root)),
-        IdMap::All(all) => put_numbers(out, &owner(2, all)),
-        IdMap::Ranges { uids, gids } => {
-            encode_varint(3, out);
-            for ranges in [uids, gids] {
-                encode_varint(ranges.iter().len() as u64, out);
-                for range in ranges.iter() {
-                    put_numbers(out, &[range.from, range.to, range.count].map(u64::from));
-                }
-            }
         }
     }
 }
@@ -394,31 +378,10 @@ fn decode_user(version: u8, body: &mut Body<'_>) -> Result<UserRow, Why> {
     let (disabled, generation) = (body.mark()?, body.small()?);
     let dir = if version >= 2 { body.number()? } else { 0 };
     let dir = (dir != 0).then_some(InodeNo(dir));
-    let ids = Arc::new(if version >= 3 { decode_ids(body)? } else { IdMap::None });
+    let ids = Arc::new(if version >= 3 { ids::decode(body)? } else { IdMap::None });
     let password_hash =
         String::from_utf8(body.take_all().to_vec()).map_err(|_| "a text in it is not UTF-8")?;
     Ok(UserRow { password_hash, roles, disabled, generation, dir, ids })
-}
-
-fn decode_ids(body: &mut Body<'_>) -> Result<IdMap, Why> {
-    let owner = |body: &mut Body<'_>| Ok::<_, Why>(Owner { uid: body.small()?, gid: body.small()? });
-    Ok(match body.number()? {
-        0 => IdMap::None,
-        1 => IdMap::Root(owner(body)?),
-        2 => IdMap::All(owner(body)?),
-        3 => IdMap::Ranges { uids: decode_ranges(body)?, gids: decode_ranges(body)? },
-        _ => return Err("its ids are mapped in a way that is not known"),
-    })
-}
-
-fn decode_ranges(body: &mut Body<'_>) -> Result<IdRanges, Why> {
-    let count = body.number()?;
-    if count > MAX_RANGES as u64 {
-        return Err("it has too many ranges of ids");
-    }
-    let range = |_| Ok(IdRange { from: body.small()?, to: body.small()?, count: body.small()? });
-    let ranges = (0..count).map(range).collect::<Result<_, Why>>()?;
-    IdRanges::new(ranges).map_err(|_| "its ranges of ids do not fit together")
 }
 
 fn decode_chunk(body: &mut Body<'_>) -> Result<ChunkRow, Why> {

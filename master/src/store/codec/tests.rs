@@ -7,6 +7,7 @@ use dfs_proto::token::Role;
 use proptest::prelude::*;
 
 use super::*;
+use crate::core::id_map::{IdRange, IdRanges, Owner};
 
 /// A row of each kind, as simple and as full as it can be.
 pub(crate) fn samples() -> Vec<Row> {

@@ -224,6 +224,7 @@ fn push(node: &Node, order: &pb::PushChunk) -> Result<(), DfsError> {
         relayed: true,
         order: order.order,
         urgent: order.urgent,
+        operation: 0,
     })?;
     let sent = node.store.read_verified(&open, |run| {
         node.spend(run.len(), order.urgent);

@@ -56,6 +56,7 @@ impl<'a> Relay<'a> {
             relayed: true,
             order: 0,
             urgent: false,
+            operation: open.operation,
         };
         match node.peers.check_out(first, &node.tuning, patience, &node.stop) {
             Ok(link) => {

@@ -47,6 +47,25 @@ fn an_open_can_be_followed_from_the_mount_to_the_master_and_to_a_keeper() {
     assert!(field(line, "took_us").unwrap().parse::<u64>().is_ok(), "{line}");
 }
 
+// OPERATIONS.md: "an upload that of the write, fsync or close that sent it off".
+#[test]
+fn a_close_can_be_followed_to_all_keepers_that_take_the_chunk_in() {
+    let mut cluster = Cluster::builder().keepers(2).copies(2).log("debug").start();
+    let writer = cluster.mount();
+    fs::write(writer.path("film"), vec![7; 1 << 20]).unwrap();
+    let closed = || operations(&writer.process.log(), &[("call", "flush")]);
+    wait_until(secs(5), "the mount says that it was closed", || closed().len() == 1);
+    let operation = &closed()[0][..];
+    assert_eq!(operations(&cluster.master.log(), &[("op", "alloc"), ("operation", operation)]).len(), 1);
+    for n in 0..2 {
+        let keeper = cluster.keeper(n);
+        let wanted = [("operation", operation), ("length", "1048576")];
+        wait_until(secs(5), "the keeper says that it took it in", || {
+            operations(&keeper.log(), &wanted).len() == 1
+        });
+    }
+}
+
 // OPERATIONS.md: "with the path, the call and the reason".
 #[test]
 fn what_a_program_is_told_by_a_number_is_explained_with_the_path() {

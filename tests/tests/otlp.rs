@@ -106,6 +106,7 @@ fn a_write_and_a_read_are_followed_through_all_programs() {
     for (wanted, call) in [
         (&["dfs-mount", "dfs-master", "dfs-keeper"][..], None),
         (&["dfs-mount", "dfs-master"][..], Some("create")),
+        (&["dfs-mount", "dfs-master", "dfs-keeper"][..], Some("flush")),
     ] {
         let (mount, all) = whole(wanted, call);
         let when = |span: &Span, key: &str| span.of(key).parse::<u128>().unwrap();

@@ -279,9 +279,12 @@ fn in_a_browser_it_shows_the_cluster() {
     }
     cluster.wait_copies("/", 2, secs(60));
     cluster.keeper(3).kill();
-    wait_until(secs(60), "the keeper is dead, and its chunks have new copies", || {
-        let figures = &json(&at, "/api/v1/overview")["figures"];
-        figures["keepers_dead"] == 1 && figures["under_replicated"] == 0
+    wait_until(secs(60), "the keeper is dead, its chunks have new copies, and that is an event", || {
+        let overview = json(&at, "/api/v1/overview");
+        let figures = &overview["figures"];
+        // Events are found by looking once a second.
+        let told = overview["events"].to_string().contains("is dead");
+        figures["keepers_dead"] == 1 && figures["under_replicated"] == 0 && told
     });
     let shown = browser.dom(&cluster, &at, "", &["data-shown", "<details>"]);
     for text in ["1 keeper dead", "Metropolis (1927).mkv", "is dead", "live keepers", "keeper 1"] {

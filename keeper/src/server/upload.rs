@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use dfs_proto::error::{DfsError, ErrorCode};
 use dfs_proto::frame::{Header, Kind};
-use dfs_proto::ids::ChunkId;
+use dfs_proto::ids::{ChunkId, OperationNo};
 use dfs_proto::pb;
 use dfs_proto::pb::TicketOp;
 use dfs_proto::pb::keeper_up::Msg;
@@ -44,6 +44,7 @@ struct Admitted {
 
 /// Takes in one chunk and answers the sender. A refusal ends the connection.
 pub(super) fn serve(conn: &mut Conn, header: &Header) -> Result<(), Failure> {
+    let came = Instant::now();
     no_data(header)?;
     let open: pb::WriteOpen = conn.wire.meta(header)?;
     let node = conn.node.clone();
@@ -73,6 +74,8 @@ pub(super) fn serve(conn: &mut Conn, header: &Header) -> Result<(), Failure> {
         "transfer finished, whole and verified"
     );
     let done = settle(&node, &admitted, info, relay)?;
+    let (operation, took_us) = (OperationNo(admitted.open.operation), came.elapsed().as_micros());
+    tracing::debug!(target: "dfs::requests", %operation, chunk = %admitted.chunk, length = info.length, took_us, "write");
     Ok(conn.wire.send(Kind::WriteDone, header.request, &done)?)
 }
 

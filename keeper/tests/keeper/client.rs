@@ -128,6 +128,7 @@ pub fn write_open(grant: &pb::Grant, length: usize, sync: bool) -> pb::WriteOpen
         relayed: false,
         order: 0,
         urgent: false,
+        operation: 0,
     }
 }
 

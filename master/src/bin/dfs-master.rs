@@ -78,7 +78,7 @@ struct Flags {
     tls_dir: Option<PathBuf>,
 
     /// Listen on an address that is not loopback although whoever is there could do, read or change everything: without
-    /// auth or without TLS, on --listen or --http
+    /// auth or without TLS, for gRPC or for HTTP
     #[arg(long, env = "DFS_INSECURE", value_parser = FalseyValueParser::new())]
     insecure: bool,
 

@@ -31,6 +31,11 @@ pub fn within<T>(number: OperationNo, work: impl Future<Output = T>) -> impl Fut
     CURRENT.scope(number, work)
 }
 
+/// The same for work that waits for nothing.
+pub fn during<T>(number: OperationNo, work: impl FnOnce() -> T) -> T {
+    CURRENT.sync_scope(number, work)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -43,5 +48,6 @@ mod tests {
         let nested =
             within(first, async move { (current(), within(second, async { current() }).await, current()) });
         assert_eq!(nested.await, (first, second, first));
+        assert_eq!((during(second, current), current()), (second, OperationNo(0)));
     }
 }

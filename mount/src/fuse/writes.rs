@@ -7,6 +7,7 @@ use fuser::{Errno, FileHandle, INodeNo, OpenFlags, ReplyWrite, WriteFlags};
 use super::adapter::Adapter;
 use super::requester::Call;
 use crate::client::lanes::Lane;
+use crate::client::operation;
 
 impl Adapter {
     /// Answers a write.
@@ -34,7 +35,7 @@ impl Adapter {
         }
         // The kernel never sends more than MAX_WRITE.
         let length = data.len() as u32;
-        match self.fs.try_write(fh.0, offset, data) {
+        match operation::during(call.number, || self.fs.try_write(fh.0, offset, data)) {
             Some(Ok(())) => {
                 call.has_written(length);
                 reply.written(length);

@@ -17,6 +17,7 @@ use super::pending::{Pending, PendingAttr};
 use super::queue::{Queue, Upload};
 use super::{OnOutcome, Outcome, UPLOAD_DEADLINE, Writers, lock, permits_for, too_large, upload};
 use crate::client::lanes::Lane;
+use crate::client::operation;
 
 /// The write side of one inode on this mount, shared by all its handles.
 pub struct FileWriter {
@@ -414,7 +415,8 @@ impl State {
         }
         let frozen = Arc::new(self.dirty.freeze());
         self.dirty_since = None;
-        self.uploads.push(frozen, self.mtime, sync, std::mem::take(&mut self.appended));
+        let appended = std::mem::take(&mut self.appended);
+        self.uploads.push(frozen, self.mtime, operation::current(), sync, appended);
         true
     }
 }

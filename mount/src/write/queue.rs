@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
-use dfs_proto::ids::ChunkId;
+use dfs_proto::ids::{ChunkId, OperationNo};
 use dfs_proto::pb;
 
 use super::dirty::Frozen;
@@ -32,6 +32,8 @@ pub(super) struct Queue {
 #[derive(Clone)]
 pub(super) struct Upload {
     pub number: u64,
+    /// That froze it; none, when it was its age.
+    pub operation: OperationNo,
     pub frozen: Arc<Frozen>,
     pub mtime: pb::Time,
     pub sync: bool,
@@ -57,9 +59,17 @@ impl Upload {
 }
 
 impl Queue {
-    pub fn push(&mut self, frozen: Arc<Frozen>, mtime: pb::Time, sync: bool, append: bool) {
+    pub fn push(
+        &mut self,
+        frozen: Arc<Frozen>,
+        mtime: pb::Time,
+        operation: OperationNo,
+        sync: bool,
+        append: bool,
+    ) {
         self.uploads.push_back(Upload {
             number: self.next_number,
+            operation,
             frozen,
             mtime,
             sync,
@@ -185,7 +195,7 @@ mod tests {
         for number in 0..uploads {
             let mut dirty = DirtyBuffer::default();
             dirty.write(number * 10, &[1; 10], 100);
-            queue.push(Arc::new(dirty.freeze()), pb::Time::default(), false, false);
+            queue.push(Arc::new(dirty.freeze()), pb::Time::default(), OperationNo::default(), false, false);
         }
         queue
     }

@@ -30,6 +30,7 @@ use super::file::FileWriter;
 use super::queue::Upload;
 use crate::client::UploadWaiter;
 use crate::client::lanes::Lane;
+use crate::client::operation;
 
 /// Uploads of one file under way at once.
 const IN_FLIGHT: usize = 4;
@@ -109,13 +110,14 @@ async fn begin(
     let last = upload.begun.map_or(now, Instant::from_std) + GIVE_UP;
     let lane = upload.lane();
     let attempt = Attempt { file: file.clone(), upload, deadline: last.min(now + UPLOAD_DEADLINE) };
-    match attempt.place(0, &[]).await {
+    let operation = attempt.upload.operation;
+    match operation::within(operation, attempt.place(0, &[])).await {
         Ok(placed) => {
             let transfer = async move {
                 let _turn = turn;
                 (number, attempt.run(placed).await)
             };
-            running.spawn_on(transfer, file.writers().client.lanes().of(lane));
+            running.spawn_on(operation::within(operation, transfer), file.writers().client.lanes().of(lane));
             None
         }
         // The stream broke. It is asked for again when it is known how those ended that were asked for over that.
@@ -258,7 +260,8 @@ impl Attempt {
         let (file, upload) = (self.file.clone(), self.upload.clone());
         // What takes another's place, the master refuses over another stream than that was asked for.
         let stream = if alloc.replaces == 0 { upload.stream } else { file.writers().client.stream() };
-        let asking = self.file.writers().client.lanes().of(Lane::Control).spawn(async move {
+        let operation = upload.operation;
+        let asking = async move {
             let placed = file.writers().client.alloc(alloc, stream).await?;
             let chunk = ChunkId(placed.chunk);
             if file.take_place(&upload, chunk) {
@@ -270,7 +273,9 @@ impl Attempt {
                 ErrorCode::Interrupted,
                 format!("chunk {chunk} was placed too late and is given back"),
             ))
-        });
+        };
+        let asking = operation::within(operation, asking);
+        let asking = self.file.writers().client.lanes().of(Lane::Control).spawn(asking);
         let broken = |error: JoinError| DfsError::new(ErrorCode::Io, format!("a task broke: {error}"));
         asking.await.unwrap_or_else(|error| Err(broken(error)))
     }

@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use super::pool::{Connection, KeeperPool};
 use super::stream::Stream;
 use super::wire::{self, TransferError};
+use crate::client::operation;
 
 /// Chunk bytes in one frame: small enough that relay and disk work while the next one travels.
 const FRAME_DATA: usize = 256 * 1024;
@@ -76,6 +77,7 @@ impl KeeperPool {
             relayed: false,
             order: 0,
             urgent: false,
+            operation: operation::current().0,
         };
         let segments = segments(&open, pieces, sums);
         upload_step!(3, chunk, keeper = primary.keeper, "transfer begins");
